@@ -1,0 +1,1 @@
+"""NExT-GPT in JAX: text and media in, text and media out."""

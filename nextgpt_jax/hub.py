@@ -1,0 +1,57 @@
+"""Configs in the hub's layout: one config.json a part, read into the frozen dataclass of that part's model."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from nextgpt_jax.errors import UserError
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+    """Parses a JSON file.
+
+    Raises:
+      UserError: the file is missing or is no JSON.
+    """
+    path = pathlib.Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+
+
+def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] = {}) -> Any:  # noqa: B006
+    """Builds the dataclass `cls` from a hub config.
+
+    Keys that are fields of `cls` are taken (lists become tuples). A key in `supported` must have one of the values
+    listed there: it changes the architecture in a way that is not implemented otherwise. Other keys are bookkeeping.
+
+    Raises:
+      UserError: a value is not supported, a required field is missing, or the dataclass refuses the values.
+    """
+    for key, values in supported.items():
+        if key in config and config[key] not in values:
+            wanted = " or ".join(repr(v) for v in values)
+            raise UserError(f"{cls.__name__}: {key}={config[key]!r} is not supported (only {wanted})")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    taken = {k: _freeze(v) for k, v in config.items() if k in fields and v is not None}
+    required = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in taken]
+    if missing:
+        raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")
+    try:
+        return cls(**taken)
+    except ValueError as error:
+        raise UserError(f"{cls.__name__}: {error}") from None
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(v) for v in value) if isinstance(value, list) else value

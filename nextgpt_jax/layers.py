@@ -1,0 +1,245 @@
+"""Layers shared by the models. They take sizes, never a model's config.
+
+Channels are last everywhere. Parameters keep the dtype they are created or loaded in; computation follows the dtype of
+the activations; normalisation statistics and softmax are float32. Legend of shape comments: B batch, T tokens, S cached
+tokens, D width, H heads, K key/value heads.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+_kernel_init = nnx.initializers.lecun_normal()
+_embedding_init = nnx.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adaptation (Hu et al. 2021) as peft does it: y = x W + dropout(x) A B * alpha / rank."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"LoRA rank must be at least 1, got {self.rank}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"LoRA dropout must be in [0, 1), got {self.dropout}")
+
+
+class Linear(nnx.Module):
+    """x @ kernel (+ bias), plus a low-rank update when `lora` is given. kernel: [in, out]."""
+
+    def __init__(
+        self, din: int, dout: int, *, bias: bool = True, lora: LoRAConfig | None = None, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(_kernel_init(rngs.params(), (din, dout)))
+        self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
+        self.lora = lora
+        self.merged = False
+        if lora:
+            self.lora_a = nnx.LoRAParam(_kernel_init(rngs.params(), (din, lora.rank)))
+            self.lora_b = nnx.LoRAParam(jnp.zeros((lora.rank, dout)))
+
+    def __call__(
+        self, x: Float[Array, "*b din"], dropout_key: Array | None = None
+    ) -> Float[Array, "*b dout"]:
+        """`dropout_key` switches on the LoRA branch's own dropout (training)."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        if self.lora and not self.merged:
+            if dropout_key is not None and self.lora.dropout:
+                keep = jax.random.bernoulli(dropout_key, 1.0 - self.lora.dropout, x.shape)
+                x = jnp.where(keep, x / (1.0 - self.lora.dropout), 0)
+            low_rank = x @ self.lora_a[...].astype(x.dtype) @ self.lora_b[...].astype(x.dtype)
+            y = y + low_rank * (self.lora.alpha / self.lora.rank)
+        return y
+
+
+def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
+    """Adds every LoRA update below `module` to its kernel (or takes it off again with `undo`), in place.
+
+    Works on stacked layers too. A merged Linear skips its low-rank branch. Merging what is merged changes nothing.
+    """
+    for _, layer in nnx.iter_modules(module):
+        if isinstance(layer, Linear) and layer.lora and layer.merged is undo:
+            scale = (-1.0 if undo else 1.0) * layer.lora.alpha / layer.lora.rank
+            update = jnp.einsum("...ir,...ro->...io", layer.lora_a[...], layer.lora_b[...]) * scale
+            kernel = layer.kernel[...]
+            layer.kernel[...] = (kernel.astype(update.dtype) + update).astype(kernel.dtype)
+            layer.merged = not undo
+
+
+class Conv(nnx.Module):
+    """n-dimensional convolution, channels last. kernel: [*spatial, in, out]; padding: a number for all sides, or pairs."""
+
+    def __init__(
+        self,
+        din: int,
+        dout: int,
+        kernel_size: tuple[int, ...],
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[tuple[int, int], ...] = 0,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        n = len(kernel_size)
+        self.stride = (stride,) * n if isinstance(stride, int) else tuple(stride)
+        self.padding = ((padding, padding),) * n if isinstance(padding, int) else tuple(padding)
+        self.kernel = nnx.Param(_kernel_init(rngs.params(), (*kernel_size, din, dout)))
+        self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
+
+    def __call__(self, x: Float[Array, "b *s din"]) -> Float[Array, "b *t dout"]:
+        spatial = "DHW"[-len(self.stride) :]
+        layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jax.lax.conv_general_dilated(x, kernel, self.stride, self.padding, dimension_numbers=layout)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """Rows of a table. embedding: [n, width]."""
+
+    def __init__(self, n: int, width: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(_embedding_init(rngs.params(), (n, width)))
+
+    def __call__(self, ids: Int[Array, "*b"]) -> Float[Array, "*b width"]:
+        return self.embedding[...][ids]
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, statistics in float32."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        h = x.astype(jnp.float32)
+        h = h - h.mean(-1, keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.eps)
+        return (h * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) in float32, cast back, then scaled: LlamaRMSNorm's order."""
+
+    def __init__(self, width: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        h = x.astype(jnp.float32)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.eps)
+        return h.astype(x.dtype) * self.scale[...].astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation of channels-last maps, statistics in float32."""
+
+    def __init__(self, groups: int, width: int, *, eps: float):
+        if width % groups:
+            raise ValueError(f"{width} channels do not divide into {groups} groups")
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
+        h = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        h = h - h.mean((1, 3), keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean((1, 3), keepdims=True) + self.eps)
+        return (h.reshape(x.shape) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x): CLIP-L's activation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) GELU, torch's default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def attention(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s k d"],
+    v: Float[Array, "b s k d"],
+    *,
+    mask: Bool[Array, "b #h t s"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "b t h d"]:
+    """Scaled dot-product attention, softmax in float32; fewer key/value than query heads share them in groups.
+
+    mask is True where attention is allowed.
+    """
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+
+
+def rotary(
+    x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0
+) -> Float[Array, "b t h d"]:
+    """Rotary position embedding in HF's layout: pairs are (i, i + d/2), not neighbours. Angles in float32."""
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, d/2]
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs) -> nnx.Module:
+    """n copies of make(rngs) as one module whose parameters have a leading layer axis, to run under `scan_layers`."""
+
+    @nnx.split_rngs(splits=n)
+    @nnx.vmap(axis_size=n)
+    def build(rngs):
+        return make(rngs)
+
+    return build(rngs)
+
+
+def unstack(layers: nnx.Module) -> nnx.List:
+    """The stacked layers as a list of single ones: no slices of weights at run time, at the price of compile time."""
+    graphdef, state = nnx.split(layers)
+    n = jax.tree.leaves(state)[0].shape[0]
+    return nnx.List([nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(n)])
+
+
+def scan_layers(
+    step: Callable[[Any, nnx.Module, Any], Any],
+    carry: Any,
+    layers: nnx.Module,
+    xs: Any = None,
+    *,
+    remat=False,
+) -> Any:
+    """carry = step(carry, layer, x) over the layers, and over the leading axis of `xs` with them.
+
+    Stacked layers run under one `lax.scan` (each step rematerialised if `remat`); an nnx.List runs as a plain loop.
+    """
+    if isinstance(layers, nnx.List):
+        for i, layer in enumerate(layers):
+            carry = step(carry, layer, jax.tree.map(lambda x, i=i: x[i], xs))
+        return carry
+    graphdef, state = nnx.split(layers)
+
+    def body(carry, state_and_x):
+        state, x = state_and_x
+        return step(carry, nnx.merge(graphdef, state), x), None
+
+    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (state, xs))[0]
