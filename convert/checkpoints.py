@@ -56,9 +56,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
             if (path / f"{name}{suffix}").is_file():
                 return Checkpoint(str(path / f"{name}{suffix}"), *_open_file(path / f"{name}{suffix}"))
     wanted = ", ".join(f"{n}.safetensors" for n in _NAMES[:2])
-    raise UserError(
-        f"{path} holds no checkpoint (looked for {wanted} and their .bin, .pt, .pth and sharded forms)"
-    )
+    raise UserError(f"{path} holds no checkpoint (looked for {wanted} and their .bin, .pt, .pth and sharded forms)")
 
 
 def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
@@ -118,9 +116,7 @@ def _open_pickle(path: pathlib.Path):
     try:
         import torch
     except ImportError:
-        raise UserError(
-            f"{path} is a pickle: reading it needs torch (pip install 'nextgpt-jax[convert]')"
-        ) from None
+        raise UserError(f"{path} is a pickle: reading it needs torch (pip install 'nextgpt-jax[convert]')") from None
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds; its first line says what is wrong

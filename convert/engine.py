@@ -125,9 +125,7 @@ def export(state: nnx.State, table: Table) -> dict[str, np.ndarray]:
         source = sources[".".join(map(str, path))]
         array = np.asarray(leaf[...])
         for key, value in zip(source.keys, array if source.stacked else [array], strict=True):
-            tensors[key[0]] = np.ascontiguousarray(source.transform.to_torch(value)).reshape(
-                source.torch_shape
-            )
+            tensors[key[0]] = np.ascontiguousarray(source.transform.to_torch(value)).reshape(source.torch_shape)
     return tensors
 
 
@@ -136,9 +134,7 @@ def save_safetensors(tensors: Mapping[str, np.ndarray], path: str | pathlib.Path
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if dtype is not None:
-        cast = {
-            k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()
-        }
+        cast = {k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()}
         tensors = cast
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)

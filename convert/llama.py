@@ -30,8 +30,7 @@ LORA = Table(
     rules=tuple(
         rule(
             tuple(
-                f"base_model.model.{_LAYER}.{block}.{name}.lora_{side}{adapter}.weight"
-                for adapter in ("", ".default")
+                f"base_model.model.{_LAYER}.{block}.{name}.lora_{side}{adapter}.weight" for adapter in ("", ".default")
             ),
             f"layers.{block}.{name}.lora_{side.lower()}",
             LINEAR,

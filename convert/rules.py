@@ -55,9 +55,7 @@ def rule(torch: str | tuple[str, ...], flax: str, transform: Transform = COPY) -
     return Rule((torch,) if isinstance(torch, str) else torch, flax, transform)
 
 
-def affine(
-    torch: str | tuple[str, ...], flax: str, transform: Transform = LINEAR, *, bias: bool = True
-) -> list[Rule]:
+def affine(torch: str | tuple[str, ...], flax: str, transform: Transform = LINEAR, *, bias: bool = True) -> list[Rule]:
     """The rows of a Linear or Conv: kernel, and bias if it has one."""
     return _pair(torch, flax, "kernel", transform, bias)
 
@@ -80,8 +78,7 @@ def prefixed(rules: list[Rule], *, torch: str | tuple[str, ...] = "", flax: str 
     """
     prefixes = (torch,) if isinstance(torch, str) else torch
     return [
-        dataclasses.replace(r, torch=tuple(p + t for p in prefixes for t in r.torch), flax=flax + r.flax)
-        for r in rules
+        dataclasses.replace(r, torch=tuple(p + t for p in prefixes for t in r.torch), flax=flax + r.flax) for r in rules
     ]
 
 

@@ -37,9 +37,7 @@ class LoRAConfig:
 class Linear(nnx.Module):
     """x @ kernel (+ bias), plus a low-rank update when `lora` is given. kernel: [in, out]."""
 
-    def __init__(
-        self, din: int, dout: int, *, bias: bool = True, lora: LoRAConfig | None = None, rngs: nnx.Rngs
-    ):
+    def __init__(self, din: int, dout: int, *, bias: bool = True, lora: LoRAConfig | None = None, rngs: nnx.Rngs):
         self.kernel = nnx.Param(_kernel_init(rngs.params(), (din, dout)))
         self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
         self.lora = lora
@@ -48,9 +46,7 @@ class Linear(nnx.Module):
             self.lora_a = nnx.LoRAParam(_kernel_init(rngs.params(), (din, lora.rank)))
             self.lora_b = nnx.LoRAParam(jnp.zeros((lora.rank, dout)))
 
-    def __call__(
-        self, x: Float[Array, "*b din"], dropout_key: Array | None = None
-    ) -> Float[Array, "*b dout"]:
+    def __call__(self, x: Float[Array, "*b din"], dropout_key: Array | None = None) -> Float[Array, "*b dout"]:
         """`dropout_key` switches on the LoRA branch's own dropout (training)."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
@@ -79,7 +75,7 @@ def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
 
 
 class Conv(nnx.Module):
-    """n-dimensional convolution, channels last. kernel: [*spatial, in, out]; padding: a number for all sides, or pairs."""
+    """n-dimensional convolution, channels last. kernel: [*spatial, in, out]; padding: one number, or pairs a side."""
 
     def __init__(
         self,
@@ -180,7 +176,7 @@ def attention(
     k: Float[Array, "b s k d"],
     v: Float[Array, "b s k d"],
     *,
-    mask: Bool[Array, "b #h t s"] | None = None,
+    mask: Bool[Array, "b _ t s"] | None = None,
     causal: bool = False,
 ) -> Float[Array, "b t h d"]:
     """Scaled dot-product attention, softmax in float32; fewer key/value than query heads share them in groups.
@@ -190,9 +186,7 @@ def attention(
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
 
 
-def rotary(
-    x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0
-) -> Float[Array, "b t h d"]:
+def rotary(x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0) -> Float[Array, "b t h d"]:
     """Rotary position embedding in HF's layout: pairs are (i, i + d/2), not neighbours. Angles in float32."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -62,9 +62,7 @@ class LlamaConfig:
             "pretraining_tp": (1,),
         }
         if rope.get("rope_type", "default") != "default":
-            raise hub.UserError(
-                f"LlamaConfig: rope_type={rope['rope_type']!r} is not supported (only 'default')"
-            )
+            raise hub.UserError(f"LlamaConfig: rope_type={rope['rope_type']!r} is not supported (only 'default')")
         return hub.parse_config(cls, config, supported)
 
     @classmethod
@@ -82,9 +80,7 @@ class LlamaConfig:
 class Attention(nnx.Module):
     def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
-            return Linear(
-                din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs
-            )
+            return Linear(din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs)
 
         self.head_dim, self.theta = cfg.head_dim, cfg.rope_theta
         query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
@@ -114,9 +110,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
-            return Linear(
-                din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs
-            )
+            return Linear(din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs)
 
         self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
         self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
@@ -147,9 +141,7 @@ class Llama(nnx.Module):
         if lora:
             known = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
             if unknown := set(lora.targets) - known:
-                raise ValueError(
-                    f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}"
-                )
+                raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}")
         self.config = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
         self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, rngs=rngs), cfg.num_hidden_layers, rngs)
