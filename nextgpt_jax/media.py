@@ -1,0 +1,127 @@
+"""Images between files and arrays, and the preprocessing of the encoder."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import warnings
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nextgpt_jax.errors import UserError
+
+MAX_PIXELS = 100_000_000
+MAX_ASPECT = 64  # longer side / shorter side that preprocess_image accepts
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+# What people have, and nothing that starts a program to decode (PostScript).
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
+
+
+def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image file as RGB, turned upright by its EXIF orientation, transparency laid on white.
+
+    An animation gives its first frame, 16-bit grey its upper 8 bits. The size is checked before anything is decoded.
+
+    Raises:
+      UserError: the file is missing, no image, damaged, or has more than max_pixels.
+    """
+    path = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below replaces it
+                image = stack.enter_context(Image.open(path, formats=_FORMATS))
+        except FileNotFoundError:
+            raise UserError(f"no such image: {path}") from None
+        except UnidentifiedImageError:
+            raise UserError(f"{path} is not an image in a format that is read here") from None
+        except Image.DecompressionBombError:
+            raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
+        except OSError as error:
+            raise UserError(f"{path} can't be opened: {error.strerror or error}") from None
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
+        try:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # decoders raise many kinds; the first line says what is wrong
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path} is not a readable image: {reason}") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels are not supported")
+    if image.mode.startswith("I"):  # grey of 16 bits, held in 16 or 32
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("pixels of more than 16 bits are not supported")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def write_png(path: str | os.PathLike, image: Float[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG that is either whole or not there; floats are in [0, 1], values outside are clipped.
+
+    Raises:
+      ValueError: another shape or dtype, or values that are not finite.
+      UserError: the file can't be written.
+    """
+    path, pixels = pathlib.Path(path), np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise ValueError(f"an image is [H, W, 3], got {list(pixels.shape)}")
+    if pixels.dtype != np.uint8:
+        pixels = _to_uint8(pixels)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    if np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == bool:
+        raise ValueError(f"an image is float or uint8, got {pixels.dtype}")
+    pixels = pixels.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ValueError("the image has values that are not finite")
+    return np.round(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+    """Shorter side to `size` (bicubic, antialiased), centre crop, CLIP's mean and deviation: float32.
+
+    Rounds as torchvision's Resize and CenterCrop do on PIL images.
+
+    Raises:
+      UserError: the image is more than MAX_ASPECT times as long as wide.
+    """
+    height, width = image.shape[:2]
+    short, long = min(height, width), max(height, width)
+    if long > MAX_ASPECT * short:
+        raise UserError(f"an image of {width} x {height} pixels is too narrow: at most {MAX_ASPECT} to 1")
+    scaled = int(size * long / short)
+    resized = (size, scaled) if width <= height else (scaled, size)
+    picture = Image.fromarray(image)
+    if resized != picture.size:
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+    left, top = (int(round((side - size) / 2.0)) for side in resized)
+    crop = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255.0
+    return (crop - CLIP_MEAN) / CLIP_STD
