@@ -1,6 +1,5 @@
 """Images between files and arrays, and the preprocessing of the encoder."""
 
-import contextlib
 import os
 import pathlib
 import tempfile
@@ -18,7 +17,7 @@ CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 # What people have, and nothing that starts a program to decode (PostScript).
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
 
 
 def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -30,28 +29,30 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt
       UserError: the file is missing, no image, damaged, or has more than max_pixels.
     """
     path = pathlib.Path(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below replaces it
-                image = stack.enter_context(Image.open(path, formats=_FORMATS))
-        except FileNotFoundError:
-            raise UserError(f"no such image: {path}") from None
-        except UnidentifiedImageError:
-            raise UserError(f"{path} is not an image in a format that is read here") from None
-        except Image.DecompressionBombError:
-            raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
-        except OSError as error:
-            raise UserError(f"{path} can't be opened: {error.strerror or error}") from None
-        width, height = image.size
-        if width * height > max_pixels:
-            raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
-        try:
+    try:
+        with _open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-        except Exception as error:  # decoders raise many kinds; the first line says what is wrong
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path} is not a readable image: {reason}") from None
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"no such image: {path}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not an image in a format that is read here") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
+    except Exception as error:  # decoders raise many kinds; the first line says what is wrong
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a readable image: {reason}") from None
+
+
+def _open(path: pathlib.Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image has its own limit
+        return Image.open(path, formats=_FORMATS)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
