@@ -1,6 +1,8 @@
 """Reading PyTorch checkpoints lazily, tensor by tensor: safetensors or pickles, one file or an index of shards."""
 
+import json
 import pathlib
+import zipfile
 from collections.abc import Callable, Mapping
 
 import ml_dtypes
@@ -60,7 +62,8 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
 
 
 def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
-    weight_map = read_json(index).get("weight_map")
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} has no weight_map")
     shapes, readers = {}, {}
@@ -97,8 +100,6 @@ def _open_safetensors(path: pathlib.Path):
 
 
 def _mapped_reader(path: pathlib.Path) -> Callable[[str], np.ndarray]:
-    import json
-
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -118,9 +119,14 @@ def _open_pickle(path: pathlib.Path):
     except ImportError:
         raise UserError(f"{path} is a pickle: reading it needs torch (pip install 'nextgpt-jax[convert]')") from None
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        zipped = zipfile.is_zipfile(path)  # files of torch < 1.6 are not, and cannot be mapped
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch raises many kinds; its first line says what is wrong
         raise UserError(f"{path} is not a readable weights file: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path} holds a {type(tensors).__name__}, not a state dict")
+    if isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
     tensors = {key: value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
 
     def read(key: str) -> np.ndarray:

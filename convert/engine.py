@@ -1,7 +1,7 @@
 """The engine behind every table: match, check everything, then move the tensors one by one.
 
-A conversion either fills every target with a tensor of the right shape and uses every key of the source, or it raises one
-ConversionError that lists all problems, before anything is written.
+A conversion either fills every target with a tensor of the right shape and uses every key of the source, or it raises
+one ConversionError that lists all problems, before anything is written.
 """
 
 import collections

@@ -1,7 +1,7 @@
 """The vocabulary of conversion tables: rows of (PyTorch key, Flax path, transform).
 
-In a row, `{i}` stands for an index. Where the Flax path has the same `{i}`, the index is carried over; where it has not,
-the layers are stacked on a leading axis. One table serves both directions, as every transform has its inverse.
+In a row, `{i}` stands for an index. Where the Flax path has the same `{i}`, the index is carried over; where it has
+not, the layers are stacked on a leading axis. One table serves both directions: every transform has its inverse.
 """
 
 import dataclasses

@@ -1,0 +1,50 @@
+"""The embedded world of ten handwritten digits (examples/keypad): everything runs for real, on a CPU."""
+
+import pathlib
+
+from nextgpt_jax.command import unknown_variant
+from nextgpt_jax.config import ExperimentConfig
+
+VARIANTS = ("infer", "stage1", "stage2", "stage3")
+_ROOT = pathlib.Path(__file__).resolve().parent.parent / "examples" / "keypad"
+
+
+def get_config(variant: str = "infer") -> ExperimentConfig:
+    """`infer` answers with the trained weights that ship with the project; the stages start from the base weights."""
+    if variant not in VARIANTS:
+        raise unknown_variant(variant, VARIANTS)
+    config = ExperimentConfig()
+    base = _ROOT / "weights" / "base"
+    config.model.llm = str(base / "llm")
+    config.model.encoder = str(base / "imagebind")
+    config.model.image_decoder = str(base / "stable-diffusion")
+    config.model.delta = str(_ROOT / "weights" / "delta") if variant == "infer" else ""
+    config.model.projector_width = 128
+    config.model.projector_layers = 2
+    config.model.projector_heads = 4
+    config.model.projector_feedforward = 256
+    config.model.lora_rank = 16
+    config.model.lora_alpha = 16.0
+    config.model.lora_dropout = 0.05
+    config.decode.steps = 20
+    config.decode.guidance = 4.0
+    config.decode.height = config.decode.width = 32
+    config.decode.temperature = 0.0
+    config.decode.max_new_tokens = 64
+
+    config.data.captions = str(_ROOT / "data" / "captions.json")
+    config.data.instructions = str(_ROOT / "data" / "instructions.json")
+    config.data.media = str(_ROOT / "data" / "images")
+    config.data.batch_size = 32
+    config.data.max_length = 48
+    config.data.caption_length = 16
+    config.optim.lr = 2e-3
+    config.train.save_every = 200
+    if variant == "stage3":
+        config.data.max_length = 96
+        config.data.max_inputs = 3
+        config.data.max_outputs = 3
+    if variant != "infer":
+        config.train.stage = variant
+        config.train.steps = {"stage1": 300, "stage2": 300, "stage3": 900}[variant]
+    return config

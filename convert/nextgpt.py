@@ -1,0 +1,113 @@
+"""NExT-GPT's trained weights ("delta"), as the reference saves them: pytorch_model.pt, or the same keys in safetensors.
+
+The file holds the projections, the LoRA updates and the *whole* embedding and head, whose last 38 rows are the new
+tokens. Here the whole matrices become the base's rows and the 38 new ones parameters of their own, and go back so.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from flax import nnx
+
+from convert import engine, llama, projectors
+from convert.checkpoints import Checkpoint
+from convert.rules import LINEAR, Table, prefixed, rule
+from nextgpt_jax.modalities import NEW_TOKENS
+
+# With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
+_LLAMA = ("llama_model.base_model.model.", "llama_model.")
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+_OUTPUTS = {  # the reference's name, and the one its newer code uses
+    "image": ("gen_text_hidden_fcs.0.", "mm_output_img_projector."),
+    "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
+    "audio": ("gen_text_hidden_fcs_audio.0.", "mm_output_aud_projector."),
+}
+_INPUTS = {"linear": projectors.INPUT_LINEAR, "mlp": projectors.INPUT_MLP}
+_BASE, _NEW = "[base]", "[new]"
+
+
+def table(input_kind: str, output_kind: str, modalities: tuple[str, ...]) -> Table:
+    """The rows of a delta; projections of modalities that the model does not have are ignored."""
+    rules = [
+        *prefixed(_INPUTS[input_kind].rules, flax="input_proj."),
+        *(
+            row
+            for name in modalities
+            for row in prefixed(
+                projectors.output_table(output_kind).rules, torch=_OUTPUTS[name], flax=f"output_proj.{name}."
+            )
+        ),
+        *_lora_rules(),
+        rule(tuple(p + _MATRICES[0] + _BASE for p in _LLAMA), "llm.embed_tokens.embedding"),
+        rule(tuple(p + _MATRICES[0] + _NEW for p in _LLAMA), "signal_embed"),
+        rule(tuple(p + _MATRICES[1] + _BASE for p in _LLAMA), "llm.lm_head.kernel", LINEAR),
+        rule(tuple(p + _MATRICES[1] + _NEW for p in _LLAMA), "signal_head"),
+    ]
+    absent = [p for name, prefixes in _OUTPUTS.items() if name not in modalities for p in prefixes]
+    ignored = [p.replace(".", r"\.") + ".*" for p in absent]
+    return Table(tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *projectors.output_table(output_kind).ignored))
+
+
+def _lora_rules():
+    # The delta's order of spellings is peft's in memory: with the adapter's name first.
+    rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in llama.LORA.rules]
+    return prefixed(rows, torch="llama_model.", flax="llm.")
+
+
+def split_rows(checkpoint: Checkpoint, new: int = len(NEW_TOKENS)) -> Checkpoint:
+    """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
+    shapes, readers = {}, {}
+
+    def rows(key: str, part: slice) -> Callable[[str], np.ndarray]:
+        return lambda _: checkpoint[key][part]
+
+    for key, shape in checkpoint.shapes.items():
+        if key.endswith(_MATRICES):
+            shapes[key + _BASE], readers[key + _BASE] = (shape[0] - new, *shape[1:]), rows(key, slice(None, -new))
+            shapes[key + _NEW], readers[key + _NEW] = (new, *shape[1:]), rows(key, slice(-new, None))
+        else:
+            shapes[key], readers[key] = shape, checkpoint.__getitem__
+    return Checkpoint(checkpoint.source, shapes, readers)
+
+
+def join_rows(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of split_rows."""
+    joined = {k: v for k, v in tensors.items() if not k.endswith((_BASE, _NEW))}
+    for key in tensors:
+        if key.endswith(_BASE):
+            whole = key.removesuffix(_BASE)
+            joined[whole] = np.concatenate([tensors[key], tensors[whole + _NEW]])
+    return joined
+
+
+def is_delta(path: tuple) -> bool:
+    """Is this parameter of a NExTGPT in a delta file?"""
+    matrices = (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
+    trained = path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head")
+    return trained or path in matrices or path[-1] in ("lora_a", "lora_b")
+
+
+def load_delta(checkpoint: Checkpoint, state: nnx.State, rows: Table, **options) -> tuple[nnx.State, list[str]]:
+    """Fills the delta's parameters in `state` (abstract or real); the others are returned as they are.
+
+    Files of stages 1 and 2 have no LoRA updates: those parameters are then left out of the returned state.
+
+    Returns:
+      The filled state, and what was taken, in words.
+
+    Raises:
+      ConversionError: anything else is missing, unexpected or of the wrong shape.
+    """
+    checkpoint = split_rows(checkpoint)
+    with_lora = any("lora_" in key for key in checkpoint.shapes)
+    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
+    wanted = [(p, v) for p, v in leaves if with_lora or p[-1] not in ("lora_a", "lora_b")]
+    filled = engine.load(checkpoint, nnx.from_flat_state(wanted), rows, **options)
+    taken = sorted({".".join(map(str, p[:2])) if p[0] == "output_proj" else str(p[0]) for p, _ in wanted})
+    return filled, [*(t for t in taken if t != "llm"), "embedding and head rows", *(["LoRA"] if with_lora else [])]
+
+
+def export_delta(state: nnx.State, rows: Table) -> dict[str, np.ndarray]:
+    """The delta of a NExTGPT's state in the reference's layout."""
+    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
+    return join_rows(engine.export(nnx.from_flat_state(leaves), rows))

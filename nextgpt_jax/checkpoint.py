@@ -1,0 +1,133 @@
+"""Workdirs: what a training run leaves behind, with Orbax.
+
+WORKDIR/run.json        the stage and the shapes of the trained parameters: whose run this is
+WORKDIR/<step>/delta    all parameters that any stage trains, so every stage can start from every other
+WORKDIR/<step>/opt      optimizer state of this stage
+WORKDIR/<step>/data     position of the data iterator
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from nextgpt_jax import hub
+from nextgpt_jax.errors import UserError
+
+_RUN = "run.json"
+
+
+def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
+    """What identifies a model among others: the shapes of its trained parameters."""
+    return {".".join(map(str, path)): list(leaf.shape) for path, leaf in nnx.to_flat_state(delta)}
+
+
+class Workdir:
+    """The checkpoints of one run."""
+
+    def __init__(self, path: str | pathlib.Path, keep: int = 2):
+        self.path = pathlib.Path(path).absolute()
+        self._keep = keep
+        self._opened: ocp.CheckpointManager | None = None
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, create=False, enable_async_checkpointing=False
+            )
+            self._opened = ocp.CheckpointManager(self.path, options=options)
+        return self._opened
+
+    def claim(self, stage: str, delta: nnx.State) -> None:
+        """Makes the folder this run's, or checks that it is.
+
+        Raises:
+          UserError: the folder has checkpoints of another stage or another model.
+        """
+        run = {"stage": stage, "parameters": shapes_of(delta)}
+        if (self.path / _RUN).exists():
+            self.check(delta)
+            if (found := hub.read_json(self.path / _RUN)["stage"]) != stage:
+                raise UserError(
+                    f"{self.path} holds a run of {found}, not {stage}: give {stage} a workdir of its own and start it "
+                    f"with --init_from={self.path}"
+                )
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / (_RUN + ".partial")
+        temporary.write_text(json.dumps(run, indent=1))
+        os.replace(temporary, self.path / _RUN)
+
+    def check(self, delta: nnx.State) -> None:
+        """Checks that the checkpoints fit the model that `delta` belongs to.
+
+        Raises:
+          UserError: no run here, or one of another model; the first difference is named.
+        """
+        if not (self.path / _RUN).exists():
+            raise UserError(f"{self.path} holds no training run (no {_RUN})")
+        found, wanted = hub.read_json(self.path / _RUN)["parameters"], shapes_of(delta)
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{self.path} belongs to another model: {name} is {found.get(name, 'absent')} there and "
+                    f"{wanted.get(name, 'absent')} in this config"
+                )
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, delta: nnx.State, opt: Any, data: dict) -> None:
+        """Writes a checkpoint; it is either whole or not there."""
+        items = {
+            "delta": ocp.args.StandardSave(nnx.to_pure_dict(delta)),
+            "opt": ocp.args.StandardSave(jax.tree.leaves(opt)),
+            "data": ocp.args.JsonSave(data),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, step: int, delta: nnx.State, opt: Any) -> tuple[nnx.State, Any, dict]:
+        """Reads a checkpoint into the structure of `delta` and `opt` (abstract or real)."""
+        leaves, treedef = jax.tree.flatten(opt)
+        items = {
+            "delta": ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta))),
+            "opt": ocp.args.StandardRestore(_abstract(leaves)),
+            "data": ocp.args.JsonRestore(),
+        }
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return _filled(delta, found["delta"]), jax.tree.unflatten(treedef, found["opt"]), found["data"]
+
+    def restore_delta(self, delta: nnx.State) -> tuple[nnx.State, int]:
+        """The trained parameters of the newest checkpoint, and its step.
+
+        Raises:
+          UserError: there is no checkpoint, or it belongs to another model.
+        """
+        self.check(delta)
+        step = self.latest()
+        if step is None:
+            raise UserError(f"{self.path} has no complete checkpoint yet")
+        restore = ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta)))
+        return _filled(delta, self._manager.restore(step, args=ocp.args.Composite(delta=restore))["delta"]), step
+
+
+def _abstract(tree: Any) -> Any:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+def _filled(state: nnx.State, values: dict) -> nnx.State:
+    found = (
+        dict(nnx.to_flat_state(nnx.State(values)))
+        if not isinstance(values, nnx.State)
+        else dict(nnx.to_flat_state(values))
+    )
+    return nnx.from_flat_state([(path, leaf.replace(found[path])) for path, leaf in nnx.to_flat_state(state)])

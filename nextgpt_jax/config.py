@@ -1,0 +1,106 @@
+"""The experiment config: a small tree of mutable dataclasses, filled by configs/*.py, overridden by flags.
+
+Every field is read somewhere; `--config.a.b=v` sets one, with the type it has here.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """Where the frozen parts lie (folders in the hub's layout) and what is trained between them."""
+
+    llm: str = ""
+    encoder: str = ""
+    image_decoder: str = ""
+    delta: str = ""  # trained weights in the released layout; "" starts from random projections
+    input_projector: str = "linear"  # linear or mlp
+    output_projector: str = "transformer"  # linear, transformer or qformer
+    projector_width: int = 0  # sizes inside the output projection; 0: as published
+    projector_layers: int = 0
+    projector_heads: int = 0
+    projector_feedforward: int = 0
+    lora_rank: int = 32
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.1
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    dtype: str = "auto"  # of the frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """The training files and the shape of a batch."""
+
+    captions: str = ""  # [{"caption", "image_name"}, ...]: stages 1 and 2
+    instructions: str = ""  # conversations: stage 3
+    media: str = ""  # folder of the media that the files name
+    batch_size: int = 16  # of one optimizer step
+    max_length: int = 512  # tokens of a conversation
+    max_inputs: int = 1  # input media of a conversation
+    max_outputs: int = 1  # output media of a conversation
+    caption_length: int = 77  # tokens of an output's caption
+    threads: int = 2  # that load and preprocess media
+
+
+@dataclasses.dataclass
+class RatesConfig:
+    """Multiples of the learning rate for each trainable part."""
+
+    input_proj: float = 1.0
+    output_proj: float = 1.0
+    signal: float = 1.0
+    lora: float = 1.0
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and decay, as in the paper."""
+
+    lr: float = 4e-4
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 1e-3
+    warmup: float = 0.1  # share of the steps
+    clip: float = 1.0  # global norm of the gradients
+    accumulate: int = 1  # micro-batches of a step
+    rates: RatesConfig = dataclasses.field(default_factory=RatesConfig)
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """The length of a run and what it leaves behind."""
+
+    stage: str = "stage1"
+    steps: int = 0  # 0: one epoch
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    keep: int = 2  # checkpoints
+    remat: bool = False  # recompute the layers in the backward pass
+    alignment_weight: float = 1.0
+
+
+@dataclasses.dataclass
+class DecodeDefaults:
+    """Defaults of infer.py, each with a flag of its own."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    height: int = 512
+    width: int = 512
+    temperature: float = 0.4
+    top_p: float = 1.0
+    max_new_tokens: int = 246
+    max_images: int = 4  # in one answer
+
+
+@dataclasses.dataclass
+class ExperimentConfig:
+    """One experiment: what `get_config` of a file in configs/ returns."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    decode: DecodeDefaults = dataclasses.field(default_factory=DecodeDefaults)

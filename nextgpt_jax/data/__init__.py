@@ -1,0 +1,1 @@
+"""Training data: samples from files, Grain pipelines, batches."""

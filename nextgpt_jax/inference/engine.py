@@ -1,0 +1,247 @@
+"""Answers batches of requests: encode media, decode text, project signal groups, sample images.
+
+All shapes are bucketed, and everything a request can choose is traced, so a warm engine compiles nothing for a request
+of a known size.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nextgpt_jax.config import DecodeDefaults
+from nextgpt_jax.data.batches import caption_ids
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
+from nextgpt_jax.layers import unstack
+from nextgpt_jax.load import System
+from nextgpt_jax.media import preprocess_image
+from nextgpt_jax.modalities import signal_ids
+from nextgpt_jax.prompts import Encoded, Output, Segment, Turn, encode, stop_sequences
+
+_PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A conversation whose last turn is to be answered; inputs hold uint8 images [H, W, 3]. Options: see infer.py."""
+
+    turns: tuple[Turn, ...]
+    seed: int = 0
+    modality: str = "auto"
+    steps: int = 50
+    guidance: float = 7.5
+    temperature: float = 0.4
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int = 246
+
+
+@dataclasses.dataclass
+class Reply:
+    """The answer: its text, its images (uint8 [H, W, 3], in order), the number of generated tokens, and all of it as
+    the assistant's side of the turn, to continue the conversation."""
+
+    text: str
+    images: list[np.ndarray]
+    tokens: int
+    segments: tuple[Segment, ...]
+
+
+class Engine:
+    """A loaded system, ready to answer. Weights are shared by all calls; calls hold no state."""
+
+    def __init__(self, system: System, defaults: DecodeDefaults):
+        self.config = system.model.config
+        self.modalities = self.config.modalities
+        self.defaults = defaults
+        self._tokenizer = system.tokenizer
+        self._caption_tokenizer = system.caption_tokenizers["image"]
+        self._model = system.model
+        self._model.llm.layers = unstack(self._model.llm.layers)
+        stops = stop_sequences(self._tokenizer)
+        self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
+        self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
+        self._negative = None
+        self._listener: Callable[[int, int], None] | None = None
+
+    def encode(self, request: Request) -> Encoded:
+        """The ids of a request, checked against what the engine can do.
+
+        Raises:
+          UserError: the prompt does not fit the context, or an option is out of range.
+        """
+        encoded = encode(request.turns, self._tokenizer, self.config.llm.vocab_size)
+        context, length = self.config.llm.max_position_embeddings, len(encoded.ids)
+        if length >= context:
+            raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
+        checks = {
+            "steps": 1 <= request.steps <= 1000,
+            "guidance": 0 <= request.guidance < 1000,
+            "temperature": 0 <= request.temperature < 1000,
+            "top_k": request.top_k >= 0,
+            "top_p": 0 < request.top_p <= 1,
+            "max_new_tokens": request.max_new_tokens >= 1,
+            "seed": 0 <= request.seed < 2**31,
+        }
+        if wrong := [name for name, good in checks.items() if not good]:
+            raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
+        try:
+            modality_options(self.modalities, request.modality)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if request.modality in self.modalities:
+            needed = len(signal_ids(request.modality, 0))
+            room = min(request.max_new_tokens, context - length)
+            if room < needed:
+                raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
+        return encoded
+
+    def answer(self, requests: Sequence[Request], on_step: Callable[[int, int], None] | None = None) -> list[Reply]:
+        """Answers requests together. `on_step(done, all)` is called at each denoising step.
+
+        Raises:
+          UserError: a request does not fit (see encode).
+        """
+        encoded = [self.encode(r) for r in requests]
+        self._listener = on_step
+        generated = jax.device_get(self._generate(requests, encoded))
+        replies = []
+        groups: list[tuple[int, int]] = []  # (request, group) of every image
+        for i in range(len(requests)):
+            replies.append(self._reply(generated, i))
+            groups += [(i, g) for g in range(generated.num_groups[i])]
+        for steps in sorted({requests[i].steps for i, _ in groups}):
+            chosen = [(i, g) for i, g in groups if requests[i].steps == steps]
+            for (i, _), image in zip(chosen, self._images(requests, generated, chosen, steps), strict=True):
+                replies[i].images.append(image)
+        return replies
+
+    def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
+        context = self.config.llm.max_position_embeddings
+        lengths = [len(e.ids) for e in encoded]
+        limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
+        batch = _power_of_two(len(requests))
+        prompt, new = _round_up(max(lengths), _PROMPT_BUCKET), _round_up(max(limits), _REPLY_BUCKET)
+        images = [medium.content for e in encoded for _, medium in e.inputs]
+        features = self._encode_images(images)
+        media = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
+
+        ids = np.zeros((batch, prompt), np.int32)
+        embedded = np.zeros((batch, media, self.config.input_dim), np.float32)
+        positions = np.full((batch, media), prompt, np.int32)
+        for row, e in enumerate(encoded):
+            ids[row, : len(e.ids)] = e.ids
+            for k, (position, _) in enumerate(e.inputs):
+                embedded[row, k], positions[row, k] = features.pop(0), position
+
+        def per_row(values, dtype, padding):
+            return np.array([*values, *[padding] * (batch - len(requests))], dtype)
+
+        pairs = [modality_options(self.modalities, r.modality) for r in requests]
+        none = [False] * len(self.modalities)
+        options = Options(
+            temperature=per_row([r.temperature for r in requests], np.float32, 0),
+            top_k=per_row([r.top_k for r in requests], np.int32, 0),
+            top_p=per_row([r.top_p for r in requests], np.float32, 1),
+            seed=per_row([r.seed for r in requests], np.int32, 0),
+            max_new_tokens=per_row(limits, np.int32, 0),
+            allow=per_row([p[0] for p in pairs], bool, none),
+            force=per_row([p[1] for p in pairs], bool, none),
+        )
+        config = DecodeConfig(self._stops, self.modalities, new, self.defaults.max_images)
+        return _generate(self._model, ids, per_row(lengths, np.int32, 1), embedded, positions, options, config)
+
+    def _encode_images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if not images:
+            return []
+        size = self.config.encoder.image_size
+        pixels = np.zeros((_power_of_two(len(images)), size, size, 3), np.float32)
+        for i, image in enumerate(images):
+            pixels[i] = preprocess_image(image, size)
+        return list(np.asarray(_encode(self._model, jnp.asarray(pixels, self._dtype)), np.float32)[: len(images)])
+
+    def _reply(self, generated: Generated, row: int) -> Reply:
+        """Splits a row's ids into text and outputs; images are added later."""
+        base = self.config.llm.vocab_size
+        segments: list[Segment] = []
+        text_ids: list[int] = []
+        starts = {signal_ids(name, base)[0]: name for name in self.modalities}
+        ids = generated.tokens[row, : generated.length[row]].tolist()
+        for token in ids:
+            if token < base:
+                text_ids.append(token)
+            elif token in starts:
+                segments += self._text(text_ids)
+                segments.append(Output(starts[token]))
+                text_ids = []
+        segments += self._text(text_ids)
+        text = "".join(s for s in segments if isinstance(s, str)).strip()
+        return Reply(text, [], len(ids), tuple(segments))
+
+    def _text(self, ids: list[int]) -> list[str]:
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return [text] if text else []
+
+    def _notify(self, done, count) -> None:
+        self._listener(int(done), int(count))
+
+    def _images(self, requests, generated, chosen, steps) -> list[np.ndarray]:
+        """Samples the images of the `chosen` (request, group) pairs together; uint8 [H, W, 3] each."""
+        name = "image"
+        decoder = dict(self.config.decoders)[name]
+        count = len(signal_ids(name, 0))
+        batch = _power_of_two(len(chosen))
+        hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)
+        guidance = np.ones(batch, np.float32)
+        seeds, indices = np.zeros(batch, np.uint32), np.zeros(batch, np.int32)
+        for k, (i, g) in enumerate(chosen):
+            hidden[k] = generated.hidden[i, g, :count]
+            guidance[k], seeds[k], indices[k] = requests[i].guidance, requests[i].seed, g
+        if self._negative is None:
+            length = decoder.text_encoder.max_position_embeddings
+            self._negative = _caption(self._model, caption_ids(self._caption_tokenizer, "", length)[None], name)
+        images = _draw(
+            self._model, hidden.astype(self._dtype), self._negative, decoder.scheduler.plan(steps), guidance, seeds, indices,
+            name=name, size=(self.defaults.height, self.defaults.width),
+            on_step=self._notify if self._listener else None,  # one bound method: no new program a call
+        )  # fmt: skip
+        return list(np.asarray(images)[: len(chosen)])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _generate(model, ids, lengths, embedded, positions, options, config):
+    return generate(model, model.embed_prompt(ids, embedded, positions), lengths, options, config)
+
+
+@jax.jit
+def _encode(model, pixels):
+    return model.encode("image", pixels)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _caption(model, ids, name):
+    return model.decoders[name].text_encoder(ids)
+
+
+@functools.partial(jax.jit, static_argnames=("name", "size", "on_step"))
+def _draw(model, hidden, negative, plan, guidance, seeds, indices, *, name, size, on_step):
+    """uint8 [B, H, W, 3] from the hidden states at signal tokens; a row's noise depends on its seed and index alone."""
+    ids = jnp.array(signal_ids(name, model.llm.config.vocab_size))
+    prompts = model.prompt_embeddings(name, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
+    decoder = model.decoders[name]
+    shape = decoder.config.latent_shape(*size)
+    noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
+    images = decoder.images(prompts, negative, noise, plan, guidance, on_step=on_step)
+    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

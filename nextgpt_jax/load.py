@@ -1,0 +1,151 @@
+"""From a ModelConfig to a system in memory: the parts' configs, their base weights, the tokenizers, a delta."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import convert.imagebind
+import convert.llama
+import convert.nextgpt
+import convert.stable_diffusion
+from convert.checkpoints import open_checkpoint
+from convert.engine import load
+from convert.rules import Table
+from nextgpt_jax import hub
+from nextgpt_jax.config import ModelConfig
+from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.imagebind import ImageBindConfig
+from nextgpt_jax.layers import LoRAConfig
+from nextgpt_jax.llama import LlamaConfig
+from nextgpt_jax.model import NExTGPT, NExTGPTConfig, output_projector_for
+
+
+@dataclasses.dataclass
+class System:
+    """A model with the tokenizers of its language model and of its decoders."""
+
+    model: NExTGPT
+    tokenizer: Any
+    caption_tokenizers: dict[str, Any]
+
+
+def model_config(config: ModelConfig) -> NExTGPTConfig:
+    """Reads the parts' config.json files.
+
+    Raises:
+      UserError: a folder is missing or a part is not supported.
+    """
+    llm = LlamaConfig.from_hub(hub.read_json(_folder(config.llm, "model.llm") / "config.json"))
+    encoder = ImageBindConfig.from_hub(hub.read_json(_folder(config.encoder, "model.encoder") / "config.json"))
+    decoder = StableDiffusionConfig.from_hub(_folder(config.image_decoder, "model.image_decoder"))
+    try:
+        lora = LoRAConfig(config.lora_rank, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets))
+        projector = output_projector_for(
+            decoder,
+            "image",
+            llm.hidden_size,
+            kind=config.output_projector,
+            hidden_dim=config.projector_width,
+            num_layers=config.projector_layers,
+            num_heads=config.projector_heads,
+            feedforward_dim=config.projector_feedforward,
+        )
+        return NExTGPTConfig(
+            llm=llm,
+            encoder=encoder,
+            lora=lora,
+            input_kind=config.input_projector,
+            input_dim=encoder.out_embed_dim,
+            outputs=(("image", projector),),
+            decoders=(("image", decoder),),
+        )
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def _folder(path: str, field: str) -> pathlib.Path:
+    if not pathlib.Path(path).is_dir() or not path:
+        raise UserError(f"{field}: no such folder: {path!r} (a part in the hub's layout, with its config.json)")
+    return pathlib.Path(path)
+
+
+def frozen_dtype(name: str) -> jnp.dtype:
+    """The dtype of frozen weights and activations: "auto" is bfloat16 on accelerators and float32 on CPU."""
+    if name == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype: {name!r} is not one of auto, float32, bfloat16")
+    return jnp.dtype(name)
+
+
+def delta_table(cfg: NExTGPTConfig) -> Table:
+    """The conversion table of this model's delta."""
+    return convert.nextgpt.table(cfg.input_kind, cfg.outputs[0][1].kind, cfg.modalities)
+
+
+def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: int = 0, verbose: bool = False) -> System:
+    """Builds the model from its base weights; the delta comes from `config.delta`, or is initialised from `seed`.
+
+    Frozen weights get `config.dtype`, trainable ones are float32.
+
+    Raises:
+      UserError: a file is missing or does not fit.
+    """
+    cfg, dtype = model_config(config), frozen_dtype(config.dtype)
+
+    def make():
+        return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(seed))
+
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    decoder = pathlib.Path(config.image_decoder)
+    sources = {  # where the parameters lie in the model -> (checkpoint, table)
+        ("llm",): (config.llm, convert.llama.BASE),
+        ("encoder",): (config.encoder, convert.imagebind.table(("vision",))),
+    }
+    tables = {
+        "text_encoder": convert.stable_diffusion.TEXT_ENCODER,
+        "unet": convert.stable_diffusion.unet_table(dict(cfg.decoders)["image"].unet),
+        "vae": convert.stable_diffusion.VAE,
+    }
+    sources |= {("decoders", "image", part): (decoder / part, tables[part]) for part in decoder_parts}
+
+    leaves = dict(nnx.to_flat_state(abstract))
+    filled = {}
+    for prefix, (folder, table) in sources.items():
+        part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and not _is_lora(p)}
+        state = load(open_checkpoint(folder), nnx.from_flat_state(part.items()), table, dtype=dtype)
+        filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
+    if config.delta:
+        delta, taken = convert.nextgpt.load_delta(open_checkpoint(config.delta), abstract, delta_table(cfg))
+        for path, leaf in nnx.to_flat_state(delta):
+            filled[path] = leaf.replace(leaf[...].astype(dtype)) if path[0] == "llm" and not _is_lora(path) else leaf
+        if verbose:
+            print(f"delta {config.delta}: took {', '.join(taken)}")
+    if missing := leaves.keys() - filled.keys():
+        initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
+        filled |= dict(nnx.to_flat_state(initial))
+    model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
+    return System(model, load_tokenizer(config.llm), {"image": load_tokenizer(decoder / "tokenizer")})
+
+
+def _is_lora(path: tuple) -> bool:
+    return path[-1] in ("lora_a", "lora_b")
+
+
+def load_tokenizer(folder: str | pathlib.Path) -> Any:
+    """A transformers tokenizer from a local folder.
+
+    Raises:
+      UserError: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,179 @@
+"""Conversations to token ids and back.
+
+A conversation is a list of turns; each side of a turn is a list of segments: text, an input medium (one embedding
+between `<Img>` and `</Img>`), or an output medium (a group of signal tokens). Text pieces are tokenized one by one and
+all other ids are put between them directly, so signal tokens never pass through a tokenizer.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.modalities import MEDIA_BEGIN, MEDIA_END, MODALITIES, signal_ids
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    bos_token_id: int
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A medium that the model reads; `content` is whatever the data pipeline loads it from."""
+
+    modality: str
+    content: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A medium that the model asks for; `caption` is what the decoder's text encoder would be given."""
+
+    modality: str
+    caption: str = ""
+
+
+Segment = str | Input | Output
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What the human says and what the assistant answers (None: not answered yet)."""
+
+    human: tuple[Segment, ...]
+    assistant: tuple[Segment, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """The text around turns. `bos_per_text` repeats BOS before a text after a medium, as the reference does to answer."""
+
+    human: str = "### Human: "
+    next_human: str = " Human: "
+    assistant: str = "\n### Assistant: "
+    end: str = "\n###"
+    bos_per_text: bool = False
+
+
+@dataclasses.dataclass
+class Encoded:
+    """A conversation as ids. Positions index `ids`; at an input's stands 0, to be replaced by its embedding."""
+
+    ids: list[int] = dataclasses.field(default_factory=list)
+    loss: list[bool] = dataclasses.field(default_factory=list)  # is this id a training target?
+    inputs: list[tuple[int, Input]] = dataclasses.field(default_factory=list)
+    outputs: list[tuple[int, Output]] = dataclasses.field(default_factory=list)  # position of the first signal token
+
+
+def encode(turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, template: Template = Template()) -> Encoded:
+    """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
+
+    The loss covers the assistant's segments and the end marker of every answered turn.
+    """
+    encoded = Encoded(ids=[tokenizer.bos_token_id], loss=[False])
+
+    def add(ids: Sequence[int], loss: bool) -> None:
+        encoded.ids.extend(ids)
+        encoded.loss.extend([loss] * len(ids))
+
+    def add_text(text: str, loss: bool) -> None:
+        if text:
+            add(tokenizer.encode(text, add_special_tokens=False), loss)
+
+    def add_segments(segments: Sequence[Segment], loss: bool) -> None:
+        for segment in segments:
+            if isinstance(segment, str):
+                if template.bos_per_text and encoded.ids[-1] == base_vocab + MEDIA_END:
+                    add([tokenizer.bos_token_id], False)
+                add_text(segment, loss)
+            elif isinstance(segment, Input):
+                add([base_vocab + MEDIA_BEGIN], False)
+                encoded.inputs.append((len(encoded.ids), segment))
+                add([0, base_vocab + MEDIA_END], False)
+            else:
+                encoded.outputs.append((len(encoded.ids), segment))
+                add(signal_ids(segment.modality, base_vocab), loss)
+
+    for i, turn in enumerate(turns):
+        add_text(template.next_human if i else template.human, False)
+        add_segments(turn.human, False)
+        add_text(template.assistant, False)
+        if turn.assistant is not None:
+            add_segments(turn.assistant, True)
+            add_text(template.end, True)
+    return encoded
+
+
+def stop_sequences(tokenizer: Tokenizer, template: Template = Template()) -> tuple[tuple[int, ...], ...]:
+    """The id sequences that end a reply: the end marker with and without its newline, tokenized as in training.
+
+    Sentencepiece tokenizers write "###" in two ways, alone and after other text; both are listed.
+    """
+    marker = template.end.strip()
+    spellings = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in (template.end, marker)]
+    after_text = tuple(tokenizer.encode("a" + marker, add_special_tokens=False))
+    first = tuple(tokenizer.encode("a", add_special_tokens=False))
+    if after_text[: len(first)] == first:
+        spellings.append(after_text[len(first) :])
+    return tuple(dict.fromkeys(s for s in spellings if s))
+
+
+_PLACEHOLDERS = {m.placeholder: m.name for m in MODALITIES.values()}
+_SPLIT = re.compile("(" + "|".join(map(re.escape, _PLACEHOLDERS)) + ")")
+
+
+def split_marks(text: str) -> list[str | tuple[str, str]]:
+    """Splits text at its `<image>`, `<video>`, `<audio>` marks: strings, and ("mark", modality) for each mark."""
+    pieces = [("mark", _PLACEHOLDERS[p]) if p in _PLACEHOLDERS else p for p in _SPLIT.split(text)]
+    return [p for p in pieces if p]
+
+
+def human_segments(text: str, media: dict[str, Sequence[Any]]) -> tuple[Segment, ...]:
+    """Puts media at their marks in the text, in order; where a modality has no marks at all, they come before the text.
+
+    Raises:
+      UserError: as many marks as media are needed, where there are any.
+    """
+    pieces, remaining = split_marks(text), {name: list(items) for name, items in media.items()}
+    for name, row in MODALITIES.items():
+        marks, given = pieces.count(("mark", name)), len(remaining.get(name, []))
+        if marks > given:
+            raise UserError(
+                f"the prompt has {marks} {row.placeholder} mark{'s' * (marks != 1)} but {given} {name}"
+                f"{'s were' if given != 1 else ' was'} given; give one --{name} for each mark"
+            )
+        if 0 < marks < given:
+            raise UserError(
+                f"{given} {name}s were given but the prompt has {marks} {row.placeholder} mark"
+                f"{'s' * (marks != 1)}; mark each one, or none to put all before the text"
+            )
+    marked = {name for name in remaining if ("mark", name) in pieces}
+    before = [Input(name, item) for name, items in remaining.items() if name not in marked for item in items]
+    body = [p if isinstance(p, str) else Input(p[1], remaining[p[1]].pop(0)) for p in pieces]
+    return tuple(before + body)
+
+
+def reply_segments(text: str, captions: dict[str, Sequence[str]]) -> tuple[Segment, ...]:
+    """An assistant's text from a dataset: each mark becomes an output with the next caption of its modality.
+
+    Outputs come after the text of the turn, as signal tokens do in training; white space around marks is dropped.
+
+    Raises:
+      UserError: a mark has no caption.
+    """
+    pieces, remaining = split_marks(text), {name: list(items) for name, items in captions.items()}
+    outputs = []
+    for piece in pieces:
+        if not isinstance(piece, str):
+            if not remaining.get(piece[1]):
+                raise UserError(f"no caption for a {MODALITIES[piece[1]].placeholder} in the reply {text!r}")
+            outputs.append(Output(piece[1], remaining[piece[1]].pop(0)))
+    words = " ".join(p.strip() for p in pieces if isinstance(p, str) and p.strip())
+    return ((words,) if words else ()) + tuple(outputs)
