@@ -1,6 +1,6 @@
-"""An independent reader of digits, fit on the real training scans only.
+"""An independent reader of digits: a support vector machine, fit on the real training scans (and shifted copies) only.
 
-    python -m examples.keypad.judge        its accuracy on the held-out scans
+python -m examples.keypad.judge        its accuracy on the held-out scans
 """
 
 import functools
@@ -15,8 +15,10 @@ from examples.keypad import world
 def _classifier():
     from sklearn.svm import SVC
 
-    images, labels = world.scans()
-    return SVC(C=10.0, gamma="scale").fit(_features(images[world.TRAIN]), labels[world.TRAIN])
+    ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
+    rng = np.random.default_rng(0)
+    inks = np.concatenate([ink, *(world.augmented(ink, rng, 0.3) for _ in range(3))])
+    return SVC(C=10.0, gamma="scale").fit(_features(world.paper(inks)), np.tile(labels, 4))
 
 
 def _features(images: np.ndarray) -> np.ndarray:
@@ -26,7 +28,7 @@ def _features(images: np.ndarray) -> np.ndarray:
     return grey.reshape(len(images), side, 2, side, 2).mean((2, 4)).reshape(len(images), -1)
 
 
-def classify(images: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, "n"]:
+def classify(images: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, " n"]:
     """The digit in each image."""
     return _classifier().predict(_features(images))
 

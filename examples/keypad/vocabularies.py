@@ -1,6 +1,6 @@
 """Tokenizers of the embedded world, trained on its text and saved in the hub's layout.
 
-    python -m examples.keypad.vocabularies [--output examples/keypad/weights/base]
+python -m examples.keypad.vocabularies [--output examples/keypad/weights/base]
 """
 
 import argparse
