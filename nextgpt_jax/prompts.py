@@ -53,7 +53,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The text around turns. `bos_per_text` repeats BOS before a text after a medium, as the reference does to answer."""
+    """The text around turns. `bos_per_text` repeats BOS before a text after a medium, as the reference does."""
 
     human: str = "### Human: "
     next_human: str = " Human: "

@@ -204,11 +204,14 @@ class Engine:
         if self._negative is None:
             length = decoder.text_encoder.max_position_embeddings
             self._negative = _caption(self._model, caption_ids(self._caption_tokenizer, "", length)[None], name)
+        # The listener is called through one bound method, so that a new one is no new program.
         images = _draw(
-            self._model, hidden.astype(self._dtype), self._negative, decoder.scheduler.plan(steps), guidance, seeds, indices,
-            name=name, size=(self.defaults.height, self.defaults.width),
-            on_step=self._notify if self._listener else None,  # one bound method: no new program a call
-        )  # fmt: skip
+            *(self._model, hidden.astype(self._dtype), self._negative, decoder.scheduler.plan(steps)),
+            *(guidance, seeds, indices),
+            name=name,
+            size=(self.defaults.height, self.defaults.width),
+            on_step=self._notify if self._listener else None,
+        )
         return list(np.asarray(images)[: len(chosen)])
 
 

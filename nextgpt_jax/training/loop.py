@@ -60,7 +60,7 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, metrics), _ = jax.lax.scan(add, zeros, (split, keys))
         updates, opt = tx.update(grads, opt, trainable)
-        metrics |= {"grad_norm": optax.global_norm(grads)}
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
         return optax.apply_updates(trainable, updates), opt, metrics
 
     return step

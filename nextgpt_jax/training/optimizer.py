@@ -1,7 +1,7 @@
 """AdamW, linear warm-up and decay, clipping by global norm, a multiple of the rate for each part."""
 
-import jax
 import optax
+from flax import nnx
 
 from nextgpt_jax.config import OptimConfig
 from nextgpt_jax.training.stages import part_of
@@ -9,9 +9,9 @@ from nextgpt_jax.training.stages import part_of
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     """Linear from 0 to lr over the warm-up share of `steps`, then linear to 0 at the end."""
-    warmup = max(1, round(config.warmup * steps))
-    rise = optax.linear_schedule(0.0, config.lr, warmup)
-    return optax.join_schedules([rise, optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))], [warmup])
+    warmup = round(config.warmup * steps)
+    fall = optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))
+    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), fall], [warmup]) if warmup else fall
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
@@ -25,11 +25,9 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
 
 def _scale_parts(config: OptimConfig) -> optax.GradientTransformation:
     def scale(updates, params=None):
-        def one(path, update):
-            keys = tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path)
-            names = tuple(k for k in keys if k != "value")
-            return update * getattr(config.rates, part_of(names))
-
-        return jax.tree_util.tree_map_with_path(one, updates)
+        leaves = nnx.to_flat_state(updates)
+        return nnx.from_flat_state(
+            [(path, leaf.replace(leaf[...] * getattr(config.rates, part_of(path)))) for path, leaf in leaves]
+        )
 
     return optax.stateless(scale)

@@ -1,0 +1,215 @@
+"""Training runs of the tiny system: what changes, what does not, resuming, chaining stages."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from nextgpt_jax.checkpoint import Workdir
+from nextgpt_jax.data.pipeline import batches
+from nextgpt_jax.data.samples import read_samples
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.load import load_system
+from nextgpt_jax.training import losses
+from nextgpt_jax.training.loop import make_step, row_encoder, train
+from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
+from nextgpt_jax.training.stages import DELTA, STAGES, part_of
+from tests import tiny
+
+load = functools.partial(load_system, decoder_parts=("text_encoder",))
+
+
+def first_batches(config, system, n):
+    stage = STAGES[config.train.stage]
+    path = config.data.instructions if stage.samples == "instructions" else config.data.captions
+    data = batches(read_samples(stage.samples, path, config.data.media), row_encoder(config, system), config.data, 0)
+    found = [next(data) for _ in range(n)]
+    for batch in found:
+        batch.pop("lengths")
+    return found
+
+
+def steps_of(config, system, batches):
+    """Trains on the batches; returns the model and the metrics of each step."""
+    stage = STAGES[config.train.stage]
+    graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
+    tx = make_optimizer(config.optim, 100)
+    opt, update, history = tx.init(trainable), jax.jit(make_step(graphdef, tx, config)), []
+    for i, batch in enumerate(batches):
+        trainable, opt, metrics = update(trainable, opt, frozen, batch, jax.random.key(i))
+        history.append(jax.device_get(metrics))
+    return nnx.merge(graphdef, trainable, frozen), history
+
+
+EXPECTED = {
+    "stage1": {"input_proj", "signal"},
+    "stage2": {"output_proj", "signal"},
+    "stage3": {"input_proj", "output_proj", "signal", "lora"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_the_stage_s_leaves_change_and_the_loss_falls(tiny_root, stage):
+    config = tiny.experiment(tiny_root, stage)
+    config.optim.warmup = 0.0
+    system = load(config.model)
+    before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(system.model))}
+    model, history = steps_of(config, system, first_batches(config, system, 3) * 8)
+    after = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    assert before.keys() == after.keys()
+    changed = set()
+    for path, old in before.items():
+        trained = part_of(path) in EXPECTED[stage] if path[0] != "encoder" and path[0] != "decoders" else False
+        if not trained:
+            assert old.tobytes() == after[path].tobytes(), path  # bit for bit
+        elif not np.array_equal(old, after[path]):
+            changed.add(part_of(path))
+    assert changed == EXPECTED[stage]
+    assert np.mean([m["loss"] for m in history[-3:]]) < 0.9 * np.mean([m["loss"] for m in history[:3]])
+
+
+def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
+    config = tiny.experiment(tiny_root, "stage3")
+    config.model.lora_dropout = 0.0
+    results = []
+    for pieces in (1, 4):
+        config.optim.accumulate = pieces
+        system = load(config.model)
+        model, history = steps_of(config, system, first_batches(config, system, 2))
+        results.append((nnx.state(model, DELTA), history))
+    (one, h1), (four, h4) = results
+    for a, b in zip(h1, h4, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one, four)
+
+
+def test_rates_of_parts(tiny_root):
+    config = tiny.experiment(tiny_root, "stage3")
+    config.optim.warmup = 0.0
+    config.optim.rates.lora = 0.0
+    config.optim.rates.input_proj = 0.5
+    updates = []
+    for half in (True, False):
+        if not half:
+            config.optim.rates.input_proj = 1.0
+        system = load(config.model)
+        before = nnx.state(system.model, DELTA)
+        before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(before)}
+        model, _ = steps_of(config, system, first_batches(config, system, 2)[:1])
+        moved = {p: np.asarray(leaf[...]) - before[p] for p, leaf in nnx.to_flat_state(nnx.state(model, DELTA))}
+        assert all(np.array_equal(m, np.zeros_like(m)) == (part_of(p) == "lora") for p, m in moved.items())
+        updates.append(moved["input_proj", "layers", 0, "kernel"])
+    np.testing.assert_allclose(2 * updates[0], updates[1], rtol=1e-3, atol=1e-6)
+
+
+def test_learning_rate_warms_up_and_decays(tiny_root):
+    config = tiny.experiment(tiny_root, "stage1").optim
+    rate = learning_rate(config, 100)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(55), rate(100)], np.array([0, 0.5, 1, 0.5, 0]) * config.lr
+    )
+
+
+def final_delta(config, workdir):
+    system = load(config.model)
+    return Workdir(workdir).restore_delta(nnx.state(system.model, DELTA))
+
+
+def test_resuming_equals_a_straight_run(tiny_root, tmp_path, capsys):
+    config = tiny.experiment(tiny_root, "stage3")
+    train(config, str(tmp_path / "straight"))
+
+    class Interrupted(Exception):
+        pass
+
+    original = Workdir.save
+
+    def save_then_stop(self, step, *args):
+        original(self, step, *args)
+        raise Interrupted
+
+    Workdir.save = save_then_stop
+    try:
+        with pytest.raises(Interrupted):
+            train(config, str(tmp_path / "resumed"))
+    finally:
+        Workdir.save = original
+    capsys.readouterr()
+    train(config, str(tmp_path / "resumed"))
+    assert "resuming" in capsys.readouterr().out
+    straight, step = final_delta(config, tmp_path / "straight")
+    resumed, same = final_delta(config, tmp_path / "resumed")
+    assert step == same == 4
+    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def test_stages_chain_and_say_what_they_took(tiny_root, tmp_path, capsys):
+    config = tiny.experiment(tiny_root, "stage1")
+    train(config, str(tmp_path / "one"))
+    first, _ = final_delta(config, tmp_path / "one")
+    config = tiny.experiment(tiny_root, "stage2")
+    metrics = train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"))
+    output = capsys.readouterr().out
+    assert "took" in output and "input_proj" in output and "running on" in output
+    assert {"loss", "loss_language", "loss_alignment", "token_accuracy", "tokens_per_second", "grad_norm",
+            "learning_rate"} == metrics.keys()  # fmt: skip
+    second, _ = final_delta(config, tmp_path / "two")
+    jax.tree.map(np.testing.assert_array_equal, first["input_proj"], second["input_proj"])
+    assert list((tmp_path / "two").glob("events.out.tfevents.*"))
+
+
+def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
+    config = tiny.experiment(tiny_root, "stage1")
+    config.train.steps = 1
+    train(config, str(tmp_path / "run"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="holds a run of stage1, not stage2"):
+        train(tiny.experiment(tiny_root, "stage2"), str(tmp_path / "run"))
+    other = tiny.experiment(tiny_root, "stage1")
+    other.model.lora_rank = 3
+    with pytest.raises(UserError, match=r"belongs to another model: .*lora_a"):
+        train(other, str(tmp_path / "run"))
+    with pytest.raises(UserError, match="holds no training run"):
+        train(config, str(tmp_path / "new"), init_from=str(tmp_path / "nothing"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty"):
+        train(config, str(tmp_path / "full"))
+    (tmp_path / "full" / "thesis.tex").unlink()
+    (tmp_path / "full").rmdir()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("data.captions", "nowhere.json", "no such file: nowhere.json"),
+        ("model.llm", "nowhere", "model.llm: no such folder"),
+        ("train.stage", "stage9", "not one of stage1"),
+        ("optim.accumulate", 3, "does not divide"),
+        ("data.batch_size", 0, "data.batch_size should be at least 1"),
+        ("model.output_projector", "mamba", "'mamba' is not one of"),
+        ("model.dtype", "int8", "model.dtype"),
+    ],
+)
+def test_bad_configs_leave_nothing(tiny_root, tmp_path, field, value, message):
+    config = tiny.experiment(tiny_root, "stage1")
+    group, name = field.split(".")
+    setattr(getattr(config, group), name, value)
+    with pytest.raises(UserError, match=message):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_remat_changes_nothing(tiny_root):
+    config = tiny.experiment(tiny_root, "stage3")
+    system = load(config.model)
+    batch = first_batches(config, system, 1)[0]
+    key = jax.random.key(0)
+    plain, remat = (
+        losses.loss(system.model, batch, losses.counts(batch), dropout_key=key, remat=r)[0] for r in (False, True)
+    )
+    np.testing.assert_allclose(plain, remat, rtol=1e-6)
