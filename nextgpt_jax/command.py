@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 
 
@@ -52,7 +53,7 @@ def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None],
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, list(values))}") from None
     except (KeyError, AttributeError) as error:
-        raise UserError(_unknown_override(argv, values, error)) from None
+        raise UserError(_unknown_override(argv, error)) from None
     except flags.Error as error:
         if isinstance(error.__context__, UserError):
             raise error.__context__ from None
@@ -73,12 +74,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _unknown_override(argv: Sequence[str], values: flags.FlagValues, error: Exception) -> str:
+def _unknown_override(argv: Sequence[str], error: Exception) -> str:
     """Which override is unknown, and the field nearest to it."""
-    fields = [f"config.{name}" for name in _leaves(values["config"].value)] if values["config"].value else []
+    fields = [f"config.{name}" for name in _leaves(ExperimentConfig())]
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0]
-        if name.startswith("config.") and fields and name not in fields:
+        if name.startswith("config.") and name not in fields:
             return f"unknown override --{name}{nearest(name, fields)}"
     return str(error)
 

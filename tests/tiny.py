@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -46,21 +47,29 @@ _SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False, "beta_schedu
 
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/ and stable-diffusion/ below `folder`."""
-    unet, rngs = UNet2DConfig.from_hub(_UNET), nnx.Rngs(7)
-    imagebind = ImageBind(ImageBindConfig.from_hub(_IMAGEBIND), modalities=("vision",), rngs=rngs)
+    unet = UNet2DConfig.from_hub(_UNET)
     parts = {
-        "llm": (_LLAMA, Llama(LlamaConfig.from_hub(_LLAMA), rngs=rngs), convert.llama.BASE),
-        "imagebind": (_IMAGEBIND, imagebind, convert.imagebind.table(("vision",))),
+        "llm": (_LLAMA, lambda rngs: Llama(LlamaConfig.from_hub(_LLAMA), rngs=rngs), convert.llama.BASE),
+        "imagebind": (
+            _IMAGEBIND,
+            lambda rngs: ImageBind(ImageBindConfig.from_hub(_IMAGEBIND), modalities=("vision",), rngs=rngs),
+            convert.imagebind.table(("vision",)),
+        ),
         "stable-diffusion/text_encoder": (
             _TEXT,
-            CLIPTextModel(CLIPTextConfig.from_hub(_TEXT), rngs=rngs),
+            lambda rngs: CLIPTextModel(CLIPTextConfig.from_hub(_TEXT), rngs=rngs),
             sd.TEXT_ENCODER,
         ),
-        "stable-diffusion/unet": (_UNET, UNet2DConditionModel(unet, rngs=rngs), sd.unet_table(unet)),
-        "stable-diffusion/vae": (_VAE, AutoencoderKL(AutoencoderKLConfig.from_hub(_VAE), rngs=rngs), sd.VAE),
+        "stable-diffusion/unet": (_UNET, lambda rngs: UNet2DConditionModel(unet, rngs=rngs), sd.unet_table(unet)),
+        "stable-diffusion/vae": (
+            _VAE,
+            lambda rngs: AutoencoderKL(AutoencoderKLConfig.from_hub(_VAE), rngs=rngs),
+            sd.VAE,
+        ),
     }
-    for name, (config, module, table) in parts.items():
-        save_safetensors(export(nnx.state(module), table), folder / name / "model.safetensors")
+    for name, (config, make, table) in parts.items():
+        state = jax.jit(lambda make=make: nnx.state(make(nnx.Rngs(7))))()
+        save_safetensors(lively(export(state, table)), folder / name / "model.safetensors")
         (folder / name / "config.json").write_text(json.dumps(config))
     scheduler = folder / "stable-diffusion" / "scheduler"
     scheduler.mkdir()
@@ -68,6 +77,12 @@ def write_hub(folder: pathlib.Path) -> None:
     shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / "stable-diffusion" / "tokenizer")
     for file in TOKENIZERS.glob("llm/tokenizer*"):
         shutil.copy(file, folder / "llm")
+
+
+def lively(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What starts at zero made random, so that everything has an influence."""
+    rng = np.random.default_rng(0)
+    return {k: v if v.any() else rng.normal(0, 0.2, v.shape).astype(v.dtype) for k, v in tensors.items()}
 
 
 def write_data(folder: pathlib.Path, n: int = 12) -> None:
