@@ -1,9 +1,9 @@
 """Tokenizers of the embedded world, trained on its text and saved in the hub's layout.
 
-python -m examples.keypad.vocabularies [--output examples/keypad/weights/base]
+pretrain.py writes each one beside the weights that are trained with it: ties between merges are broken at random, so a
+second training may number the tokens otherwise.
 """
 
-import argparse
 import json
 import pathlib
 import random
@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 from examples.keypad import language
 
 CONTEXT = 16  # tokens of a caption
-_FOLDER = pathlib.Path(__file__).parent / "weights" / "base"
 
 
 def text(conversations: int = 20000, seed: int = 0) -> list[str]:
@@ -89,17 +88,3 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: pathlib.Path) -> None:
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
-    output = parser.parse_args().output
-    save(language_model_tokenizer(text()), output / "llm")
-    for folder in ("imagebind", "stable-diffusion/tokenizer"):
-        save(caption_tokenizer(), output / folder)
-    print(f"wrote the tokenizers to {output}")
-
-
-if __name__ == "__main__":
-    main()
