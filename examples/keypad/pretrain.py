@@ -61,7 +61,6 @@ LLAMA = {
 }
 
 IMAGEBIND = {
-    "model_type": "imagebind",
     "vision_embed_dim": 96,
     "vision_num_blocks": 4,
     "vision_num_heads": 4,
