@@ -15,6 +15,8 @@ from convert import engine
 from convert.checkpoints import Checkpoint
 from convert.rules import Table
 
+torch.set_num_threads(1)  # more only get in each other's way at the tests' sizes
+
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Moves biases and norm scales away from their initial zeros and ones, so that a mixed-up one shows."""
