@@ -1,0 +1,171 @@
+"""Dataset files to conversations to batches."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextgpt_jax.config import DataConfig
+from nextgpt_jax.data.batches import Encoder
+from nextgpt_jax.data.pipeline import batches
+from nextgpt_jax.data.samples import read_samples
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.modalities import signal_ids
+from nextgpt_jax.prompts import Input, Output, Turn
+from tests.test_prompts import TOKENIZER, VOCAB
+
+
+class CaptionTokenizer:
+    """Words by length, cut and padded."""
+
+    def __call__(self, text, padding, truncation, max_length):
+        assert padding == "max_length" and truncation
+        ids = [len(word) for word in text.split()][:max_length]
+        return {"input_ids": ids + [0] * (max_length - len(ids))}
+
+
+def encoder(**options):
+    sizes = dict(image_size=8, max_length=96, max_inputs=2, max_outputs=2, caption_length=4, modalities=("image",))
+    return Encoder(TOKENIZER, CaptionTokenizer(), VOCAB, **(sizes | options))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        Image.fromarray(np.full((10, 12, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def write(path, records):
+    path.write_text(json.dumps(records))
+    return str(path)
+
+
+def test_captions_serve_two_stages(folder):
+    path = write(folder / "c.json", [{"caption": "a dog", "image_name": "1.png", "id": "1"}])
+    image = Input("image", folder / "1.png")
+    assert read_samples("describe", path, str(folder)) == [(Turn((image, " generate a caption"), ("a dog",)),)]
+    assert read_samples("generate", path, str(folder)) == [(Turn(("a dog",), ("a dog", Output("image", "a dog"))),)]
+
+
+def test_the_references_instruction_files(folder):
+    """One input_image, or captions as a string, as its comprehension and generation files have them."""
+    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a dog"}]
+    draw = [{"from": "human", "value": "draw a dog"}, {"from": "gpt", "value": "Sure thing! <image>"}]
+    records = [
+        {"input_image": "0.png", "conversations": talk},
+        {
+            "output_image": "x.jpg",
+            "image_captions": "a dog",
+            "image_caption_embeddings": "x.npy",
+            "conversations": draw,
+        },
+    ]
+    first, second = read_samples("instructions", write(folder / "i.json", records), str(folder))
+    assert first == (Turn((Input("image", folder / "0.png"), "\nWhat is it?"), ("a dog",)),)
+    assert second == (Turn(("draw a dog",), ("Sure thing!", Output("image", "a dog"))),)
+
+
+def test_media_go_to_their_turns(folder):
+    conversations = [
+        {"from": "human", "value": "<image> and <image>?"},
+        {"from": "gpt", "value": "two. <image>"},
+        {"from": "human", "value": "and <image>?"},
+        {"from": "gpt", "value": "<image> three <image>"},
+    ]
+    record = {
+        "conversations": conversations,
+        "input_images": ["0.png", "1.png", "2.png"],
+        "image_captions": ["a", "b", "c"],
+    }
+    (sample,) = read_samples("instructions", write(folder / "i.json", [record]), str(folder))
+    assert [s.content.name for t in sample for s in t.human if isinstance(s, Input)] == ["0.png", "1.png", "2.png"]
+    assert sample[0].assistant == ("two.", Output("image", "a"))
+    assert sample[1].assistant == ("three", Output("image", "b"), Output("image", "c"))
+
+
+@pytest.mark.parametrize(
+    "kind, records, message",
+    [
+        ("describe", {"caption": "a"}, "should be a list"),
+        ("describe", [], "should be a list"),
+        ("describe", [{"caption": "a", "image_name": "0.png"}, {"caption": "a"}], "record 1: malformed .*image_name"),
+        ("instructions", [{"conversations": [{"from": "gpt", "value": "hi"}]}], "record 0: turns should alternate"),
+        (
+            "instructions",
+            [{"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]}],
+            "record 0: the prompt has 1 <image> mark but 0 images",
+        ),
+        (
+            "instructions",
+            [{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "<image>"}]}],
+            "record 0: no caption",
+        ),
+    ],
+)
+def test_malformed_files(folder, kind, records, message):
+    with pytest.raises(UserError, match=message):
+        read_samples(kind, write(folder / "bad.json", records), str(folder))
+
+
+def test_a_missing_or_broken_file(folder):
+    with pytest.raises(UserError, match="no such file"):
+        read_samples("describe", str(folder / "none.json"), "")
+    (folder / "broken.json").write_text("[{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_samples("describe", str(folder / "broken.json"), "")
+
+
+def test_a_row(folder):
+    conversation = (
+        Turn((Input("image", folder / "0.png"), "?"), ("zero", Output("image", "a big zero"))),
+        Turn(("and", Input("image", folder / "2.png")), ("two",)),
+    )
+    row = encoder()(conversation)
+    assert {k: v.dtype.name for k, v in row.items() if isinstance(v, np.ndarray)} == {
+        "tokens": "int32",
+        "loss_mask": "bool",
+    }
+    n = row["lengths"]
+    assert row["tokens"][n - 1] and not row["tokens"][n:].any() and not row["loss_mask"][n:].any()
+    media = row["media"]["image"]
+    assert media["input"].shape == (2, 8, 8, 3) and media["input"].dtype == np.float32
+    assert media["input"][0].mean() < media["input"][1].mean()
+    for position in media["positions"]:
+        assert row["tokens"][position - 1] == VOCAB and row["tokens"][position + 1] == VOCAB + 1
+    signals = row["signals"]["image"]
+    assert signals["mask"].tolist() == [True, False]
+    assert tuple(row["tokens"][signals["positions"][0]]) == signal_ids("image", VOCAB)
+    assert signals["captions"].tolist() == [[1, 3, 4, 0], [0, 0, 0, 0]]
+
+
+def test_what_is_too_long_is_cut(folder):
+    conversation = (Turn(("x" * 30,), ("y" * 30, Output("image", "c"))),)
+    row = encoder(max_length=40)(conversation)
+    assert row["lengths"] == 40 and not row["signals"]["image"]["mask"].any()
+
+
+def test_too_many_media_are_refused(folder):
+    conversation = (Turn(tuple(Input("image", folder / "0.png") for _ in range(3)), ("x",)),)
+    with pytest.raises(UserError, match="3 media but data.max_inputs is 2"):
+        encoder()(conversation)
+
+
+def test_the_pipeline_shuffles_every_epoch_and_resumes(folder):
+    samples = [(Turn((str(i),), (str(i),)),) for i in range(10)]
+    config = DataConfig(batch_size=5)
+    data = batches(samples, encoder(), config, seed=0)
+    found = []
+    for step in range(6):
+        if step == 3:
+            position = data.get_state()
+        found.append(next(data)["tokens"])
+    epochs = [np.concatenate(found[i : i + 2]) for i in (0, 2, 4)]
+    for epoch in epochs:
+        assert len({row.tobytes() for row in epoch}) == 10
+    assert not np.array_equal(epochs[0], epochs[1])
+    again = batches(samples, encoder(), config, seed=0)
+    again.set_state(position)
+    for expected in found[3:]:
+        np.testing.assert_array_equal(next(again)["tokens"], expected)
