@@ -13,6 +13,7 @@ from convert import engine, llama, projectors
 from convert.checkpoints import Checkpoint
 from convert.rules import LINEAR, Table, prefixed, rule
 from nextgpt_jax.modalities import NEW_TOKENS
+from nextgpt_jax.model import is_trained
 
 # With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
 _LLAMA = ("llama_model.base_model.model.", "llama_model.")
@@ -82,9 +83,7 @@ def join_rows(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def is_delta(path: tuple) -> bool:
     """Is this parameter of a NExTGPT in a delta file?"""
-    matrices = (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
-    trained = path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head")
-    return trained or path in matrices or path[-1] in ("lora_a", "lora_b")
+    return is_trained(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
 
 
 def load_delta(checkpoint: Checkpoint, state: nnx.State, rows: Table, **options) -> tuple[nnx.State, list[str]]:

@@ -43,16 +43,30 @@ class Workdir:
             self._opened = ocp.CheckpointManager(self.path, options=options)
         return self._opened
 
-    def claim(self, stage: str, delta: nnx.State) -> None:
+    @property
+    def base_delta(self) -> str:
+        """The delta that the run's base was loaded with ("": none).
+
+        Raises:
+          UserError: no run here.
+        """
+        return self._run()["base_delta"]
+
+    def _run(self) -> dict[str, Any]:
+        if not (self.path / _RUN).exists():
+            raise UserError(f"{self.path} holds no training run (no {_RUN})")
+        return hub.read_json(self.path / _RUN)
+
+    def claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
         """Makes the folder this run's, or checks that it is.
 
         Raises:
           UserError: the folder has checkpoints of another stage or another model.
         """
-        run = {"stage": stage, "parameters": shapes_of(delta)}
+        run = {"stage": stage, "base_delta": base_delta, "parameters": shapes_of(delta)}
         if (self.path / _RUN).exists():
             self.check(delta)
-            if (found := hub.read_json(self.path / _RUN)["stage"]) != stage:
+            if (found := self._run()["stage"]) != stage:
                 raise UserError(
                     f"{self.path} holds a run of {found}, not {stage}: give {stage} a workdir of its own and start it "
                     f"with --init_from={self.path}"
@@ -71,9 +85,7 @@ class Workdir:
         Raises:
           UserError: no run here, or one of another model; the first difference is named.
         """
-        if not (self.path / _RUN).exists():
-            raise UserError(f"{self.path} holds no training run (no {_RUN})")
-        found, wanted = hub.read_json(self.path / _RUN)["parameters"], shapes_of(delta)
+        found, wanted = self._run()["parameters"], shapes_of(delta)
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
                 raise UserError(

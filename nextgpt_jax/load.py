@@ -16,13 +16,14 @@ from convert.checkpoints import open_checkpoint
 from convert.engine import load
 from convert.rules import Table
 from nextgpt_jax import hub
+from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.model import NExTGPT, NExTGPTConfig, output_projector_for
+from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained, output_projector_for
 
 
 @dataclasses.dataclass
@@ -131,6 +132,21 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     return System(model, load_tokenizer(config.llm), {"image": load_tokenizer(decoder / "tokenizer")})
+
+
+def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...]) -> System:
+    """The system with trained weights: those of a run's newest checkpoint, or of `config.delta` if `workdir` is "".
+
+    Raises:
+      UserError: a file is missing or does not fit, or the run belongs to another model.
+    """
+    if not workdir:
+        return load_system(config, decoder_parts=decoder_parts)
+    run = Workdir(workdir)
+    system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts)
+    delta, _ = run.restore_delta(nnx.state(system.model, is_trained))
+    nnx.update(system.model, delta)
+    return system
 
 
 def _is_lora(path: tuple) -> bool:

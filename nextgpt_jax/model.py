@@ -109,6 +109,11 @@ class NExTGPT(nnx.Module):
         return self.output_proj[modality](hidden, self.embed_tokens(ids).astype(hidden.dtype))
 
 
+def is_trained(path: tuple, leaf: Any = None) -> bool:
+    """Is the parameter at this path of a NExTGPT one that some stage trains? The others are frozen for good."""
+    return path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head") or path[-1] in ("lora_a", "lora_b")
+
+
 def output_projector_for(
     decoder: StableDiffusionConfig, modality: str, width: int, **options: Any
 ) -> OutputProjectorConfig:

@@ -64,20 +64,13 @@ def main(argv: Sequence[str]) -> None:
 
 def load_engine(config, workdir: str):
     """The engine of a config, with the trained weights of `workdir` if given."""
-    from flax import nnx
-
-    from nextgpt_jax.checkpoint import Workdir
     from nextgpt_jax.inference.engine import Engine
-    from nextgpt_jax.load import load_system
-    from nextgpt_jax.training.stages import DELTA
+    from nextgpt_jax.load import load_trained
 
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
-    system = load_system(config.model, decoder_parts=("text_encoder", "unet", "vae"))
-    if workdir:
-        delta, _ = Workdir(workdir).restore_delta(nnx.state(system.model, DELTA))
-        nnx.update(system.model, delta)
-    return Engine(system, config.decode)
+    parts = ("text_encoder", "unet", "vae")
+    return Engine(load_trained(config.model, workdir, decoder_parts=parts), config.decode)
 
 
 def answer_one(engine, request, output: str, as_json: bool) -> None:

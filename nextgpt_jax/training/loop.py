@@ -109,7 +109,7 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
     if init_from:
         _init_from(system, init_from)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
-    run.claim(config.train.stage, nnx.state(system.model, DELTA))
+    run.claim(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init)(trainable)
     data = batches(samples, encoder, config.data, config.train.seed)

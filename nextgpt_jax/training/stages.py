@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from flax import nnx
 
+from nextgpt_jax.model import is_trained
+
 
 def _under(*names: str) -> Callable[..., bool]:
     return lambda path, _: path[0] in names
@@ -35,7 +37,7 @@ STAGES = {
 }
 
 # All that any stage trains: what checkpoints hold, so that every stage can follow every other.
-DELTA = STAGES["stage3"].trainable
+DELTA = is_trained
 
 
 def part_of(path: tuple) -> str:
