@@ -159,9 +159,12 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
     Raises:
       UserError: the folder holds none.
     """
-    from transformers import AutoTokenizer
-
+    # AutoTokenizer imports torch if it is installed, which takes seconds: only files without tokenizer.json need it.
+    if (pathlib.Path(folder) / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as Loader
+    else:
+        from transformers import AutoTokenizer as Loader
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return Loader.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None

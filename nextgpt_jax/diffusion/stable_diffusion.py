@@ -5,7 +5,6 @@ Legend: B images, L prompt tokens, D prompt width, h w latent size, H W image si
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from nextgpt_jax import hub
 from nextgpt_jax.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
 from nextgpt_jax.diffusion.sample import sample
-from nextgpt_jax.diffusion.schedulers import SamplingPlan, SchedulerConfig
+from nextgpt_jax.diffusion.schedulers import SamplerState, SamplingPlan, SchedulerConfig, init_state
 from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
 from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 
@@ -110,22 +109,32 @@ class StableDiffusion(nnx.Module):
         """Prompt embeddings of token ids (padded to the encoder's length). Raises ValueError without a text encoder."""
         return self._part("text_encoder")(ids)
 
-    def latents(
+    def denoise(
         self,
+        state: SamplerState,
         prompt_embeds: Float[Array, "b l d"],
         negative_embeds: Float[Array, "_ l d"] | None,
-        noise: Float[Array, "b h w c"],
         plan: SamplingPlan,
         guidance: Float[Array, " b"],
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Float[Array, "b h w c"]:
-        """The denoised latents, float32, scaled as the UNet sees them. Arguments as of `images`."""
+        first: Int[Array, ""] | int = 0,
+        last: Int[Array, ""] | int | None = None,
+    ) -> SamplerState:
+        """Evaluations `first` to `last` of the plan (all by default), on latents as the UNet sees them.
+
+        The UNet computes in the dtype of `prompt_embeds`. `negative_embeds` has B rows or one for all; None turns
+        guidance off and halves the work. Raises ValueError without a UNet.
+        """
         unet = self._part("unet")
 
-        def denoise(x, timesteps, context):
+        def model(x, timesteps, context):
             return unet(x.astype(context.dtype), timesteps, context)
 
-        return sample(denoise, plan, noise, prompt_embeds, negative_embeds, guidance, on_step=on_step)
+        return sample(model, plan, state, prompt_embeds, negative_embeds, guidance, first=first, last=last)
+
+    def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b H W 3"]:
+        """Images in 0 .. 1, float32, of denoised latents. Raises ValueError without a VAE."""
+        pixels = self._part("vae").decode((latents / self.config.vae.scaling_factor).astype(dtype))
+        return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
 
     def images(
         self,
@@ -134,17 +143,10 @@ class StableDiffusion(nnx.Module):
         noise: Float[Array, "b h w c"],
         plan: SamplingPlan,
         guidance: Float[Array, " b"],
-        on_step: Callable[[int, int], None] | None = None,
     ) -> Float[Array, "b H W 3"]:
-        """Images in 0 .. 1, float32. The networks compute in the dtype of `prompt_embeds`.
-
-        `negative_embeds` has B rows or one for all; None turns guidance off and halves the work. `noise` is standard
-        normal, of any latent size. `on_step(done, all)` reports progress. Raises ValueError without a UNet or VAE.
-        """
-        vae = self._part("vae")
-        latents = self.latents(prompt_embeds, negative_embeds, noise, plan, guidance, on_step)
-        pixels = vae.decode((latents / self.config.vae.scaling_factor).astype(prompt_embeds.dtype))
-        return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
+        """Images in 0 .. 1, float32, from standard normal noise of any latent size. Other arguments as of `denoise`."""
+        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_embeds, plan, guidance)
+        return self.decode(state.sample, prompt_embeds.dtype)
 
     def _part(self, name: str) -> nnx.Module:
         part = getattr(self, name)

@@ -14,6 +14,7 @@ import numpy as np
 
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
+from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.layers import unstack
@@ -66,7 +67,6 @@ class Engine:
         self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
         self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
         self._negative = None
-        self._listener: Callable[[int, int], None] | None = None
 
     def encode(self, request: Request) -> Encoded:
         """The ids of a request, checked against what the engine can do.
@@ -107,7 +107,6 @@ class Engine:
           UserError: a request does not fit (see encode).
         """
         encoded = [self.encode(r) for r in requests]
-        self._listener = on_step
         generated = jax.device_get(self._generate(requests, encoded))
         replies = []
         groups: list[tuple[int, int]] = []  # (request, group) of every image
@@ -116,7 +115,7 @@ class Engine:
             groups += [(i, g) for g in range(generated.num_groups[i])]
         for steps in sorted({requests[i].steps for i, _ in groups}):
             chosen = [(i, g) for i, g in groups if requests[i].steps == steps]
-            for (i, _), image in zip(chosen, self._images(requests, generated, chosen, steps), strict=True):
+            for (i, _), image in zip(chosen, self._images(requests, generated, chosen, steps, on_step), strict=True):
                 replies[i].images.append(image)
         return replies
 
@@ -186,10 +185,7 @@ class Engine:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return [text] if text else []
 
-    def _notify(self, done, count) -> None:
-        self._listener(int(done), int(count))
-
-    def _images(self, requests, generated, chosen, steps) -> list[np.ndarray]:
+    def _images(self, requests, generated, chosen, steps, on_step) -> list[np.ndarray]:
         """Samples the images of the `chosen` (request, group) pairs together; uint8 [H, W, 3] each."""
         name = "image"
         decoder = dict(self.config.decoders)[name]
@@ -204,14 +200,19 @@ class Engine:
         if self._negative is None:
             length = decoder.text_encoder.max_position_embeddings
             self._negative = _caption(self._model, caption_ids(self._caption_tokenizer, "", length)[None], name)
-        # The listener is called through one bound method, so that a new one is no new program.
-        images = _draw(
-            *(self._model, hidden.astype(self._dtype), self._negative, decoder.scheduler.plan(steps)),
-            *(guidance, seeds, indices),
-            name=name,
-            size=(self.defaults.height, self.defaults.width),
-            on_step=self._notify if self._listener else None,
-        )
+        plan = decoder.scheduler.plan(steps)
+        size = (self.defaults.height, self.defaults.width)
+        inputs = (hidden.astype(self._dtype), plan, seeds, indices)
+        state, prompts = _begin(self._model, *inputs, name=name, size=size)
+        count = int(plan.count)
+        stride = 1 if on_step else count  # one program either way
+        for first in range(0, count, stride):
+            span = (first, first + stride)
+            state = _denoise(self._model, state, prompts, self._negative, plan, guidance, *span, name=name)
+            if on_step:
+                jax.block_until_ready(state)
+                on_step(first + 1, count)
+        images = _finish(self._model, state.sample, name=name, dtype=self._dtype)
         return list(np.asarray(images)[: len(chosen)])
 
 
@@ -230,16 +231,25 @@ def _caption(model, ids, name):
     return model.decoders[name].text_encoder(ids)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "size", "on_step"))
-def _draw(model, hidden, negative, plan, guidance, seeds, indices, *, name, size, on_step):
-    """uint8 [B, H, W, 3] from the hidden states at signal tokens; a row's noise depends on its seed and index alone."""
+@functools.partial(jax.jit, static_argnames=("name", "size"))
+def _begin(model, hidden, plan, seeds, indices, *, name, size):
+    """Prompt embeddings from the hidden states at signal tokens, and noise that depends on a row's seed and index."""
     ids = jnp.array(signal_ids(name, model.llm.config.vocab_size))
     prompts = model.prompt_embeddings(name, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
-    decoder = model.decoders[name]
-    shape = decoder.config.latent_shape(*size)
+    shape = model.decoders[name].config.latent_shape(*size)
     noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
-    images = decoder.images(prompts, negative, noise, plan, guidance, on_step=on_step)
-    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+    return init_state(plan, noise), prompts
+
+
+@functools.partial(jax.jit, static_argnames="name", donate_argnums=1)
+def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, name):
+    return model.decoders[name].denoise(state, prompts, negative, plan, guidance, first, last)
+
+
+@functools.partial(jax.jit, static_argnames=("name", "dtype"))
+def _finish(model, latents, *, name, dtype):
+    """uint8 [B, H, W, 3]."""
+    return jnp.round(model.decoders[name].decode(latents, dtype) * 255).astype(jnp.uint8)
 
 
 def _power_of_two(n: int) -> int:

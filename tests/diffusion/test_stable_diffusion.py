@@ -14,7 +14,7 @@ from flax import nnx
 
 from convert.stable_diffusion import TEXT_ENCODER, VAE, unet_table
 from nextgpt_jax.diffusion.sample import sample
-from nextgpt_jax.diffusion.schedulers import SAMPLERS
+from nextgpt_jax.diffusion.schedulers import SAMPLERS, init_state
 from nextgpt_jax.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
 from nextgpt_jax.errors import UserError
 from tests.parity import compiled, load_into, randomise, relative_error
@@ -91,8 +91,13 @@ def model(pipeline, folder):
 
 @pytest.fixture(scope="module")
 def latents(model):
-    """model.latents, compiled once for every test that samples two rows of 8 x 8."""
-    return compiled(model, "latents")
+    """Denoised latents, compiled once for every test that samples two rows of 8 x 8."""
+    denoise = compiled(model, "denoise")
+
+    def run(prompt, negative, noise, plan, guidance):
+        return denoise(init_state(plan, noise), prompt, negative, plan, guidance).sample
+
+    return run
 
 
 def inputs(batch, height, width, seed=0):
@@ -166,7 +171,7 @@ def test_number_of_steps_sampler_and_guidance_do_not_retrace(model):
     @jax.jit
     def run(prompt, negative, noise, plan, guidance):
         traces.append(1)
-        return sample(toy, plan, noise, prompt, negative, guidance)
+        return sample(toy, plan, init_state(plan, noise), prompt, negative, guidance).sample
 
     prompt, negative, noise = inputs(2, 8, 8)
     for name in SAMPLERS:
@@ -191,27 +196,34 @@ def test_without_guidance_and_shared_negative(model):
         calls.append(x.shape[0])
         return toy(x, timesteps, context)
 
-    alone = sample(counted, plan, noise, prompt, None, jnp.ones(2))
+    def run(denoise, negative, guidance):
+        return sample(denoise, plan, init_state(plan, noise), prompt, negative, np.full(2, guidance, np.float32)).sample
+
+    alone = run(counted, None, 1.0)
     assert calls == [2]
-    assert relative_error(alone, sample(counted, plan, noise, prompt, negative, jnp.ones(2))) < 1e-5
+    assert relative_error(alone, run(counted, negative, 1.0)) < 1e-5
     assert calls == [2, 4]
-    shared = sample(toy, plan, noise, prompt, negative[:1], np.full(2, 3.0, np.float32))
-    both = sample(toy, plan, noise, prompt, negative[[0, 0]], np.full(2, 3.0, np.float32))
-    assert relative_error(shared, both) < 1e-5
-    assert relative_error(shared, sample(toy, plan, noise, prompt, negative, np.full(2, 3.0, np.float32))) > 1e-3
+    shared = run(toy, negative[:1], 3.0)
+    assert relative_error(shared, run(toy, negative[[0, 0]], 3.0)) < 1e-5
+    assert relative_error(shared, run(toy, negative, 3.0)) > 1e-3
 
 
-def test_progress(model):
+def test_a_few_evaluations_at_a_time(model):
     prompt, negative, noise = inputs(1, 8, 8)
-    seen = []
-
-    def on_step(done, total):
-        seen.append((int(done), int(total)))
-
     plan = model.config.scheduler.plan(4)
-    sample(toy, plan, noise, prompt, negative, jnp.ones(1), on_step=on_step).block_until_ready()
-    jax.effects_barrier()
-    assert sorted(seen) == [(i, 5) for i in range(1, 6)]
+    traces = []
+
+    @jax.jit
+    def run(state, first, last):
+        traces.append(1)
+        return sample(toy, plan, state, prompt, negative, jnp.full(1, 3.0), first=first, last=last)
+
+    state = init_state(plan, jnp.asarray(noise))
+    whole = run(state, 0, int(plan.count))
+    for i in range(int(plan.count)):
+        state = run(state, i, i + 1)
+    assert len(traces) == 1
+    assert relative_error(state.sample, whole.sample) < 1e-6
 
 
 def test_bfloat16(model):
@@ -219,7 +231,8 @@ def test_bfloat16(model):
     plan = model.config.scheduler.plan(2)
     args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, plan, jnp.ones(1)
     assert jax.eval_shape(model.images, *args).dtype == jnp.float32
-    assert jax.eval_shape(model.latents, *args).dtype == jnp.float32
+    state = jax.eval_shape(model.denoise, init_state(plan, jnp.asarray(noise)), *args[:2], plan, jnp.ones(1))
+    assert state.sample.dtype == jnp.float32
 
 
 def test_prompt_encoding(pipeline, model):
@@ -233,7 +246,7 @@ def test_parts(model):
     config = model.config
     text = nnx.eval_shape(lambda: StableDiffusion(config, parts=("text_encoder",), rngs=nnx.Rngs(0)))
     assert text.unet is None and text.vae is None
-    with pytest.raises(ValueError, match="without its vae"):
+    with pytest.raises(ValueError, match="without its unet"):
         text.images(*inputs(1, 8, 8), config.scheduler.plan(2), jnp.ones(1))
     with pytest.raises(ValueError, match="'safety_checker'"):
         StableDiffusion(config, parts=("safety_checker",), rngs=nnx.Rngs(0))

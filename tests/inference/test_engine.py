@@ -57,11 +57,11 @@ def test_a_batch_answers_as_one_by_one(tiny_engine):
 
 def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
     base = tiny_engine.answer([request("draw", modality="image")])[0].images[0]
-    programs = engine._draw._cache_size()
+    programs = engine._denoise._cache_size()
     for change in ({"seed": 1}, {"steps": 2}, {"guidance": 6.0}):
         other = tiny_engine.answer([request("draw", modality="image", **change)])[0].images[0]
         assert not np.array_equal(base, other), change
-    assert engine._draw._cache_size() == programs
+    assert engine._denoise._cache_size() == programs
 
 
 def test_images_change_the_answer_s_hidden_states(tiny_engine):
@@ -72,8 +72,10 @@ def test_images_change_the_answer_s_hidden_states(tiny_engine):
 
 def test_progress_is_reported(tiny_engine):
     seen = []
-    tiny_engine.answer([request("draw", modality="image")], lambda done, count: seen.append((done, count)))
-    assert sorted(seen)[-1] == (3, 3)
+    reported = tiny_engine.answer([request("draw", modality="image")], lambda done, count: seen.append((done, count)))
+    assert seen[:3] == [(1, 3), (2, 3), (3, 3)]
+    silent = tiny_engine.answer([request("draw", modality="image")])
+    np.testing.assert_array_equal(reported[0].images[0], silent[0].images[0])
 
 
 @pytest.mark.parametrize(
