@@ -19,6 +19,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.encoder = str(base / "imagebind")
     config.model.image_decoder = str(base / "stable-diffusion")
     config.model.delta = str(_ROOT / "weights" / "delta") if variant == "infer" else ""
+    config.model.template = "pieces"
     config.model.projector_width = 128
     config.model.projector_layers = 2
     config.model.projector_heads = 4

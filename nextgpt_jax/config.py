@@ -24,6 +24,7 @@ class ModelConfig:
     lora_alpha: float = 32.0
     lora_dropout: float = 0.1
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    template: str = "reference"  # how conversations become ids: reference or pieces (see prompts.py)
     dtype: str = "auto"  # of the frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
 
 

@@ -24,6 +24,7 @@ from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained, output_projector_for
+from nextgpt_jax.prompts import TEMPLATES, Template
 
 
 @dataclasses.dataclass
@@ -33,6 +34,7 @@ class System:
     model: NExTGPT
     tokenizer: Any
     caption_tokenizers: dict[str, Any]
+    template: Template
 
 
 def model_config(config: ModelConfig) -> NExTGPTConfig:
@@ -98,6 +100,8 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
       UserError: a file is missing or does not fit.
     """
     cfg, dtype = model_config(config), frozen_dtype(config.dtype)
+    if config.template not in TEMPLATES:
+        raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
 
     def make():
         return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(seed))
@@ -131,7 +135,8 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
         initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
-    return System(model, load_tokenizer(config.llm), {"image": load_tokenizer(decoder / "tokenizer")})
+    tokenizers = load_tokenizer(config.llm), {"image": load_tokenizer(decoder / "tokenizer")}
+    return System(model, *tokenizers, TEMPLATES[config.template])
 
 
 def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...]) -> System:

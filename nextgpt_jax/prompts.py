@@ -6,6 +6,7 @@ all other ids are put between them directly, so signal tokens never pass through
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -53,13 +54,19 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The text around turns. `bos_per_text` repeats BOS before a text after a medium, as the reference does."""
+    """The text around turns, and how texts become ids."""
 
     human: str = "### Human: "
     next_human: str = " Human: "
     assistant: str = "\n### Assistant: "
     end: str = "\n###"
-    bos_per_text: bool = False
+    join_text: bool = False  # tokenize the adjacent texts of a side as one, without white space next to new tokens
+    bos_per_text: bool = False  # BOS before a text after a medium, as the reference does when it answers
+
+
+# "pieces" tokenizes each text by itself, which suits tokenizers that keep white space as it is. "reference" gives the
+# ids that the released 7B weights were trained on with sentencepiece, which puts a space in front of all it is given.
+TEMPLATES = {"pieces": Template(), "reference": Template(next_human="Human: ", join_text=True)}
 
 
 @dataclasses.dataclass
@@ -72,7 +79,9 @@ class Encoded:
     outputs: list[tuple[int, Output]] = dataclasses.field(default_factory=list)  # position of the first signal token
 
 
-def encode(turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, template: Template = Template()) -> Encoded:
+def encode(
+    turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, template: Template = TEMPLATES["pieces"]
+) -> Encoded:
     """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
 
     The loss covers the assistant's segments and the end marker of every answered turn.
@@ -83,16 +92,22 @@ def encode(turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, templat
         encoded.ids.extend(ids)
         encoded.loss.extend([loss] * len(ids))
 
-    def add_text(text: str, loss: bool) -> None:
+    def add_text(text: str, loss: bool, before_new: bool) -> None:
+        if template.join_text:
+            text = text.lstrip() if encoded.ids[-1] >= base_vocab else text
+            text = text.rstrip() if before_new else text
+        if text and template.bos_per_text and encoded.ids[-1] == base_vocab + MEDIA_END:
+            add([tokenizer.bos_token_id], False)
         if text:
             add(tokenizer.encode(text, add_special_tokens=False), loss)
 
-    def add_segments(segments: Sequence[Segment], loss: bool) -> None:
-        for segment in segments:
+    def add_side(segments: Sequence[Segment], loss: bool) -> None:
+        if template.join_text:
+            runs = itertools.groupby(segments, key=lambda s: isinstance(s, str))
+            segments = [s for is_text, run in runs for s in (["".join(run)] if is_text else run)]
+        for segment, following in itertools.zip_longest(segments, segments[1:], fillvalue=""):
             if isinstance(segment, str):
-                if template.bos_per_text and encoded.ids[-1] == base_vocab + MEDIA_END:
-                    add([tokenizer.bos_token_id], False)
-                add_text(segment, loss)
+                add_text(segment, loss, before_new=not isinstance(following, str))
             elif isinstance(segment, Input):
                 add([base_vocab + MEDIA_BEGIN], False)
                 encoded.inputs.append((len(encoded.ids), segment))
@@ -102,16 +117,13 @@ def encode(turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, templat
                 add(signal_ids(segment.modality, base_vocab), loss)
 
     for i, turn in enumerate(turns):
-        add_text(template.next_human if i else template.human, False)
-        add_segments(turn.human, False)
-        add_text(template.assistant, False)
+        add_side([template.next_human if i else template.human, *turn.human, template.assistant], False)
         if turn.assistant is not None:
-            add_segments(turn.assistant, True)
-            add_text(template.end, True)
+            add_side([*turn.assistant, template.end], True)
     return encoded
 
 
-def stop_sequences(tokenizer: Tokenizer, template: Template = Template()) -> tuple[tuple[int, ...], ...]:
+def stop_sequences(tokenizer: Tokenizer, template: Template = TEMPLATES["pieces"]) -> tuple[tuple[int, ...], ...]:
     """The id sequences that end a reply: the end marker with and without its newline, tokenized as in training.
 
     Sentencepiece tokenizers write "###" in two ways, alone and after other text; both are listed.

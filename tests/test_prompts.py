@@ -1,5 +1,9 @@
 """Conversations to ids: template, marks, loss masks, positions of media and signal tokens."""
 
+import dataclasses
+import pathlib
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +11,9 @@ from hypothesis import strategies as st
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, signal_ids
 from nextgpt_jax.prompts import (
+    TEMPLATES,
     Input,
     Output,
-    Template,
     Turn,
     encode,
     human_segments,
@@ -18,6 +22,7 @@ from nextgpt_jax.prompts import (
     stop_sequences,
 )
 
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 VOCAB = 300
 
 
@@ -94,9 +99,42 @@ def test_several_turns_with_media_anywhere():
 def test_bos_before_every_text_after_a_medium_is_an_option():
     turns = [Turn((Input("image", 1), "what?"))]
     plain = encode(turns, TOKENIZER, VOCAB)
-    upstream = encode(turns, TOKENIZER, VOCAB, Template(bos_per_text=True))
+    upstream = encode(turns, TOKENIZER, VOCAB, dataclasses.replace(TEMPLATES["pieces"], bos_per_text=True))
     assert plain.ids.count(1) == 1 and upstream.ids.count(1) == 2
     assert upstream.ids[upstream.ids.index(VOCAB + 1) + 1] == 1
+
+
+class SentencePiece:
+    """The fixtures' LLaMA tokenizer."""
+
+    def __init__(self):
+        from nextgpt_jax.load import load_tokenizer
+
+        self.tokenizer = load_tokenizer(FIXTURES / "vicuna")
+        self.bos_token_id = self.tokenizer.bos_token_id
+        self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
+
+
+def test_reference_ids():
+    """The ids of 2023's tokenizer: one piece between new tokens, white space next to them dropped."""
+    data, tokenizer, vocab = np.load(FIXTURES / "npz" / "llama_tokenizer.npz"), SentencePiece(), 320
+    question, answer = Turn(("the cat sat",), ("a dog ran",)), Turn(("the cat sat",))
+    both = encode([question], tokenizer, vocab, TEMPLATES["reference"]).ids
+    asked = encode([answer], tokenizer, vocab, TEMPLATES["reference"]).ids
+    whole = tokenizer.encode("### Human: the cat sat\n### Assistant: ", add_special_tokens=False)
+    assert asked == [1, *whole] and both[: len(asked)] == asked
+    # all but the space before the answer, whose own piece begins with one
+    reference = data["out_ids"].tolist()
+    assert whole[:-1] == reference[: len(whole) - 1]
+    mixed = data["out_mixed_ids"].tolist()
+    assert str(data["in_mixed"]).startswith("### Human: <Img> the cat </Img> sat  there [IMG0]")
+    sample = Turn((Input("image", 1), " sat  there ", Output("image", "x")))
+    found = encode([sample], tokenizer, vocab, TEMPLATES["reference"]).ids
+    begin, end = mixed.index(vocab), mixed.index(vocab + 1)
+    assert found[1 : begin + 2] == mixed[: begin + 1]  # "### Human:" <Img>
+    rest = mixed[end : mixed.index(vocab + 5) + 1]  # </Img> sat  there [IMG0] .. [IMG3]
+    at = found.index(vocab + 1)
+    assert found[at : at + len(rest)] == rest
 
 
 def test_stop_sequences():

@@ -111,6 +111,7 @@ def experiment(root: pathlib.Path, stage: str) -> ExperimentConfig:
     config.model.llm = str(root / "hub" / "llm")
     config.model.encoder = str(root / "hub" / "imagebind")
     config.model.image_decoder = str(root / "hub" / "stable-diffusion")
+    config.model.template = "pieces"
     config.model.projector_width, config.model.projector_layers = 16, 1
     config.model.projector_heads, config.model.projector_feedforward = 2, 16
     config.model.lora_rank, config.model.lora_alpha = 2, 4.0

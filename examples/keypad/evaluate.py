@@ -79,9 +79,8 @@ def main(argv: list[str]) -> int:
     talk = answer([(prompt,) for prompt in language.TEXT_ONLY])
     spurious = sum(bool(reply.images) for reply in talk)
     print(f"talking: {spurious} of {len(talk)} text-only prompts got an image")
-    print(
-        f"judge: {np.mean(judge.classify(images) == labels):.1%} of the held-out scans; all in {time.perf_counter() - start:.0f} s"
-    )
+    judged = np.mean(judge.classify(images) == labels)
+    print(f"judge: reads {judged:.1%} of the held-out scans; all in {time.perf_counter() - start:.0f} s")
 
     if args.output:
         folder = pathlib.Path(args.output)

@@ -31,7 +31,7 @@ class Encoder:
     max_outputs: int
     caption_length: int
     modalities: tuple[str, ...]  # of outputs
-    template: Template = Template()
+    template: Template
 
     def __call__(self, conversation: Conversation) -> dict:
         """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.

@@ -63,7 +63,8 @@ class Engine:
         self._caption_tokenizer = system.caption_tokenizers["image"]
         self._model = system.model
         self._model.llm.layers = unstack(self._model.llm.layers)
-        stops = stop_sequences(self._tokenizer)
+        self._template = system.template
+        stops = stop_sequences(self._tokenizer, self._template)
         self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
         self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
         self._negative = None
@@ -74,7 +75,7 @@ class Engine:
         Raises:
           UserError: the prompt does not fit the context, or an option is out of range.
         """
-        encoded = encode(request.turns, self._tokenizer, self.config.llm.vocab_size)
+        encoded = encode(request.turns, self._tokenizer, self.config.llm.vocab_size, self._template)
         context, length = self.config.llm.max_position_embeddings, len(encoded.ids)
         if length >= context:
             raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")

@@ -79,6 +79,7 @@ def row_encoder(config: ExperimentConfig, system: System) -> Encoder:
         max_outputs=config.data.max_outputs,
         caption_length=config.data.caption_length,
         modalities=cfg.modalities,
+        template=system.template,
     )
 
 

@@ -12,7 +12,7 @@ from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import signal_ids
-from nextgpt_jax.prompts import Input, Output, Turn
+from nextgpt_jax.prompts import Input, Output, Template, Turn
 from tests.test_prompts import TOKENIZER, VOCAB
 
 
@@ -26,7 +26,15 @@ class CaptionTokenizer:
 
 
 def encoder(**options):
-    sizes = dict(image_size=8, max_length=96, max_inputs=2, max_outputs=2, caption_length=4, modalities=("image",))
+    sizes = dict(
+        image_size=8,
+        max_length=96,
+        max_inputs=2,
+        max_outputs=2,
+        caption_length=4,
+        modalities=("image",),
+        template=Template(),
+    )
     return Encoder(TOKENIZER, CaptionTokenizer(), VOCAB, **(sizes | options))
 
 
