@@ -189,3 +189,12 @@ def test_bad_lora_configs_say_why():
         layers.LoRAConfig(rank=0, alpha=1)
     with pytest.raises(ValueError, match="dropout"):
         layers.LoRAConfig(rank=1, alpha=1, dropout=1.0)
+
+
+@pytest.mark.parametrize("queries, keys", [(1024, 512), (800, 700)])
+def test_attention_over_many_tokens(queries, keys):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, n, 3, 8), np.float32) for n in (queries, keys, keys))
+    assert queries * keys >= layers._MANY_SCORES
+    expected = jax.nn.dot_product_attention(q, k, v)
+    np.testing.assert_allclose(layers.attention(q, k, v), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,58 @@
+"""Times an answer of the keypad model with one image: the whole process, cold and warm, and a warm engine.
+
+    python benchmarks/answer_latency.py
+
+"cold" starts with an empty compilation cache, "warm" with the one that the cold run filled.
+"""
+
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+from configs.keypad import get_config
+from nextgpt_jax.inference.cli import load_engine
+from nextgpt_jax.inference.requests import make_request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROMPT = "please draw a seven"
+
+
+def process(cache: str, output: str) -> float:
+    """Seconds that infer.py takes from start to finish."""
+    command = [sys.executable, "infer.py", "--config=configs/keypad.py", f"--prompt={PROMPT}", f"--output={output}"]
+    start = time.perf_counter()
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints a row a measurement."""
+    print(f"jax {jax.__version__}, {platform.machine()}, {os.cpu_count()} cores")
+    print("| from prompt to image | seconds |")
+    print("|---|---|")
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as output:
+        print(f"| process, empty compilation cache | {process(cache, output):.1f} |")
+        print(
+            f"| process, warm compilation cache | {statistics.median(process(cache, output) for _ in range(3)):.1f} |"
+        )
+    config = get_config()
+    engine = load_engine(config, "")
+    times = []
+    for seed in range(11):
+        request = make_request(PROMPT, [], {"seed": seed}, config.decode)
+        start = time.perf_counter()
+        assert len(engine.answer([request])[0].images) == 1
+        times.append(time.perf_counter() - start)
+    print(f"| warm engine | {statistics.median(times[1:]):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
