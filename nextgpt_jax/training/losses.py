@@ -33,11 +33,12 @@ def loss(
     are either ids for the text encoder ("captions") or its embeddings already ("targets").
     """
     media, positions = [], []
+    dtype = model.llm.embed_tokens.embedding[...].dtype  # what frozen parts compute in
     for name, entry in batch["media"].items():
         embedded = entry.get("embeddings")
         if embedded is None:
             raw = entry["input"]
-            flat = model.encode(name, raw.reshape(-1, *raw.shape[2:]))
+            flat = model.encode(name, raw.reshape(-1, *raw.shape[2:]).astype(dtype))
             embedded = jax.lax.stop_gradient(flat).reshape(*raw.shape[:2], -1)
         media.append(embedded)
         positions.append(entry["positions"])
