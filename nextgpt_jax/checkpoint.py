@@ -72,6 +72,8 @@ class Workdir:
                     f"with --init_from={self.path}"
                 )
             return
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir: {self.path} is a file: give a folder")
         if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
         self.path.mkdir(parents=True, exist_ok=True)

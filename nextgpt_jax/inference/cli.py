@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl")
     if values.image and values.prompt is None:
         raise UserError("--image goes with --prompt (in a chat, type /image PATH)")
+    if pathlib.Path(values.output).exists() and not pathlib.Path(values.output).is_dir():
+        raise UserError(f"--output: {values.output} is a file: give a folder")
     enable_compilation_cache()
     from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
 

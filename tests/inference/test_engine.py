@@ -165,6 +165,7 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
         (["--prompt="], "the prompt is empty"),
         (["--prompt=<image> and <image>"], "2 <image> marks but 0 images"),
         (["--requests=nowhere.jsonl"], "no such file"),
+        (["--prompt=hi", "--output=README.md"], "README.md is a file"),
     ],
 )
 def test_bad_command_lines(argv, message, tmp_path, monkeypatch):

@@ -213,3 +213,18 @@ def test_remat_changes_nothing(tiny_root):
         losses.loss(system.model, batch, losses.counts(batch), dropout_key=key, remat=r)[0] for r in (False, True)
     )
     np.testing.assert_allclose(plain, remat, rtol=1e-6)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    tiny.write_hub(tmp_path / "hub")
+    tiny.write_data(tmp_path / "data")
+    (tmp_path / "data" / "images" / "3.png").write_text("not a picture")
+    with pytest.raises(UserError, match=r"3\.png is not an image"):
+        train(tiny.experiment(tmp_path, "stage1"), str(tmp_path / "run"))
+
+
+def test_a_file_is_no_workdir(tiny_root, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match="is a file"):
+        train(tiny.experiment(tiny_root, "stage1"), str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "precious"
