@@ -1,6 +1,7 @@
 """From a ModelConfig to a system in memory: the parts' configs, their base weights, the tokenizers, a delta."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -164,6 +165,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
     Raises:
       UserError: the folder holds none.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
     # AutoTokenizer imports torch if it is installed, which takes seconds: only files without tokenizer.json need it.
     if (pathlib.Path(folder) / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast as Loader
