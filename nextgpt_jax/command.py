@@ -65,7 +65,7 @@ def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None],
 
 def unknown_variant(variant: str, known: Sequence[str]) -> UserError:
     """The error of a config file that is asked for a variant it does not have."""
-    return UserError(f"unknown variant {variant!r}{nearest(variant, known)}; there are {', '.join(known)}")
+    return UserError(f"unknown variant {variant!r} (there are {', '.join(known)}){nearest(variant, known)}")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

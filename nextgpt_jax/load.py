@@ -172,6 +172,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
     else:
         from transformers import AutoTokenizer as Loader
     try:
-        return Loader.from_pretrained(str(folder), local_files_only=True)
+        # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
+        return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None

@@ -29,7 +29,7 @@ def test_typed_overrides():
     [
         ([], "--config=FILE"),
         (["--config=nowhere.py"], "no such file: nowhere.py"),
-        ([f"--config={CONFIG}:stage11"], "unknown variant 'stage11'; did you mean stage1"),
+        ([f"--config={CONFIG}:stage11"], "unknown variant 'stage11' \\(there are .*\\); did you mean stage1"),
         (
             [f"--config={CONFIG}", "--config.optim.lrr=1"],
             r"unknown override --config.optim.lrr; did you mean config.optim.lr",
