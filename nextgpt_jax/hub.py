@@ -24,7 +24,7 @@ def read_json(path: str | pathlib.Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] = {}) -> Any:  # noqa: B006
+def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] | None = None) -> Any:
     """Builds the dataclass `cls` from a hub config.
 
     Keys that are fields of `cls` are taken (lists become tuples). A key in `supported` must have one of the values
@@ -33,7 +33,7 @@ def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, t
     Raises:
       UserError: a value is not supported, a required field is missing, or the dataclass refuses the values.
     """
-    for key, values in supported.items():
+    for key, values in (supported or {}).items():
         if key in config and config[key] not in values:
             wanted = " or ".join(repr(v) for v in values)
             raise UserError(f"{cls.__name__}: {key}={config[key]!r} is not supported (only {wanted})")
