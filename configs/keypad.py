@@ -38,13 +38,12 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.data.media = str(_ROOT / "data" / "images")
     config.data.batch_size = 32
     config.data.max_length = 48
-    config.data.caption_length = 16
     config.optim.lr = 2e-3
     config.train.save_every = 200
+    config.data.max_inputs = {"stage1": 1, "stage2": 0, "stage3": 3}.get(variant, 0)
+    config.data.max_outputs = {"stage1": 0, "stage2": 1, "stage3": 3}.get(variant, 0)
     if variant == "stage3":
         config.data.max_length = 96
-        config.data.max_inputs = 3
-        config.data.max_outputs = 3
     if variant != "infer":
         config.train.stage = variant
         config.train.steps = {"stage1": 300, "stage2": 300, "stage3": 900}[variant]

@@ -28,7 +28,10 @@ def _define(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and exports. Raises UserError for what the user can mend."""
-    if list(argv[1:3]) != ["export", "nextgpt"] and "--help" not in argv:
+    if "--help" in argv:
+        print(__doc__)
+        return
+    if list(argv[1:3]) != ["export", "nextgpt"]:
         raise UserError("usage: python -m convert export nextgpt --config=FILE --workdir=RUN --output=DIR")
     values = parse_flags([argv[0], *argv[3:]], _define, __doc__)
     if not values.workdir or not values.output:

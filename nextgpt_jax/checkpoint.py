@@ -53,7 +53,7 @@ class Workdir:
         return self._run()["base_delta"]
 
     def _run(self) -> dict[str, Any]:
-        if not (self.path / _RUN).exists():
+        if not (self.path / _RUN).is_file():
             raise UserError(f"{self.path} holds no training run (no {_RUN})")
         return hub.read_json(self.path / _RUN)
 
@@ -63,8 +63,9 @@ class Workdir:
         Raises:
           UserError: the folder has checkpoints of another stage or another model.
         """
-        run = {"stage": stage, "base_delta": base_delta, "parameters": shapes_of(delta)}
+        run = {"stage": stage, "base_delta": _absolute(base_delta), "parameters": shapes_of(delta)}
         if (self.path / _RUN).exists():
+            self.check_base(base_delta)
             self.check(delta)
             if (found := self._run()["stage"]) != stage:
                 raise UserError(
@@ -72,14 +73,29 @@ class Workdir:
                     f"with --init_from={self.path}"
                 )
             return
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--workdir: {self.path} is a file: give a folder")
+        existing = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise UserError(
+                f"--workdir: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder"
+            )
         if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.path / (_RUN + ".partial")
         temporary.write_text(json.dumps(run, indent=1))
         os.replace(temporary, self.path / _RUN)
+
+    def check_base(self, base_delta: str) -> None:
+        """Checks that the run's base was loaded with the same delta: it replaces the frozen embedding and head.
+
+        Raises:
+          UserError: it was another one, or none.
+        """
+        if self.base_delta != _absolute(base_delta):
+            raise UserError(
+                f"{self.path} was trained on model.delta={self.base_delta!r}, this config has {base_delta!r}: "
+                "make them equal"
+            )
 
     def check(self, delta: nnx.State) -> None:
         """Checks that the checkpoints fit the model that `delta` belongs to.
@@ -131,6 +147,10 @@ class Workdir:
             raise UserError(f"{self.path} has no complete checkpoint yet")
         restore = ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta)))
         return _filled(delta, self._manager.restore(step, args=ocp.args.Composite(delta=restore))["delta"]), step
+
+
+def _absolute(path: str) -> str:
+    return str(pathlib.Path(path).absolute()) if path else ""
 
 
 def _abstract(tree: Any) -> Any:

@@ -37,9 +37,8 @@ class DataConfig:
     media: str = ""  # folder of the media that the files name
     batch_size: int = 16  # of one optimizer step
     max_length: int = 512  # tokens of a conversation
-    max_inputs: int = 1  # input media of a conversation
-    max_outputs: int = 1  # output media of a conversation
-    caption_length: int = 77  # tokens of an output's caption
+    max_inputs: int = 1  # input media of a conversation; 0: no encoder in the step
+    max_outputs: int = 1  # output media of a conversation; 0: no text encoder in the step
     threads: int = 2  # that load and preprocess media
 
 
@@ -84,7 +83,7 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class DecodeDefaults:
-    """Defaults of infer.py, each with a flag of its own."""
+    """Defaults of infer.py, most with a flag of their own."""
 
     steps: int = 50
     guidance: float = 7.5

@@ -20,6 +20,8 @@ def read_json(path: str | pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
@@ -33,6 +35,8 @@ def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, t
     Raises:
       UserError: a value is not supported, a required field is missing, or the dataclass refuses the values.
     """
+    if not isinstance(config, Mapping):
+        raise UserError(f"{cls.__name__}: the config is a {type(config).__name__}, not an object")
     for key, values in (supported or {}).items():
         if key in config and config[key] not in values:
             wanted = " or ".join(repr(v) for v in values)
@@ -49,7 +53,7 @@ def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, t
         raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")
     try:
         return cls(**taken)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{cls.__name__}: {error}") from None
 
 

@@ -45,7 +45,7 @@ def model_config(config: ModelConfig) -> NExTGPTConfig:
       UserError: a folder is missing or a part is not supported.
     """
     llm = LlamaConfig.from_hub(hub.read_json(_folder(config.llm, "model.llm") / "config.json"))
-    encoder = ImageBindConfig.from_hub(hub.read_json(_folder(config.encoder, "model.encoder") / "config.json"))
+    encoder = _encoder_config(_folder(config.encoder, "model.encoder"))
     decoder = StableDiffusionConfig.from_hub(_folder(config.image_decoder, "model.image_decoder"))
     try:
         lora = LoRAConfig(config.lora_rank, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets))
@@ -70,6 +70,12 @@ def model_config(config: ModelConfig) -> NExTGPTConfig:
         )
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def _encoder_config(folder: pathlib.Path) -> ImageBindConfig:
+    if (folder / "imagebind_huge.pth").is_file() and not (folder / "config.json").exists():
+        return ImageBindConfig.huge()  # the release is this file alone
+    return ImageBindConfig.from_hub(hub.read_json(folder / "config.json"))
 
 
 def _folder(path: str, field: str) -> pathlib.Path:
@@ -107,7 +113,10 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
     def make():
         return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(seed))
 
-    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    try:
+        graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
     decoder = pathlib.Path(config.image_decoder)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
         ("llm",): (config.llm, convert.llama.BASE),
@@ -174,5 +183,5 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
     try:
         # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
         return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the libraries behind it raise many kinds, bare Exception among them
         raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None

@@ -159,7 +159,7 @@ def human_segments(text: str, media: dict[str, Sequence[Any]]) -> tuple[Segment,
         if marks > given:
             raise UserError(
                 f"the prompt has {marks} {row.placeholder} mark{'s' * (marks != 1)} but {given} {name}"
-                f"{'s were' if given != 1 else ' was'} given; give one --{name} for each mark"
+                f"{'s were' if given != 1 else ' was'} given; give one {name} for each mark"
             )
         if 0 < marks < given:
             raise UserError(

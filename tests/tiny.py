@@ -118,7 +118,7 @@ def experiment(root: pathlib.Path, stage: str) -> ExperimentConfig:
     config.data.captions = str(root / "data" / "captions.json")
     config.data.instructions = str(root / "data" / "instructions.json")
     config.data.media = str(root / "data" / "images")
-    config.data.batch_size, config.data.max_length, config.data.caption_length = 4, 64, 12
+    config.data.batch_size, config.data.max_length = 4, 64
     config.optim.lr = 3e-3
     config.train.stage, config.train.steps, config.train.log_every, config.train.save_every = stage, 4, 2, 2
     config.decode.steps, config.decode.height, config.decode.width, config.decode.max_new_tokens = 3, 16, 16, 16

@@ -45,13 +45,17 @@ class Encoder:
         tokens[:length], loss_mask[:length] = encoded.ids[:length], encoded.loss[:length]
         row = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask}
 
+        used = [m.modality for _, m in encoded.inputs if m.modality != "image"]
+        used += [o.modality for _, o in encoded.outputs if o.modality not in self.modalities]
+        if used:
+            raise UserError(f"a conversation has {used[0]}, which this model does not handle")
         self._check("max_inputs", len(encoded.inputs), self.max_inputs)
         images = np.zeros((self.max_inputs, self.image_size, self.image_size, 3), np.float32)
         positions = np.full(self.max_inputs, self.max_length, np.int32)
         for i, (position, medium) in enumerate(encoded.inputs):
             images[i] = preprocess_image(read_image(medium.content), self.image_size)
             positions[i] = position
-        row["media"] = {"image": {"input": images, "positions": positions}}
+        row["media"] = {"image": {"input": images, "positions": positions}} if self.max_inputs else {}
 
         row["signals"] = {}
         for name in self.modalities:
@@ -68,7 +72,8 @@ class Encoder:
                     entry["positions"][i] = np.arange(position, position + n)
                     entry["captions"][i] = caption_ids(self.caption_tokenizer, output.caption, self.caption_length)
                     entry["mask"][i] = True
-            row["signals"][name] = entry
+            if self.max_outputs:
+                row["signals"][name] = entry
         return row
 
     def _check(self, field: str, found: int, room: int) -> None:

@@ -46,12 +46,18 @@ def read_samples(kind: str, path: str, media: str) -> list[Conversation]:
 
 def _describe(record: dict[str, Any], media: pathlib.Path) -> Conversation:
     image = Input("image", media / record["image_name"])
-    return (Turn((image, " generate a caption"), (record["caption"],)),)
+    return (Turn((image, " generate a caption"), (_caption(record),)),)
 
 
 def _generate(record: dict[str, Any], media: pathlib.Path) -> Conversation:
-    caption = record["caption"]
+    caption = _caption(record)
     return (Turn((caption,), (caption, Output("image", caption))),)
+
+
+def _caption(record: dict[str, Any]) -> str:
+    if not isinstance(record["caption"], str):
+        raise UserError(f"the caption is {record['caption']!r}, not a text")
+    return record["caption"]
 
 
 def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
@@ -68,6 +74,8 @@ def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
         drawn = {n: [captions[n].pop(0) for _ in range(min(answer.count(m.placeholder), len(captions[n])))]
                  for n, m in MODALITIES.items()}  # fmt: skip
         turns.append(Turn(human_segments(question, asked), reply_segments(answer, drawn)))
+    if left := [name for name in MODALITIES if inputs[name] or captions[name]]:
+        raise UserError(f"more {left[0]} files or captions than {MODALITIES[left[0]].placeholder} marks")
     return tuple(turns)
 
 

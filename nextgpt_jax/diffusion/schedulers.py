@@ -58,7 +58,7 @@ _SUPPORTED_BY = {
 
 _SLOTS = 4  # memory of earlier outputs: three for PNDM's multistep formula, one for a Runge-Kutta sum
 _SCRATCH = _SLOTS - 1
-_BUCKET = 64  # rows are padded to a multiple of this
+_BUCKET = 1024  # rows are padded to a multiple of this
 
 
 @dataclasses.dataclass(frozen=True)

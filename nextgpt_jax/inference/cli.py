@@ -45,10 +45,15 @@ def main(argv: Sequence[str]) -> None:
     modes = [values.prompt is not None, values.chat, values.requests is not None]
     if sum(modes) != 1:
         raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl")
+    if values.json and values.prompt is None:
+        raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
     if values.image and values.prompt is None:
         raise UserError("--image goes with --prompt (in a chat, type /image PATH)")
-    if pathlib.Path(values.output).exists() and not pathlib.Path(values.output).is_dir():
-        raise UserError(f"--output: {values.output} is a file: give a folder")
+    for path in (pathlib.Path(values.output), *pathlib.Path(values.output).parents):
+        if path.exists():
+            if not path.is_dir() or not os.access(path, os.W_OK):
+                raise UserError(f"--output: {path} is {'not writable' if path.is_dir() else 'a file'}: give a folder")
+            break
     enable_compilation_cache()
     from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
 
@@ -58,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         request = requests.make_request(values.prompt, values.image, options, config.decode)
         answer_one(load_engine(config, values.workdir), request, values.output, values.json)
     elif values.requests is not None:
-        batch = requests.read_requests(values.requests, config.decode)
+        batch = requests.read_requests(values.requests, config.decode, options)
         answer_file(load_engine(config, values.workdir), batch, values.output)
     else:
         chat(load_engine(config, values.workdir), options, config.decode, values.output)
@@ -116,7 +121,7 @@ def answer_file(engine, batch: Sequence, output: str, size: int = 32) -> None:
             lines[i] = {"text": reply.text, "images": names, "tokens": reply.tokens}
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
     os.chmod(temporary, 0o644)
     os.replace(temporary, folder / "replies.jsonl")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
@@ -24,6 +25,7 @@ from nextgpt_jax.modalities import signal_ids
 from nextgpt_jax.prompts import Encoded, Output, Segment, Turn, encode, stop_sequences
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
+_IMAGE_BATCH = 8  # images that are sampled together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,13 @@ class Engine:
         self.config = system.model.config
         self.modalities = self.config.modalities
         self.defaults = defaults
+        self._decoder = dict(self.config.decoders)["image"]
         self._tokenizer = system.tokenizer
         self._caption_tokenizer = system.caption_tokenizers["image"]
-        self._model = system.model
-        self._model.llm.layers = unstack(self._model.llm.layers)
+        self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
+        if jax.default_backend() == "cpu" and not isinstance(self._model.llm.layers, nnx.List):
+            self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
+        self._decoder.latent_shape(defaults.height, defaults.width)  # raises if the size does not fit
         self._template = system.template
         stops = stop_sequences(self._tokenizer, self._template)
         self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
@@ -83,13 +88,16 @@ class Engine:
             "steps": 1 <= request.steps <= 1000,
             "guidance": 0 <= request.guidance < 1000,
             "temperature": 0 <= request.temperature < 1000,
-            "top_k": request.top_k >= 0,
+            "top_k": 0 <= request.top_k < 2**31,
             "top_p": 0 < request.top_p <= 1,
-            "max_new_tokens": request.max_new_tokens >= 1,
+            "max_new_tokens": 1 <= request.max_new_tokens < 2**31,
             "seed": 0 <= request.seed < 2**31,
         }
         if wrong := [name for name, good in checks.items() if not good]:
             raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
+        self._decoder.scheduler.plan(request.steps)  # raises if the sampler cannot take as many
+        for _, medium in encoded.inputs:
+            preprocess_image(medium.content, self.config.encoder.image_size)  # raises for impossible shapes
         try:
             modality_options(self.modalities, request.modality)
         except ValueError as error:
@@ -116,8 +124,11 @@ class Engine:
             groups += [(i, g) for g in range(generated.num_groups[i])]
         for steps in sorted({requests[i].steps for i, _ in groups}):
             chosen = [(i, g) for i, g in groups if requests[i].steps == steps]
-            for (i, _), image in zip(chosen, self._images(requests, generated, chosen, steps, on_step), strict=True):
-                replies[i].images.append(image)
+            for at in range(0, len(chosen), _IMAGE_BATCH):
+                some = chosen[at : at + _IMAGE_BATCH]
+                images = self._images(requests, generated, some, steps, on_step)
+                for (i, _), image in zip(some, images, strict=True):
+                    replies[i].images.append(image)
         return replies
 
     def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
@@ -178,7 +189,7 @@ class Engine:
                 segments += self._text(text_ids)
                 segments.append(Output(starts[token]))
                 text_ids = []
-        segments += self._text(text_ids)
+        segments += [text for text in (t.rstrip() for t in self._text(text_ids)) if text]
         text = "".join(s for s in segments if isinstance(s, str)).strip()
         return Reply(text, [], len(ids), tuple(segments))
 
@@ -189,7 +200,7 @@ class Engine:
     def _images(self, requests, generated, chosen, steps, on_step) -> list[np.ndarray]:
         """Samples the images of the `chosen` (request, group) pairs together; uint8 [H, W, 3] each."""
         name = "image"
-        decoder = dict(self.config.decoders)[name]
+        decoder = self._decoder
         count = len(signal_ids(name, 0))
         batch = _power_of_two(len(chosen))
         hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)

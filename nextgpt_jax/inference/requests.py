@@ -46,14 +46,16 @@ def make_request(
     return Request((*history, Turn(segments)), **{name: getattr(defaults, name) for name in known} | given)
 
 
-def read_requests(path: str, defaults: DecodeDefaults) -> list[Request | UserError]:
+def read_requests(path: str, defaults: DecodeDefaults, options: Mapping[str, Any]) -> list[Request | UserError]:
     """One entry a line of the file: a request, or what is wrong with it. Image paths are relative to the file.
+
+    `options` hold for lines that do not say otherwise.
 
     Raises:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        lines = pathlib.Path(path).read_text().splitlines()
+        lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")  # other separators may stand in JSON
     except FileNotFoundError:
         raise UserError(f"--requests: no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -64,13 +66,13 @@ def read_requests(path: str, defaults: DecodeDefaults) -> list[Request | UserErr
     found: list[Request | UserError] = []
     for line in lines:
         try:
-            found.append(_parse(line, pathlib.Path(path).parent, defaults))
+            found.append(_parse(line, pathlib.Path(path).parent, defaults, options))
         except UserError as error:
             found.append(error)
     return found
 
 
-def _parse(line: str, folder: pathlib.Path, defaults: DecodeDefaults) -> Request:
+def _parse(line: str, folder: pathlib.Path, defaults: DecodeDefaults, options: Mapping[str, Any]) -> Request:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -87,4 +89,4 @@ def _parse(line: str, folder: pathlib.Path, defaults: DecodeDefaults) -> Request
         raise UserError(f"prompt should be str, got {prompt!r}")
     if not isinstance(images, list) or not all(isinstance(p, str) for p in images):
         raise UserError("images should be a list of paths")
-    return make_request(prompt, [str(folder / p) for p in images], record, defaults)
+    return make_request(prompt, [str(folder / p) for p in images], {**options, **record}, defaults)

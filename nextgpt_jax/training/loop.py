@@ -77,7 +77,7 @@ def row_encoder(config: ExperimentConfig, system: System) -> Encoder:
         max_length=config.data.max_length,
         max_inputs=config.data.max_inputs,
         max_outputs=config.data.max_outputs,
-        caption_length=config.data.caption_length,
+        caption_length=dict(cfg.decoders)["image"].text_encoder.max_position_embeddings,
         modalities=cfg.modalities,
         template=system.template,
     )
@@ -96,7 +96,8 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
       UserError: the config, the data, the weights or the workdir do not fit.
     """
     devices = jax.devices()
-    print(f"running on {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}")
+    unused = f", {len(devices) - 1} more are not used" if len(devices) > 1 else ""
+    print(f"running on 1 x {devices[0].device_kind} ({devices[0].platform}){unused}, jax {jax.__version__}")
     _validate(config)
     stage = STAGES[config.train.stage]
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
@@ -107,8 +108,8 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
     encoder(samples[0])  # a batch layout that is too small shows before anything is written
 
     run = Workdir(workdir, config.train.keep)
-    if init_from:
-        _init_from(system, init_from)
+    if init_from and (not run.path.is_dir() or run.latest() is None):
+        _init_from(system, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
     run.claim(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
     tx = make_optimizer(config.optim, steps)
@@ -129,10 +130,11 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
 
     update = jax.jit(make_step(graphdef, tx, config), donate_argnums=(0, 1))
     rate, seed_key = learning_rate(config.optim, steps), jax.random.key(config.train.seed)
-    writer = SummaryWriter(str(run.path))
+    writer = SummaryWriter(str(run.path), purge_step=start + 1)
     logged, window, tokens, since = {}, [], 0, time.perf_counter()
 
-    def save(step: int) -> None:
+    def save(step: int, metrics: dict) -> None:
+        _check_finite(step, jax.device_get(metrics))  # never over a good checkpoint
         delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
         run.save(step, delta, opt, data.get_state())
 
@@ -151,31 +153,41 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
                 for name, value in logged.items():
                     writer.add_scalar(name, value, step)
                 tqdm.write(_line(step, steps, logged))
-                if not math.isfinite(logged["loss"] + logged["grad_norm"]):
-                    raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.clip")
+                _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps:
-                save(step)
+                save(step, metrics)
     writer.close()
     print(f"finished {config.train.stage}: {run.path}")
     return logged
 
 
+def _check_finite(step: int, metrics: dict) -> None:
+    if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+        raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.clip")
+
+
 def _validate(config: ExperimentConfig) -> None:
     if config.train.stage not in STAGES:
         raise UserError(f"train.stage: {config.train.stage!r} is not one of {', '.join(STAGES)}")
-    for name in ("batch_size", "max_length", "max_inputs", "max_outputs", "caption_length", "threads"):
+    for name in ("batch_size", "max_length", "threads"):
         if getattr(config.data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
+    if min(config.data.max_inputs, config.data.max_outputs) < 0:
+        raise UserError("data.max_inputs and data.max_outputs should not be negative")
     if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
         raise UserError(
             f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"
         )
+    if config.train.steps < 0 or config.optim.lr <= 0 or config.optim.clip <= 0 or not 0 <= config.optim.warmup < 1:
+        raise UserError("train.steps should not be negative, optim.lr and clip positive, optim.warmup a share below 1")
     if min(config.train.log_every, config.train.save_every, config.train.keep) < 1:
         raise UserError("train.log_every, train.save_every and train.keep should be at least 1")
 
 
-def _init_from(system: System, workdir: str) -> None:
-    delta, step = Workdir(workdir).restore_delta(nnx.state(system.model, DELTA))
+def _init_from(system: System, workdir: str, base_delta: str) -> None:
+    source = Workdir(workdir)
+    source.check_base(base_delta)
+    delta, step = source.restore_delta(nnx.state(system.model, DELTA))
     nnx.update(system.model, delta)
     counts = {}
     for path, leaf in nnx.to_flat_state(delta):

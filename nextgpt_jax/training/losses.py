@@ -42,7 +42,10 @@ def loss(
             embedded = jax.lax.stop_gradient(flat).reshape(*raw.shape[:2], -1)
         media.append(embedded)
         positions.append(entry["positions"])
-    embeddings = model.embed_prompt(batch["tokens"], jnp.concatenate(media, 1), jnp.concatenate(positions, 1))
+    if media:
+        embeddings = model.embed_prompt(batch["tokens"], jnp.concatenate(media, 1), jnp.concatenate(positions, 1))
+    else:
+        embeddings = model.embed_tokens(batch["tokens"])
     hidden, _ = model.llm(embeddings, dropout_key=dropout_key, remat=remat)
 
     mask = batch["loss_mask"][:, 1:]
@@ -72,5 +75,5 @@ def alignment_distance(model, modality: str, hidden: Array, tokens: Array, signa
     if wanted is None:
         captions = signals["captions"].reshape(b * g, -1)
         wanted = jax.lax.stop_gradient(model.decoders[modality].text_encoder(captions))
-    difference = (predicted - wanted.reshape(predicted.shape)).astype(jnp.float32)
+    difference = predicted.astype(jnp.float32) - wanted.reshape(predicted.shape).astype(jnp.float32)
     return optax.safe_norm(difference, 1e-6, axis=-1).mean(-1).reshape(b, g)

@@ -117,6 +117,19 @@ def test_malformed_files(folder, kind, records, message):
         read_samples(kind, write(folder / "bad.json", records), str(folder))
 
 
+def test_media_without_marks_are_not_dropped(folder):
+    talk = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "x"}]
+    path = write(folder / "i.json", [{"conversations": talk, "input_image": "0.png"}])
+    with pytest.raises(UserError, match="record 0: more image files or captions than <image> marks"):
+        read_samples("instructions", path, str(folder))
+
+
+def test_modalities_that_are_not_built_are_refused(folder):
+    for turn in (Turn((Input("video", "x.mp4"),), ("x",)), Turn(("x",), (Output("audio", "x"),))):
+        with pytest.raises(UserError, match="which this model does not handle"):
+            encoder()((turn,))
+
+
 def test_a_missing_or_broken_file(folder):
     with pytest.raises(UserError, match="no such file"):
         read_samples("describe", str(folder / "none.json"), "")

@@ -83,6 +83,8 @@ def test_progress_is_reported(tiny_engine):
     [
         (["word " * 200], {}, r"the prompt has \d+ tokens but the context holds 128"),
         (["hi"], {"steps": 0}, "steps is out of range: 0"),
+        (["hi"], {"top_k": 10**12}, "top_k is out of range"),
+        ([Input("image", np.zeros((1, 100, 3), np.uint8))], {}, "."),
         (["hi"], {"top_p": 0.0}, "top_p is out of range"),
         (["hi"], {"temperature": float("nan")}, "temperature is out of range"),
         (["hi"], {"modality": "smell"}, "'smell' is not one of auto, text, image"),
@@ -115,7 +117,7 @@ def test_requests_file(tiny_engine, config, tmp_path, capsys):
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), "not json"]) + "\n")
-    cli.answer_file(tiny_engine, read_requests(str(path), config.decode), str(tmp_path / "out"))
+    cli.answer_file(tiny_engine, read_requests(str(path), config.decode, {"max_new_tokens": 12}), str(tmp_path / "out"))
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
     assert len(replies) == 9
     assert [Image.open(tmp_path / "out" / name).size for name in replies[0]["images"]] == [(16, 16)] * len(
@@ -127,6 +129,19 @@ def test_requests_file(tiny_engine, config, tmp_path, capsys):
         assert list(reply) == ["error"] and word in reply["error"], (reply, word)
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert written == {"replies.jsonl", *replies[0]["images"]}
+
+
+def test_engines_do_not_share_changes(config):
+    system = load_system(config.model, decoder_parts=("text_encoder", "unet", "vae"))
+    first, second = Engine(system, config.decode), Engine(system, config.decode)
+    assert first.answer([request("draw")])[0].text == second.answer([request("draw")])[0].text
+
+
+def test_options_hold_for_all_lines_and_lines_may_differ(config, tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a\u2028b"}\n{"prompt": "b", "seed": 2}\n', encoding="utf-8")
+    one, two = read_requests(str(tmp_path / "r.jsonl"), config.decode, {"seed": 7, "modality": "text", "steps": None})
+    assert (one.seed, two.seed) == (7, 2) and one.modality == two.modality == "text"
+    assert one.steps == config.decode.steps and one.turns[0].human == ("a\u2028b",)
 
 
 def test_one_reply_as_json(tiny_engine, config, tmp_path, capsys):

@@ -193,6 +193,10 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
         ("data.batch_size", 0, "data.batch_size should be at least 1"),
         ("model.output_projector", "mamba", "'mamba' is not one of"),
         ("model.dtype", "int8", "model.dtype"),
+        ("model.input_projector", "tree", "config.model: input projection 'tree'"),
+        ("model.lora_targets", ("q",), "config.model: LoRA targets"),
+        ("train.steps", -5, "should not be negative"),
+        ("data.captions", ".", "cannot be read"),
     ],
 )
 def test_bad_configs_leave_nothing(tiny_root, tmp_path, field, value, message):
@@ -221,6 +225,39 @@ def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "data" / "images" / "3.png").write_text("not a picture")
     with pytest.raises(UserError, match=r"3\.png is not an image"):
         train(tiny.experiment(tmp_path, "stage1"), str(tmp_path / "run"))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny_root, tmp_path):
+    config = tiny.experiment(tiny_root, "stage1")
+    config.optim.lr, config.optim.clip, config.train.log_every, config.train.save_every = 1e38, 1e38, 100, 2
+    config.train.steps, config.optim.warmup = 6, 0.0
+    with pytest.raises(UserError, match="not finite"):
+        train(config, str(tmp_path / "run"))
+    step = Workdir(tmp_path / "run").latest()
+    if step is not None:
+        delta, _ = final_delta(config, tmp_path / "run")
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(delta))
+
+
+def test_a_run_over_another_base_is_refused(tiny_root, tmp_path):
+    config = tiny.experiment(tiny_root, "stage1")
+    config.train.steps = 1
+    train(config, str(tmp_path / "run"))
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"base_delta": ""', '"base_delta": "/some/delta"'))
+    for workdir, init_from in ((tmp_path / "run", ""), (tmp_path / "next", tmp_path / "run")):
+        with pytest.raises(UserError, match="trained on model.delta='/some/delta'"):
+            train(config, str(workdir), init_from=str(init_from) if init_from else "")
+    assert not (tmp_path / "next").exists()
+
+
+def test_bfloat16(tiny_root, tmp_path):
+    config = tiny.experiment(tiny_root, "stage3")
+    config.model.dtype, config.optim.accumulate, config.train.remat = "bfloat16", 2, True
+    assert np.isfinite(train(config, str(tmp_path / "run"))["loss"])
+    system = load(config.model)
+    assert system.model.llm.embed_tokens.embedding.dtype == "bfloat16"
+    assert system.model.signal_embed.dtype == "float32"
 
 
 def test_a_file_is_no_workdir(tiny_root, tmp_path):
