@@ -144,9 +144,11 @@ def test_neither_steps_nor_sampler_recompile():
     assert len(traces) == 1
 
 
-def test_more_rows_than_one_bucket():
-    plan = SchedulerConfig(name="ddim", **SD).plan(100)
-    assert plan.count == 100 and plan.rows.timestep.shape == (128,) and plan.rows.memory.shape == (128, 4)
+def test_every_number_of_steps_has_tables_of_one_shape():
+    config = SchedulerConfig(name="ddim", **SD)
+    assert [int(config.plan(steps).count) for steps in (1, 100, 999)] == [1, 100, 999]
+    shapes = {steps: [leaf.shape for leaf in jax.tree.leaves(config.plan(steps))] for steps in (1, 100, 999)}
+    assert shapes[1] == shapes[100] == shapes[999]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
