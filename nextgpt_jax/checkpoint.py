@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from nextgpt_jax import hub
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, check_folder
 
 _RUN = "run.json"
 
@@ -73,11 +73,7 @@ class Workdir:
                     f"with --init_from={self.path}"
                 )
             return
-        existing = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UserError(
-                f"--workdir: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder"
-            )
+        check_folder(self.path, "--workdir")
         if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -159,9 +155,5 @@ def _abstract(tree: Any) -> Any:
 
 
 def _filled(state: nnx.State, values: dict) -> nnx.State:
-    found = (
-        dict(nnx.to_flat_state(nnx.State(values)))
-        if not isinstance(values, nnx.State)
-        else dict(nnx.to_flat_state(values))
-    )
+    found = dict(nnx.to_flat_state(nnx.State(values)))
     return nnx.from_flat_state([(path, leaf.replace(found[path])) for path, leaf in nnx.to_flat_state(state)])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_command
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, check_folder
 
 USAGE = """infer.py --config=configs/FILE.py (--prompt=TEXT | --chat | --requests=FILE.jsonl) [options]
 
@@ -49,11 +49,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
     if values.image and values.prompt is None:
         raise UserError("--image goes with --prompt (in a chat, type /image PATH)")
-    for path in (pathlib.Path(values.output), *pathlib.Path(values.output).parents):
-        if path.exists():
-            if not path.is_dir() or not os.access(path, os.W_OK):
-                raise UserError(f"--output: {path} is {'not writable' if path.is_dir() else 'a file'}: give a folder")
-            break
+    check_folder(values.output, "--output")
     enable_compilation_cache()
     from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
 
@@ -169,7 +165,6 @@ def save_images(images: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
 
     paths, number = [], 0
     for image in images:
-        folder.mkdir(parents=True, exist_ok=True)
         while (path := folder / f"image_{number:03d}.png").exists():
             number += 1
         write_png(path, image)
