@@ -106,6 +106,13 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     return np.round(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
+def check_aspect(image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Raises UserError if the image is more than MAX_ASPECT times as long as wide."""
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UserError(f"an image of {width} x {height} pixels is too narrow: at most {MAX_ASPECT} to 1")
+
+
 def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.ndarray, "{size} {size} 3"]:
     """Shorter side to `size` (bicubic, antialiased), centre crop, CLIP's mean and deviation: float32.
 
@@ -114,10 +121,9 @@ def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.n
     Raises:
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
+    check_aspect(image)
     height, width = image.shape[:2]
     short, long = min(height, width), max(height, width)
-    if long > MAX_ASPECT * short:
-        raise UserError(f"an image of {width} x {height} pixels is too narrow: at most {MAX_ASPECT} to 1")
     scaled = int(size * long / short)
     resized = (size, scaled) if width <= height else (scaled, size)
     picture = Image.fromarray(image)

@@ -20,7 +20,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.layers import unstack
 from nextgpt_jax.load import System
-from nextgpt_jax.media import preprocess_image
+from nextgpt_jax.media import check_aspect, preprocess_image
 from nextgpt_jax.modalities import signal_ids
 from nextgpt_jax.prompts import Encoded, Output, Segment, Turn, encode, stop_sequences
 
@@ -97,7 +97,7 @@ class Engine:
             raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
         self._decoder.scheduler.plan(request.steps)  # raises if the sampler cannot take as many
         for _, medium in encoded.inputs:
-            preprocess_image(medium.content, self.config.encoder.image_size)  # raises for impossible shapes
+            check_aspect(medium.content)
         try:
             modality_options(self.modalities, request.modality)
         except ValueError as error:
