@@ -457,7 +457,7 @@ def _judge(model: StableDiffusion, captions: np.ndarray, unconditional: np.ndarr
     def draw(params, noise, plan, guidance):
         model = nnx.merge(graphdef, params)
         prompt = jnp.repeat(model.encode_prompt(jnp.asarray(captions)), copies, 0)
-        return model.images(prompt, model.encode_prompt(jnp.asarray(unconditional)[None]), noise, plan, guidance)
+        return model.generate(prompt, model.encode_prompt(jnp.asarray(unconditional)[None]), noise, plan, guidance)
 
     asked = np.repeat(np.arange(10), copies)
     noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(world.SIZE, world.SIZE)))

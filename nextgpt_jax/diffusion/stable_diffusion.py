@@ -1,28 +1,32 @@
 """Stable Diffusion 1 and 2: prompt embeddings in, images out. Matches diffusers' StableDiffusionPipeline.
 
-Legend: B images, L prompt tokens, D prompt width, h w latent size, H W image size.
+Legend: B images, h w latent size, H W image size.
 """
 
 import dataclasses
-import pathlib
+from typing import ClassVar
 
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from nextgpt_jax import hub
 from nextgpt_jax.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
-from nextgpt_jax.diffusion.sample import sample
-from nextgpt_jax.diffusion.schedulers import SamplerState, SamplingPlan, SchedulerConfig, init_state
+from nextgpt_jax.diffusion.latent_diffusion import (
+    LatentDiffusion,
+    LatentDiffusionConfig,
+    check_latent_channels,
+    check_prompt_width,
+)
+from nextgpt_jax.diffusion.schedulers import SchedulerConfig
 from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
 from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 
-PARTS = ("text_encoder", "unet", "vae")
-
 
 @dataclasses.dataclass(frozen=True)
-class StableDiffusionConfig:
+class StableDiffusionConfig(LatentDiffusionConfig):
     """The configs of the parts, which have to fit each other."""
+
+    PARTS: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet2DConfig, "vae": AutoencoderKLConfig}
 
     text_encoder: CLIPTextConfig
     unet: UNet2DConfig
@@ -30,33 +34,8 @@ class StableDiffusionConfig:
     scheduler: SchedulerConfig
 
     def __post_init__(self):
-        width, channels = self.text_encoder.hidden_size, self.vae.latent_channels
-        if self.unet.cross_attention_dim != width:
-            raise ValueError(f"the UNet attends to width {self.unet.cross_attention_dim}, the text encoder has {width}")
-        if (self.unet.in_channels, self.unet.out_channels) != (channels, channels):
-            raise ValueError(
-                f"the UNet has {self.unet.in_channels} channels in and {self.unet.out_channels} out, "
-                f"the latents have {channels}"
-            )
-
-    @classmethod
-    def from_hub(cls, folder: str | pathlib.Path) -> "StableDiffusionConfig":
-        """Reads a model folder: text_encoder, unet, vae (config.json each) and scheduler/scheduler_config.json.
-
-        Raises:
-          UserError: a file is missing, or a part is of a kind that is not implemented, or the parts don't fit.
-        """
-        folder = pathlib.Path(folder)
-        parts = {
-            "text_encoder": CLIPTextConfig.from_hub(hub.read_json(folder / "text_encoder" / "config.json")),
-            "unet": UNet2DConfig.from_hub(hub.read_json(folder / "unet" / "config.json")),
-            "vae": AutoencoderKLConfig.from_hub(hub.read_json(folder / "vae" / "config.json")),
-            "scheduler": SchedulerConfig.from_hub(hub.read_json(folder / "scheduler" / "scheduler_config.json")),
-        }
-        try:
-            return cls(**parts)
-        except ValueError as error:
-            raise hub.UserError(f"{folder}: {error}") from None
+        check_prompt_width(self.unet, self.text_encoder)
+        check_latent_channels(self.unet, self.vae)
 
     @classmethod
     def sd15(cls) -> "StableDiffusionConfig":
@@ -87,69 +66,22 @@ class StableDiffusionConfig:
         return cls(CLIPTextConfig.openclip_h(), UNet2DConfig.sd2(), AutoencoderKLConfig.sd(), scheduler)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape [h, w, c] of the latents of an image. Raises UserError unless both sides are multiples of 8."""
+        """Shape [h, w, c] of the latents of an image of height x width pixels.
+
+        Raises UserError unless both sides are multiples of the autoencoder's factor (8).
+        """
         factor = self.vae.downscale
         if height < factor or width < factor or height % factor or width % factor:
             raise hub.UserError(f"height and width must be multiples of {factor}, got {height} x {width}")
         return height // factor, width // factor, self.vae.latent_channels
 
 
-class StableDiffusion(nnx.Module):
-    """The three networks, or those named in `parts` (the others are None)."""
+class StableDiffusion(LatentDiffusion):
+    """Text encoder, UNet and autoencoder."""
 
-    def __init__(self, config: StableDiffusionConfig, *, parts: tuple[str, ...] = PARTS, rngs: nnx.Rngs):
-        if unknown := set(parts) - set(PARTS):
-            raise ValueError(f"{sorted(unknown)} are not parts of Stable Diffusion ({', '.join(PARTS)})")
-        self.config = config
-        self.text_encoder = CLIPTextModel(config.text_encoder, rngs=rngs) if "text_encoder" in parts else None
-        self.unet = UNet2DConditionModel(config.unet, rngs=rngs) if "unet" in parts else None
-        self.vae = AutoencoderKL(config.vae, rngs=rngs) if "vae" in parts else None
-
-    def encode_prompt(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
-        """Prompt embeddings of token ids (padded to the encoder's length). Raises ValueError without a text encoder."""
-        return self._part("text_encoder")(ids)
-
-    def denoise(
-        self,
-        state: SamplerState,
-        prompt_embeds: Float[Array, "b l d"],
-        negative_embeds: Float[Array, "_ l d"] | None,
-        plan: SamplingPlan,
-        guidance: Float[Array, " b"],
-        first: Int[Array, ""] | int = 0,
-        last: Int[Array, ""] | int | None = None,
-    ) -> SamplerState:
-        """Evaluations `first` to `last` of the plan (all by default), on latents as the UNet sees them.
-
-        The UNet computes in the dtype of `prompt_embeds`. `negative_embeds` has B rows or one for all; None turns
-        guidance off and halves the work. Raises ValueError without a UNet.
-        """
-        unet = self._part("unet")
-
-        def model(x, timesteps, context):
-            return unet(x.astype(context.dtype), timesteps, context)
-
-        return sample(model, plan, state, prompt_embeds, negative_embeds, guidance, first=first, last=last)
+    PARTS: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
     def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b H W 3"]:
         """Images in 0 .. 1, float32, of denoised latents. Raises ValueError without a VAE."""
         pixels = self._part("vae").decode((latents / self.config.vae.scaling_factor).astype(dtype))
         return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
-
-    def images(
-        self,
-        prompt_embeds: Float[Array, "b l d"],
-        negative_embeds: Float[Array, "_ l d"] | None,
-        noise: Float[Array, "b h w c"],
-        plan: SamplingPlan,
-        guidance: Float[Array, " b"],
-    ) -> Float[Array, "b H W 3"]:
-        """Images in 0 .. 1, float32, from standard normal noise of any latent size. Other arguments as of `denoise`."""
-        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_embeds, plan, guidance)
-        return self.decode(state.sample, prompt_embeds.dtype)
-
-    def _part(self, name: str) -> nnx.Module:
-        part = getattr(self, name)
-        if part is None:
-            raise ValueError(f"this StableDiffusion was built without its {name}")
-        return part

@@ -129,7 +129,7 @@ def decoded(pipeline, latents):
 def test_images(pipeline, model):
     prompt, negative, noise = inputs(2, 4, 12)
     plan = model.config.scheduler.plan(8)
-    images = compiled(model, "images")(prompt, negative, noise, plan, np.full(2, 7.5, np.float32))
+    images = compiled(model, "generate")(prompt, negative, noise, plan, np.full(2, 7.5, np.float32))
     expected = decoded(pipeline, expected_latents(pipeline, prompt, negative, noise, 8, 7.5))
     assert images.dtype == jnp.float32 and images.shape == (2, 8, 24, 3)
     assert relative_error(images, expected) < 1e-3
@@ -230,7 +230,7 @@ def test_bfloat16(model):
     prompt, negative, noise = inputs(1, 8, 8)
     plan = model.config.scheduler.plan(2)
     args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, plan, jnp.ones(1)
-    assert jax.eval_shape(model.images, *args).dtype == jnp.float32
+    assert jax.eval_shape(model.generate, *args).dtype == jnp.float32
     state = jax.eval_shape(model.denoise, init_state(plan, jnp.asarray(noise)), *args[:2], plan, jnp.ones(1))
     assert state.sample.dtype == jnp.float32
 
@@ -247,7 +247,7 @@ def test_parts(model):
     text = nnx.eval_shape(lambda: StableDiffusion(config, parts=("text_encoder",), rngs=nnx.Rngs(0)))
     assert text.unet is None and text.vae is None
     with pytest.raises(ValueError, match="without its unet"):
-        text.images(*inputs(1, 8, 8), config.scheduler.plan(2), jnp.ones(1))
+        text.generate(*inputs(1, 8, 8), config.scheduler.plan(2), jnp.ones(1))
     with pytest.raises(ValueError, match="'safety_checker'"):
         StableDiffusion(config, parts=("safety_checker",), rngs=nnx.Rngs(0))
 
