@@ -81,7 +81,7 @@ def load(
     Raises:
       ConversionError: keys missing, unexpected or of the wrong shape; all of them are listed.
     """
-    sources = plan(state, table)
+    sources, checkpoint = plan(state, table), table.view(checkpoint)
     chosen, problems, used = {}, [], collections.Counter()
     for name, source in sources.items():
         for spellings in source.keys:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from convert.checkpoints import Checkpoint
+
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
@@ -23,6 +25,9 @@ COPY = Transform(lambda w: w, lambda w: w)
 LINEAR = Transform(np.transpose, np.transpose)  # [out, in] <-> [in, out]
 CONV = Transform(  # [out, in, *k] <-> [*k, in, out]
     lambda w: np.moveaxis(w, (0, 1), (-1, -2)), lambda w: np.moveaxis(w, (-1, -2), (0, 1))
+)
+TRANSPOSED_CONV = Transform(  # [in, out, *k] <-> [*k, in, out]
+    lambda w: np.moveaxis(w, (0, 1), (-2, -1)), lambda w: np.moveaxis(w, (-2, -1), (0, 1))
 )
 POINTWISE = Transform(  # a 1 x 1 convolution [out, in, 1, 1] <-> a linear kernel [in, out]
     lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None]
@@ -84,7 +89,11 @@ def prefixed(rules: list[Rule], *, torch: str | tuple[str, ...] = "", flax: str 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of one kind of checkpoint, and the keys (regular expressions) that may be there but hold no weights."""
+    """The rows of one kind of checkpoint, and the keys (regular expressions) that may be there but hold no weights.
+
+    `view` shows the rows a checkpoint as they expect it, where several of its tensors make one; on import only.
+    """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+    view: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint

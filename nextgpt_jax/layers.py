@@ -86,10 +86,12 @@ class Conv(nnx.Module):
         *,
         stride: int | tuple[int, ...] = 1,
         padding: int | tuple[tuple[int, int], ...] = 0,
+        dilation: int = 1,
         bias: bool = True,
         rngs: nnx.Rngs,
     ):
         n = len(kernel_size)
+        self.dilation = (dilation,) * n
         self.stride = (stride,) * n if isinstance(stride, int) else tuple(stride)
         self.padding = ((padding, padding),) * n if isinstance(padding, int) else tuple(padding)
         self.kernel = nnx.Param(_kernel_init(rngs.params(), (*kernel_size, din, dout)))
@@ -99,7 +101,9 @@ class Conv(nnx.Module):
         spatial = "DHW"[-len(self.stride) :]
         layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
         kernel = self.kernel[...].astype(x.dtype)
-        y = jax.lax.conv_general_dilated(x, kernel, self.stride, self.padding, dimension_numbers=layout)
+        y = jax.lax.conv_general_dilated(
+            x, kernel, self.stride, self.padding, rhs_dilation=self.dilation, dimension_numbers=layout
+        )
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
