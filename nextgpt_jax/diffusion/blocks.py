@@ -104,29 +104,53 @@ class Attention(nnx.Module):
         self.to_v = Linear(context_width or width, inner, bias=False, rngs=rngs)
         self.to_out = Linear(inner, width, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b l d"] | None = None) -> Float[Array, "b t c"]:
-        def heads(y):
-            return y.reshape(*y.shape[:2], self.heads, -1)  # [B, T, heads, head_dim]
-
+    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "_ l d"] | None = None) -> Float[Array, "b t c"]:
+        """`context` has B rows, or fewer: each then serves the same number of consecutive rows of `x` (frames, say)."""
         context = x if context is None else context
+
+        def heads(y):  # the rows that share a context are one sequence of queries
+            return y.reshape(context.shape[0], -1, self.heads, y.shape[-1] // self.heads)  # [contexts, T, heads, d]
+
         y = attention(heads(self.to_q(x)), heads(self.to_k(context)), heads(self.to_v(context)))
         return self.to_out(y.reshape(*x.shape[:2], -1))
 
 
 class FeedForward(nnx.Module):
-    """GEGLU (exact GELU) of four times the width, then back."""
+    """GEGLU (exact GELU) of four times the width, then back; `chunk_feed_forward` bounds the memory it takes."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.proj = Linear(width, 8 * width, rngs=rngs)
         self.out = Linear(4 * width, width, rngs=rngs)
+        self.chunk_size = None
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        if self.chunk_size is None or x.shape[0] * x.shape[1] <= self.chunk_size:
+            return self._tokens(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        return jax.lax.map(self._tokens, tokens, batch_size=self.chunk_size).reshape(x.shape)
+
+    def _tokens(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         hidden, gate = jnp.split(self.proj(x), 2, -1)
         return self.out(hidden * gelu(gate))
 
 
+def chunk_feed_forward(module: nnx.Module, tokens: int | None) -> None:
+    """Makes every FeedForward below `module` work on `tokens` tokens at a time (all at once if None), in place.
+
+    Values stay the same; the hidden layer, 8 times the width, is never held for more. Raises ValueError below 1.
+    """
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"a chunk has at least 1 token, got {tokens}")
+    for _, layer in nnx.iter_modules(module):
+        if isinstance(layer, FeedForward):
+            layer.chunk_size = tokens
+
+
 class BasicTransformerBlock(nnx.Module):
-    """Pre-norm self-attention, attention to the context (to the sequence itself without one), feed-forward."""
+    """Pre-norm self-attention, attention to the context (to the sequence itself without one), feed-forward.
+
+    Contexts may be fewer than rows, as in Attention.
+    """
 
     def __init__(self, width: int, *, heads: int, head_dim: int, context_width: int | None, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(width)
@@ -136,7 +160,7 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = LayerNorm(width)
         self.ff = FeedForward(width, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b l d"] | None = None) -> Float[Array, "b t c"]:
+    def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "_ l d"] | None = None) -> Float[Array, "b t c"]:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
@@ -169,7 +193,7 @@ class Transformer2D(nnx.Module):
         self.proj_out = Linear(inner, width, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w c"], context: Float[Array, "b l d"] | None = None
+        self, x: Float[Array, "b h w c"], context: Float[Array, "_ l d"] | None = None
     ) -> Float[Array, "b h w c"]:
         h = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])  # [B, H*W, C]
         h = self.proj_in(h)

@@ -9,7 +9,6 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nextgpt_jax import hub
 from nextgpt_jax.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
 from nextgpt_jax.diffusion.latent_diffusion import (
     LatentDiffusion,
@@ -70,10 +69,7 @@ class StableDiffusionConfig(LatentDiffusionConfig):
 
         Raises UserError unless both sides are multiples of the autoencoder's factor (8).
         """
-        factor = self.vae.downscale
-        if height < factor or width < factor or height % factor or width % factor:
-            raise hub.UserError(f"height and width must be multiples of {factor}, got {height} x {width}")
-        return height // factor, width // factor, self.vae.latent_channels
+        return self.vae.latent_shape(height, width)
 
 
 class StableDiffusion(LatentDiffusion):

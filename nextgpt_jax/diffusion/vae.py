@@ -53,6 +53,16 @@ class AutoencoderKLConfig:
         """Pixels of a side that one latent pixel stands for."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape [h, w, c] of the latents of height x width pixels.
+
+        Raises UserError unless both sides are multiples of `downscale`.
+        """
+        factor = self.downscale
+        if height < factor or width < factor or height % factor or width % factor:
+            raise hub.UserError(f"height and width must be multiples of {factor}, got {height} x {width}")
+        return height // factor, width // factor, self.latent_channels
+
     @classmethod
     def from_hub(cls, config: Mapping[str, Any]) -> "AutoencoderKLConfig":
         """Reads an AutoencoderKL's config.json. Raises UserError for variants that compute something else."""
