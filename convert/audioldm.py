@@ -3,7 +3,29 @@
 import numpy as np
 
 from convert.checkpoints import Checkpoint
-from convert.rules import CONV, TRANSPOSED_CONV, Table, affine
+from convert.rules import CONV, TRANSPOSED_CONV, Rule, Table, affine, norm, prefixed, rule
+
+
+def _text_encoder() -> list[Rule]:
+    rows = [
+        rule(f"embeddings.{name}_embeddings.weight", f"{name}_embeddings.embedding")
+        for name in ("word", "position", "token_type")
+    ]
+    rows += norm("embeddings.LayerNorm", "embeddings_norm")
+    layer = "encoder.layer.{i}"
+    for name in ("query", "key", "value"):
+        rows += affine(f"{layer}.attention.self.{name}", f"layers.attention.{name}")
+    rows += affine(f"{layer}.attention.output.dense", "layers.attention.output")
+    rows += norm(f"{layer}.attention.output.LayerNorm", "layers.attention_norm")
+    rows += affine(f"{layer}.intermediate.dense", "layers.intermediate")
+    rows += affine(f"{layer}.output.dense", "layers.output")
+    rows += norm(f"{layer}.output.LayerNorm", "layers.output_norm")
+    rows += affine("pooler.dense", "pooler")
+    projection = [row for n in "12" for row in affine(f"text_projection.linear{n}", f"text_projection.linear{n}")]
+    return prefixed(rows, torch="text_model.") + projection
+
+
+TEXT_ENCODER = Table(tuple(_text_encoder()), ignored=(r"text_model\.embeddings\.(position|token_type)_ids",))
 
 _MAGNITUDE_AND_DIRECTION = (
     ("weight_g", "weight_v"),
