@@ -1,6 +1,6 @@
 """Tokenizers of the embedded world, trained on its text and saved in the hub's layout.
 
-pretrain.py writes each one beside the weights that are trained with it: ties between merges are broken at random, so a
+pretrain writes each one beside the weights that are trained with it: ties between merges are broken at random, so a
 second training may number the tokens otherwise.
 """
 
@@ -11,7 +11,7 @@ import random
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from examples.keypad import language
+from examples.keypad import language, things
 
 CONTEXT = 16  # tokens of a caption
 
@@ -21,6 +21,13 @@ def text(conversations: int = 20000, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
     turns = [turn for _ in range(conversations) for turn in language.conversation(rng)]
     return [line.replace(language.IMAGE, "") for turn in turns for line in (turn.human, turn.gpt)]
+
+
+def captions() -> list[str]:
+    """Every spelling of every caption."""
+    return [
+        c for modality in ("image", "audio", "video") for t in things.everything(modality) for c in things.captions(t)
+    ]
 
 
 def language_model_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
@@ -37,7 +44,7 @@ def language_model_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     template = ["### Human: \n### Assistant: \n###"] * len(corpus)
-    tokenizer.train_from_iterator([*corpus, *template, *(c for d in range(10) for c in language.captions(d))], trainer)
+    tokenizer.train_from_iterator([*corpus, *template, *captions()], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -66,8 +73,7 @@ def caption_tokenizer() -> PreTrainedTokenizerFast:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    corpus = [c for d in range(10) for c in language.captions(d)]
-    tokenizer.train_from_iterator([*corpus, *(f"{byte} {byte}{byte}" for byte in alphabet)], trainer)
+    tokenizer.train_from_iterator([*captions(), *(f"{byte} {byte}{byte}" for byte in alphabet)], trainer)
     tokenizer.add_special_tokens([start, end])
     ids = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)

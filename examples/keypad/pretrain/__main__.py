@@ -1,0 +1,30 @@
+"""Pretrains the frozen parts of the embedded world, which the repository holds already.
+
+    python -m examples.keypad.pretrain llama|imagebind|vae|diffusion [--output examples/keypad/weights/base]
+
+Each part is saved in the hub's layout: config.json, safetensors with PyTorch's names (float16), tokenizer.
+"""
+
+import argparse
+import pathlib
+
+from examples.keypad.pretrain.imagebind import imagebind
+from examples.keypad.pretrain.images import diffusion, vae
+from examples.keypad.pretrain.llama import llama
+
+PARTS = {"llama": llama, "imagebind": imagebind, "vae": vae, "diffusion": diffusion}
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
+    parser.add_argument("--steps", type=int, help="train for another number of steps")
+    args = parser.parse_args()
+    PARTS[args.part](args.output, **({"steps": args.steps} if args.steps else {}))
+
+
+if __name__ == "__main__":
+    main()
