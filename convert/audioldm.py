@@ -4,6 +4,8 @@ import numpy as np
 
 from convert.checkpoints import Checkpoint
 from convert.rules import CONV, TRANSPOSED_CONV, Rule, Table, affine, norm, prefixed, rule
+from convert.stable_diffusion import VAE, unet_table
+from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
 
 
 def _text_encoder() -> list[Rule]:
@@ -74,3 +76,8 @@ VOCODER = Table(
     ignored=("mean", "scale"),
     view=fold_weight_norm,
 )
+
+
+def tables(config: AudioLDMConfig) -> dict[str, Table]:
+    """The table of each part."""
+    return {"text_encoder": TEXT_ENCODER, "unet": unet_table(config.unet), "vae": VAE, "vocoder": VOCODER}

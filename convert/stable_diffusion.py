@@ -58,11 +58,14 @@ def transformer(torch: str, flax: str, projection: Transform) -> list[Rule]:
 
 
 def unet_table(config: UNet2DConfig) -> Table:
-    """The table of a UNet2DConditionModel, whose proj_in and proj_out are 1 x 1 convolutions or linear."""
+    """The table of a UNet2DConditionModel, whose proj_in and proj_out are 1 x 1 convolutions or linear.
+
+    The class embedding's rows are for those that have one.
+    """
     projection = LINEAR if config.use_linear_projection else POINTWISE
     rows = affine("conv_in", "conv_in", CONV)
-    for name in ("linear_1", "linear_2"):
-        rows += affine(f"time_embedding.{name}", f"time_embedding.{name}")
+    for name in ("time_embedding.linear_1", "time_embedding.linear_2", "class_embedding"):
+        rows += affine(name, name)
     for block in ("down_blocks.{i}", "mid_block", "up_blocks.{i}"):
         rows += resnet(f"{block}.resnets.{{j}}", f"{block}.resnets.{{j}}")
         rows += transformer(f"{block}.attentions.{{j}}", f"{block}.attentions.{{j}}", projection)

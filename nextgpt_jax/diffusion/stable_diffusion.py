@@ -35,6 +35,8 @@ class StableDiffusionConfig(LatentDiffusionConfig):
     def __post_init__(self):
         check_prompt_width(self.unet, self.text_encoder)
         check_latent_channels(self.unet, self.vae)
+        if self.unet.class_embed_type:
+            raise ValueError("the UNet needs class labels, which Stable Diffusion has none of")
 
     @classmethod
     def sd15(cls) -> "StableDiffusionConfig":

@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion 1 and 2: noisy latents, a timestep and text in; the model's prediction out.
+"""The UNet of Stable Diffusion and AudioLDM: noisy latents, a timestep and text in; the model's prediction out.
 
 Matches diffusers' UNet2DConditionModel. Maps are channels last. Legend: B batch, H W latent size, C channels, L context
 tokens, D context width.
@@ -22,7 +22,7 @@ from nextgpt_jax.diffusion.blocks import (
     Upsample2D,
     timestep_embedding,
 )
-from nextgpt_jax.layers import Conv, GroupNorm
+from nextgpt_jax.layers import Conv, GroupNorm, Linear
 
 _DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # whether the block attends
 _UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
@@ -34,8 +34,6 @@ _SUPPORTED = {
     "addition_embed_type": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "class_embeddings_concat": (False,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "cross_attention_norm": (None,),
@@ -65,7 +63,10 @@ _SUPPORTED = {
 class UNet2DConfig:
     """Fields as in the hub's unet/config.json.
 
-    `attention_head_dim` is the NUMBER of heads of all blocks, or of each.
+    `attention_head_dim` is the NUMBER of heads of all blocks, or of each. `cross_attention_dim` is the width of the
+    text's hidden states, or the widths of the blocks themselves in models that see the text as a class embedding only:
+    all their attention is to the map itself. A class embedding is a linear map of `class_labels`
+    (`class_embed_type="simple_projection"`), added to the time embedding or, with `class_embeddings_concat`, beside it.
     """
 
     in_channels: int = 4
@@ -75,18 +76,31 @@ class UNet2DConfig:
     up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
     layers_per_block: int = 2
     attention_head_dim: int | tuple[int, ...] = 8
-    cross_attention_dim: int = 1280
+    cross_attention_dim: int | tuple[int, ...] = 1280
     use_linear_projection: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
+    class_embed_type: str | None = None
+    projection_class_embeddings_input_dim: int | None = None
+    class_embeddings_concat: bool = False
 
     def __post_init__(self):
         n = len(self.block_out_channels)
-        for name in ("cross_attention_dim", "layers_per_block"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not supported (only one number for all blocks)")
+        if not isinstance(self.layers_per_block, int):
+            raise ValueError(f"layers_per_block={self.layers_per_block!r} is not supported (only one for all blocks)")
+        if not isinstance(self.cross_attention_dim, int) and self.cross_attention_dim != self.block_out_channels:
+            raise ValueError(
+                f"cross_attention_dim={self.cross_attention_dim!r} is not supported (only one width for all blocks, or "
+                f"{list(self.block_out_channels)}, with which they attend to themselves)"
+            )
+        if self.class_embed_type not in (None, "simple_projection"):
+            raise ValueError(f"class_embed_type={self.class_embed_type!r} is not supported (only 'simple_projection')")
+        if self.class_embed_type and not self.projection_class_embeddings_input_dim:
+            raise ValueError("class_embed_type='simple_projection' needs projection_class_embeddings_input_dim")
+        if self.class_embeddings_concat and not self.class_embed_type:
+            raise ValueError("class_embeddings_concat=True needs a class_embed_type")
         for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
             types = getattr(self, name)
             if unknown := set(types) - known.keys():
@@ -102,6 +116,11 @@ class UNet2DConfig:
                 raise ValueError(f"{width} channels do not divide into {self.norm_num_groups} groups")
 
     @property
+    def context_width(self) -> int | None:
+        """Width of the hidden states that the blocks attend to, or None if they attend to themselves."""
+        return self.cross_attention_dim if isinstance(self.cross_attention_dim, int) else None
+
+    @property
     def heads(self) -> tuple[int, ...]:
         """The number of attention heads of each down block; the up blocks have them in reverse."""
         heads = self.attention_head_dim
@@ -113,7 +132,11 @@ class UNet2DConfig:
         if config.get("num_attention_heads"):  # the later name of the same thing
             config = {**config, "attention_head_dim": config["num_attention_heads"]}
         if config.get("cross_attention_dim", 1280) is None:
-            raise hub.UserError(f"{cls.__name__}: cross_attention_dim=None is not supported (only a width)")
+            widths = list(config.get("block_out_channels", cls.block_out_channels))
+            raise hub.UserError(
+                f"{cls.__name__}: cross_attention_dim=None is not supported (only a width, or {widths}, "
+                "with which the blocks attend to themselves)"
+            )
         return hub.parse_config(cls, config, _SUPPORTED)
 
     @classmethod
@@ -126,9 +149,25 @@ class UNet2DConfig:
         """Stable Diffusion 2."""
         return cls(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
 
+    @classmethod
+    def audioldm_l(cls) -> "UNet2DConfig":
+        """AudioLDM-L, conditioned on CLAP's embeddings of 512."""
+        widths = (256, 512, 768, 1280)
+        return cls(
+            in_channels=8,
+            out_channels=8,
+            block_out_channels=widths,
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+            up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+            cross_attention_dim=widths,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=512,
+            class_embeddings_concat=True,
+        )
+
 
 def _resnet(cfg: UNet2DConfig, din: int, dout: int, rngs: nnx.Rngs) -> ResnetBlock2D:
-    time_width = 4 * cfg.block_out_channels[0]
+    time_width = (8 if cfg.class_embeddings_concat else 4) * cfg.block_out_channels[0]
     return ResnetBlock2D(din, dout, time_width=time_width, groups=cfg.norm_num_groups, eps=cfg.norm_eps, rngs=rngs)
 
 
@@ -137,7 +176,7 @@ def _transformer(cfg: UNet2DConfig, width: int, heads: int, rngs: nnx.Rngs) -> T
         width,
         heads=heads,
         head_dim=width // heads,
-        context_width=cfg.cross_attention_dim,
+        context_width=cfg.context_width,
         groups=cfg.norm_num_groups,
         rngs=rngs,
     )
@@ -212,6 +251,8 @@ class UNet2DConditionModel(nnx.Module):
         widths, n = cfg.block_out_channels, cfg.layers_per_block
         self.conv_in = Conv(cfg.in_channels, widths[0], (3, 3), padding=1, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], rngs=rngs)
+        classes = cfg.projection_class_embeddings_input_dim if cfg.class_embed_type else None
+        self.class_embedding = Linear(classes, 4 * widths[0], rngs=rngs) if classes else None
 
         width, skips, down = widths[0], [widths[0]], []
         for i, kind in enumerate(cfg.down_block_types):
@@ -239,12 +280,21 @@ class UNet2DConditionModel(nnx.Module):
         self,
         sample: Float[Array, "b h w c"],
         timestep: Num[Array, " b"] | Num[Array, ""],
-        encoder_hidden_states: Float[Array, "b l d"],
+        encoder_hidden_states: Float[Array, "b l d"] | None = None,
+        class_labels: Float[Array, "b e"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """The prediction (noise or velocity, as trained) in the dtype of `sample`.
 
         Any latent size works: on the way up, maps are resized to the skip connection where halving had rounded.
+        Raises ValueError unless there are hidden states if and only if the config has one width for them, and class
+        labels if and only if it has a class embedding.
         """
+        for name, given, wanted in (
+            ("encoder_hidden_states", encoder_hidden_states, self.config.context_width is not None),
+            ("class_labels", class_labels, self.class_embedding is not None),
+        ):
+            if (given is not None) != wanted:
+                raise ValueError(f"this UNet {'needs' if wanted else 'takes no'} {name}")
         time = jnp.broadcast_to(timestep, sample.shape[:1])
         time = timestep_embedding(
             time,
@@ -253,7 +303,10 @@ class UNet2DConditionModel(nnx.Module):
             freq_shift=self.config.freq_shift,
         )
         time = self.time_embedding(time.astype(sample.dtype))
-        context = encoder_hidden_states.astype(sample.dtype)
+        if class_labels is not None:
+            classes = self.class_embedding(class_labels.astype(sample.dtype))
+            time = jnp.concatenate([time, classes], -1) if self.config.class_embeddings_concat else time + classes
+        context = None if encoder_hidden_states is None else encoder_hidden_states.astype(sample.dtype)
 
         skips = [self.conv_in(sample)]
         for block in self.down_blocks:

@@ -263,10 +263,11 @@ def test_presets():
 def test_configs_that_do_not_fit(folder, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         StableDiffusionConfig.from_hub(tmp_path)
-    for name, key, value in (("unet", "cross_attention_dim", 32), ("unet", "in_channels", 9)):
+    classes = {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 8}
+    for name, change in (("unet", {"cross_attention_dim": 32}), ("unet", {"in_channels": 9}), ("unet", classes)):
         original = (folder / name / "config.json").read_text()
         try:
-            (folder / name / "config.json").write_text(json.dumps(json.loads(original) | {key: value}))
+            (folder / name / "config.json").write_text(json.dumps(json.loads(original) | change))
             with pytest.raises(UserError, match="the UNet"):
                 StableDiffusionConfig.from_hub(folder)
         finally:

@@ -42,6 +42,15 @@ VARIANTS = {
         "flip_sin_to_cos": False,
         "freq_shift": 1,
     },
+    "audioldm": {  # no text but a class embedding beside that of the time
+        "cross_attention_dim": (16, 32, 32),
+        "class_embed_type": "simple_projection",
+        "projection_class_embeddings_input_dim": 12,
+        "class_embeddings_concat": True,
+        "in_channels": 8,
+        "out_channels": 8,
+    },
+    "class_added": {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 12},
 }
 
 
@@ -61,14 +70,15 @@ def test_prediction(variant):
     original, model = pair(variant)
     run = compiled(model)
     rng = np.random.default_rng(0)
-    context = rng.standard_normal((2, 7, 24)).astype(np.float32)
+    context = rng.standard_normal((2, 7, 24)).astype(np.float32) if model.config.context_width else None
+    classes = rng.standard_normal((2, 12)).astype(np.float32) if model.config.class_embed_type else None
     # The second size is not divisible by 4; one timestep a row, and one for all.
     for size, t in [((8, 8), np.array([1, 981])), ((7, 10), np.array(500.5, np.float32))]:
         x = rng.standard_normal((2, *size, original.config.in_channels)).astype(np.float32)
         with torch.no_grad():
-            inputs = torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.from_numpy(t), torch.from_numpy(context)
-            expected = original(*inputs).sample.permute(0, 2, 3, 1)
-        assert relative_error(run(x, t, context), expected) < 1e-4
+            inputs = [x.transpose(0, 3, 1, 2), t, context, classes]
+            expected = original(*(v if v is None else torch.from_numpy(v) for v in inputs)).sample.permute(0, 2, 3, 1)
+        assert relative_error(run(x, t, context, classes), expected) < 1e-4
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -99,7 +109,10 @@ def test_untrained_prediction_is_zero():
 
 @pytest.mark.parametrize(
     "config,count,name",
-    [(UNet2DConfig.sd15(), 859520964, "sd15_unet"), (UNet2DConfig.sd2(), 865910724, "sd2_unet")],
+    [
+        (UNet2DConfig.sd15(), 859520964, "sd15_unet"),
+        (UNet2DConfig.sd2(), 865910724, "sd2_unet"),
+    ],
 )
 def test_full_size(config, count, name):
     state = nnx.state(nnx.eval_shape(make(config)))
@@ -110,10 +123,11 @@ def test_full_size(config, count, name):
 @pytest.mark.parametrize(
     "option,message",
     [
-        ({"class_embed_type": "simple_projection"}, "class_embed_type='simple_projection'"),
+        ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
+        ({"class_embed_type": "simple_projection"}, "needs projection_class_embeddings_input_dim"),
         ({"class_embeddings_concat": True}, "class_embeddings_concat=True"),
-        ({"cross_attention_dim": [16, 32, 32]}, "cross_attention_dim"),
-        ({"cross_attention_dim": None}, "cross_attention_dim"),
+        ({"cross_attention_dim": [16, 32, 64]}, r"cross_attention_dim=\(16, 32, 64\) .* \[16, 32, 32\]"),
+        ({"cross_attention_dim": None}, "cross_attention_dim=None .*(16, 32, 32)"),
         ({"layers_per_block": [1, 2, 2]}, "layers_per_block"),
         ({"transformer_layers_per_block": [1, 2, 10]}, "transformer_layers_per_block"),
         ({"addition_embed_type": "text_time"}, "addition_embed_type"),
@@ -125,3 +139,16 @@ def test_full_size(config, count, name):
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
         UNet2DConfig.from_hub({**SMALL, **option})
+
+
+def test_text_and_classes_are_given_where_they_are_used():
+    audio = UNet2DConfig.from_hub(SMALL | VARIANTS["audioldm"])
+    x, t, context, classes = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 7, 24)), jnp.zeros((1, 12))
+    for config, given, message in (
+        (UNet2DConfig(**SMALL), (None,), "needs encoder_hidden_states"),
+        (UNet2DConfig(**SMALL), (context, classes), "takes no class_labels"),
+        (audio, (None, None), "needs class_labels"),
+        (audio, (context, classes), "takes no encoder_hidden_states"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nnx.eval_shape(lambda config=config, given=given: make(config)()(x, t, *given))
