@@ -1,15 +1,17 @@
 """Images between files and arrays, and the preprocessing of the encoder."""
 
+import contextlib
 import os
 import pathlib
-import tempfile
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import atomic_write, reading
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 64  # longer side / shorter side that preprocess_image accepts
@@ -28,30 +30,31 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt
     Raises:
       UserError: the file is missing, no image, damaged, or has more than max_pixels.
     """
+    with open_image(path, max_pixels) as image:
+        return _to_rgb(image)
+
+
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
+    """An image file, decoded and upright, in the mode that it is stored in. Errors as read_image's."""
     path = pathlib.Path(path)
-    try:
-        with _open(path) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"no such image: {path}") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image in a format that is read here") from None
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
-    except Exception as error:  # decoders raise many kinds; the first line says what is wrong
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable image: {reason}") from None
+    with reading(path, "image"):
+        try:
+            with _open(path) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
+                image.load()
+                yield ImageOps.exif_transpose(image)
+        except UnidentifiedImageError:
+            raise UserError(f"{path} is not an image in a format that is read here") from None
+        except Image.DecompressionBombError:
+            raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
 
 
 def _open(path: pathlib.Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image has its own limit
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_image has its own limit
         return Image.open(path, formats=_FORMATS)
 
 
@@ -76,33 +79,27 @@ def write_png(path: str | os.PathLike, image: Float[np.ndarray, "h w 3"] | UInt8
       ValueError: another shape or dtype, or values that are not finite.
       UserError: the file can't be written.
     """
-    path, pixels = pathlib.Path(path), np.asarray(image)
+    pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(f"an image is [H, W, 3], got {list(pixels.shape)}")
-    if pixels.dtype != np.uint8:
-        pixels = _to_uint8(pixels)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+    pixels = to_uint8(pixels)
+    with atomic_write(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
 
 
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+def to_uint8(pixels: Float[np.ndarray, "*shape"] | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Pixels that are uint8, or floats in [0, 1] (values outside are clipped).
+
+    Raises:
+      ValueError: another dtype, or values that are not finite.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
     if np.issubdtype(pixels.dtype, np.integer) or pixels.dtype == bool:
-        raise ValueError(f"an image is float or uint8, got {pixels.dtype}")
+        raise ValueError(f"pixels are float or uint8, got {pixels.dtype}")
     pixels = pixels.astype(np.float32)
     if not np.isfinite(pixels).all():
-        raise ValueError("the image has values that are not finite")
+        raise ValueError("the pixels have values that are not finite")
     return np.round(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
