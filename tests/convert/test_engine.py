@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from convert import engine
 from convert.checkpoints import Checkpoint, open_checkpoint
 from convert.engine import ConversionError
-from convert.rules import CONV, COPY, LINEAR, POINTWISE, Table, affine, norm, prefixed, rule
+from convert.rules import CONV, COPY, LINEAR, POINTWISE, TRANSPOSED_CONV, Table, affine, norm, prefixed, rule
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.layers import Conv, LayerNorm, Linear, stack
 
@@ -294,13 +294,17 @@ sizes = st.integers(1, 5)
 
 @st.composite
 def transform_and_shape(draw):
-    kind = draw(st.sampled_from(["copy", "linear", "conv", "pointwise"]))
+    kind = draw(st.sampled_from(["copy", "linear", "conv", "transposed_conv", "pointwise"]))
     if kind == "copy":
         return COPY, tuple(draw(st.lists(sizes, max_size=4)))
     if kind == "linear":
         return LINEAR, (draw(sizes), draw(sizes))
-    if kind == "conv":
-        return CONV, (draw(sizes), draw(sizes), *draw(st.lists(sizes, min_size=1, max_size=3)))
+    if kind in ("conv", "transposed_conv"):
+        return CONV if kind == "conv" else TRANSPOSED_CONV, (
+            draw(sizes),
+            draw(sizes),
+            *draw(st.lists(sizes, min_size=1, max_size=3)),
+        )
     return POINTWISE, (draw(sizes), draw(sizes), 1, 1)
 
 
