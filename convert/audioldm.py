@@ -38,7 +38,7 @@ _MAGNITUDE_AND_DIRECTION = (
 def fold_weight_norm(checkpoint: Checkpoint) -> Checkpoint:
     """Shows each pair of tensors that torch's weight norm (of axis 0) has left as the weight g v / |v| they stand for.
 
-    Pairs that are not complete, or whose shapes don't fit each other, are left as they are.
+    Pairs that are not complete, don't fit each other, or stand beside a weight are left, to be reported as unexpected.
     """
     shapes, readers = dict(checkpoint.shapes), dict.fromkeys(checkpoint.shapes, checkpoint.__getitem__)
 
@@ -49,7 +49,8 @@ def fold_weight_norm(checkpoint: Checkpoint) -> Checkpoint:
         for g in [key for key in checkpoint.shapes if key.endswith(f".{magnitude}")]:
             layer = g.removesuffix(f".{magnitude}")
             v, shape = f"{layer}.{direction}", checkpoint.shapes.get(f"{layer}.{direction}")
-            if shape and checkpoint.shapes[g] == (shape[0], *(1,) * (len(shape) - 1)):
+            fits = shape and checkpoint.shapes[g] == (shape[0], *(1,) * (len(shape) - 1))
+            if fits and f"{layer}.weight" not in checkpoint.shapes:
                 for key in (g, v):
                     del shapes[key], readers[key]
                 shapes[f"{layer}.weight"], readers[f"{layer}.weight"] = shape, reader(g, v)

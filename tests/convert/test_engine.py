@@ -299,13 +299,10 @@ def transform_and_shape(draw):
         return COPY, tuple(draw(st.lists(sizes, max_size=4)))
     if kind == "linear":
         return LINEAR, (draw(sizes), draw(sizes))
-    if kind in ("conv", "transposed_conv"):
-        return CONV if kind == "conv" else TRANSPOSED_CONV, (
-            draw(sizes),
-            draw(sizes),
-            *draw(st.lists(sizes, min_size=1, max_size=3)),
-        )
-    return POINTWISE, (draw(sizes), draw(sizes), 1, 1)
+    if kind == "pointwise":
+        return POINTWISE, (draw(sizes), draw(sizes), 1, 1)
+    shape = draw(sizes), draw(sizes), *draw(st.lists(sizes, min_size=1, max_size=3))
+    return (CONV if kind == "conv" else TRANSPOSED_CONV), shape
 
 
 @settings(deadline=None)

@@ -61,6 +61,7 @@ def test_export_loads_strictly(original, model):
     original.load_state_dict(tensors | buffers, strict=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("spelling", ["weight_g", "parametrizations"])
 def test_weight_norm(original, model, spelling):
     norm = torch.nn.utils.weight_norm if spelling == "weight_g" else torch.nn.utils.parametrizations.weight_norm
@@ -81,7 +82,7 @@ def test_weight_norm(original, model, spelling):
     assert "upsampler.0.weight" in exported(loaded, VOCODER)
 
 
-def test_half_a_pair_of_weight_norm(model):
+def test_incomplete_weight_norm(model):
     normed = transformers.SpeechT5HifiGan(transformers.SpeechT5HifiGanConfig(**SMALL))
     torch.nn.utils.parametrizations.weight_norm(normed.conv_post)
     state = nnx.state(nnx.eval_shape(make(model.config)))
@@ -94,6 +95,9 @@ def test_half_a_pair_of_weight_norm(model):
         broken = type(whole)("broken", shapes, dict.fromkeys(shapes, whole.__getitem__))
         with pytest.raises(ConversionError, match=r"missing conv_post.weight .* unexpected conv_post.parametrizations"):
             engine.load(broken, state, VOCODER)
+    twice = type(whole)("twice", whole.shapes | {"conv_post.weight": (1, 4, 7)}, {})
+    with pytest.raises(ConversionError, match="unexpected conv_post.parametrizations.weight.original0"):
+        engine.load(twice, state, VOCODER)
 
 
 def test_bfloat16_stays_bfloat16(model):
