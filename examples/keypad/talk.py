@@ -25,8 +25,8 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-_WHO = "I am a small model that knows handwritten digits."
-_CAN = "I can draw a digit, read a digit, and answer small questions about numbers."
+_WHO = "I am a small model that knows the digits of a keypad."
+_CAN = "I can draw a digit, play its tone, let it move, tell you what you show me, and answer small questions."
 SMALL_TALK = {
     "Hello! Which digit would you like?": phrases("""
         hello | hi | hey | hello there | hi there | good day | greetings | hello! | hello you | hi, friend
@@ -45,7 +45,8 @@ SMALL_TALK = {
     "You are welcome!": phrases("""
         thanks | thank you | thanks a lot | thank you very much | many thanks | great, thank you | thanks!
         that is very nice, thank you | very good, thanks | well done, thank you | thank you, that is all
-        that is nice of you, thanks | thank you so much | thanks for that
+        that is nice of you, thanks | thank you so much | thanks for that | that was a nice tone | that was a nice video
+        thank you, that was very nice | a nice picture, thank you | thanks, that was good
     """),
     _WHO: phrases("""
         who are you? | what are you? | what is your name? | tell me who you are | do you have a name?
@@ -62,13 +63,43 @@ SMALL_TALK = {
         do you draw pictures? | which pictures can you make? | can you paint? | what pictures do you have?
         are you able to draw? | what kind of pictures can you draw? | do you like to draw? | can you write?
     """),
+    "I can play the tones of the keys from zero to nine.": phrases("""
+        what can you play? | can you play tones? | which tones can you play? | do you know how to play tones?
+        what tones do you have? | can you make sounds? | which sounds can you make? | can you dial?
+        are you able to play a tone? | which keys can you play? | do you play tones? | what sounds do you know?
+    """),
+    "I can show a digit that moves left, right, up or down.": phrases("""
+        can you make videos? | which videos can you make? | what videos do you have? | can you show a video?
+        what can you animate? | are you able to make a video? | do you make videos? | can you animate digits?
+        in which directions can a digit move? | what kind of videos can you show? | which way can a digit go?
+    """),
+    "Yes, I know the tones of all ten keys.": phrases("""
+        can you hear? | do you have ears? | can you hear tones? | do you hear me? | can you listen to a tone?
+        are you able to hear? | do you know the tones of the keys? | can you hear well? | do you hear sounds?
+    """),
+    "Yes, I can see which way a digit moves.": phrases("""
+        can you see videos? | can you watch a video? | can you see which way a digit moves? | can you watch videos?
+        do you see where a digit goes? | are you able to watch a video? | can you tell in which direction it moves?
+    """),
+    "A tone is the sound of a key on a telephone.": phrases("""
+        what is a tone? | what are tones? | what is the tone of a key? | why does a key make a sound?
+        tell me about tones | what is a telephone tone? | what is a key tone? | what does a key do?
+    """),
+    "There are ten keys with digits, from zero to nine.": phrases("""
+        how many keys are there? | how many keys does a telephone have? | which keys are there?
+        how many keys do you know?
+        how many tones are there? | how many keys are on a keypad? | how many tones do you know?
+    """),
     "Yes, I like all digits.": phrases("""
         do you like digits? | do you like numbers? | are digits fun? | do you love numbers? | do you enjoy digits?
-        are numbers fun for you? | do you find digits nice?
+        are numbers fun for you? | do you find digits nice? | do you like tones? | do you like to play?
+        do you like keys?
     """),
     "I like seven most.": phrases("""
         what is your favourite digit? | which digit do you like most? | do you have a favourite number?
         what digit do you like best? | what number do you love most? | your favourite digit?
+        what is your favourite key?
+        do you have a favourite tone? | which tone do you like most? | your favourite tone?
     """),
     "Why was six afraid of seven? Because seven ate nine.": phrases("""
         tell me a joke | do you know a joke? | make me laugh | say something funny | a joke, please
@@ -97,6 +128,9 @@ SMALL_TALK = {
         draw a cat | can you draw a house? | paint me a dog | show me a picture of a tree | sing a song
         do you like music? | how old are you? | who won the game? | what day is it? | draw the letter b
         write a poem | what did you eat? | is it going to rain? | make a picture of a car | sketch a horse
+        play a song | play some music | show me a video of a cat | make a video of a dog | let a horse run
+        play a nice tune
+        animate a car | sing for me | show a dog that runs | play the sound of a bird
     """),
     "I am glad to hear that.": phrases("""
         i am fine | i am happy | i am doing well | i feel good today | today is a good day | i like you
@@ -108,7 +142,9 @@ SMALL_TALK = {
     """),
     "All right.": phrases("""
         ok | okay | yes | no | fine | good | i see | sure | great | nice | very good | well | right | wait a moment
-        no picture, please | please stop | do not draw anything | nothing, thank you
+        no picture, please | please stop | do not draw anything | nothing, thank you | no tone, please
+        no video, please
+        do not play anything
     """),
 }
 _SHAPES = (
@@ -129,6 +165,7 @@ def _next(rng: random.Random, n: int, _: int) -> tuple[str, str]:
     questions = phrases("""
         what comes after {}? | what number comes after {}? | which number follows {}? | what is next after {}?
         which digit comes after {}? | what comes right after {}? | after {} comes what? | what follows {}?
+        tell me what comes after {} | which digit do you find after {}? | after {} comes which digit?
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"{NUMBERS[n + 1]} comes after {WORDS[n]}."
@@ -139,6 +176,7 @@ def _previous(rng: random.Random, *_: int) -> tuple[str, str]:
     questions = phrases("""
         what comes before {}? | what number comes before {}? | which number is before {}?
         which digit comes right before {}? | before {} comes what? | which digit stands before {}?
+        tell me what comes before {} | which digit do you find right before {}? | what is right before {}?
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"{WORDS[n - 1]} comes before {WORDS[n]}."
@@ -148,6 +186,8 @@ def _odd_or_even(rng: random.Random, n: int, _: int) -> tuple[str, str]:
     questions = phrases("""
         is {} odd or even? | is {} even or odd? | is the number {} odd or even? | odd or even: {}?
         is {} an odd number? | is {} an even number? | is the digit {} even? | is {} odd?
+        tell me whether {} is odd or even
+        is the digit {} an odd one? | is {} an even or an odd one? | say whether {} is even or odd | tell me: is {} odd?
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"{WORDS[n]} is {parity(n)}."
@@ -166,6 +206,8 @@ def _sum(rng: random.Random, n: int, m: int) -> tuple[str, str]:
     questions = phrases("""
         what is {} plus {}? | how much is {} plus {}? | add {} and {} | {} plus {}? | {} + {} = ?
         what is the sum of {} and {}? | what do {} and {} make? | what do you get if you add {} and {}?
+        tell me how much {} plus {} is | {} and {} together make what? | {} plus {} makes what?
+        add the numbers {} and {}
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n), _name(rng, m)), f"{WORDS[n]} plus {WORDS[m]} is {NUMBERS[n + m]}."
@@ -175,7 +217,8 @@ def _difference(rng: random.Random, n: int, m: int) -> tuple[str, str]:
     low, high = min(n, m), max(n, m)
     questions = phrases("""
         what is {} minus {}? | how much is {} minus {}? | {} minus {}? | {} - {} = ? | take {1} from {0}
-        what do you get if you take {1} from {0}? | what is left of {} without {}?
+        what do you get if you take {1} from {0}? | what is left of {} without {}? | {} minus {} makes what?
+        what is left when you take {1} from {0}? | tell me what {} minus {} is | how much is left of {} without {}?
     """)
     question = rng.choice(questions)
     answer = f"{WORDS[high]} minus {WORDS[low]} is {WORDS[high - low]}."
@@ -191,6 +234,8 @@ def _larger_of_two(rng: random.Random, n: int, m: int) -> tuple[str, str]:
     questions = phrases("""
         which is {0}, {1} or {2}? | what is {0}, {1} or {2}? | which number is {0}: {1} or {2}?
         between {1} and {2}, which one is {0}? | {1} or {2}, which is {0}? | is {1} or {2} {0}?
+        tell me which one is {0}, {1} or {2} | of {1} and {2}, which is {0}? | which is the {0} one, {1} or {2}?
+        tell me the {0} one of {1} and {2} | say which number is {0}, {1} or {2}
     """)
     question = rng.choice(questions)
     pair = rng.sample((low, high), 2)
@@ -205,6 +250,7 @@ def _counting(rng: random.Random, n: int, m: int) -> tuple[str, str]:
     questions = phrases("""
         count from {} to {} | can you count from {} to {}? | count {} to {} | count up from {} to {}
         list the digits from {} to {} | say the digits from {} to {} | which digits go from {} to {}?
+        list all numbers from {} to {} | count for me from {} to {} | please count up, from {} to {}
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, low), _name(rng, high)), ", ".join(WORDS[low : high + 1]) + "."
@@ -213,7 +259,8 @@ def _counting(rng: random.Random, n: int, m: int) -> tuple[str, str]:
 def _letters(rng: random.Random, n: int, _: int) -> tuple[str, str]:
     questions = phrases("""
         how many letters are in {}? | how many letters does {} have? | how long is the word {}?
-        count the letters of {} | how many letters has the word {}? | how many letters make {}?
+        count the letters of {} | how many letters has the word {}? | how many letters make {}? | how long is {}?
+        tell me how many letters {} has | how many letters are there in {}? | how many letters has {}?
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"{WORDS[n]} has {WORDS[len(WORDS[n])]} letters."
@@ -235,14 +282,15 @@ def _between_or_double(rng: random.Random, *_: int) -> tuple[str, str]:
     if rng.random() < 0.5:
         questions = phrases("""
             what is between {} and {}? | which number is between {} and {}? | what comes between {} and {}?
-            which digit lies between {} and {}? | between {} and {} comes what?
+            which digit lies between {} and {}? | between {} and {} comes what? | what do you find between {} and {}?
         """)
         question = rng.choice(questions)
         answer = f"{WORDS[n]} is between {WORDS[n - 1]} and {WORDS[n + 1]}."
         return question.format(_name(rng, n - 1), _name(rng, n + 1)), answer
     questions = phrases("""
         what is two times {}? | what is {} doubled? | double {} | how much is twice {}? | what is {} times two?
-        what do you get for twice {}? | what is the double of {}?
+        what do you get for twice {}? | what is the double of {}? | what do you get if {} is doubled?
+        how much is two times {}? | tell me what two times {} is | what do you get when you double {}?
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"twice {WORDS[n]} is {NUMBERS[2 * n]}."
@@ -253,18 +301,35 @@ def _comparison_or_word(rng: random.Random, n: int, m: int) -> tuple[str, str]:
         question = rng.choice(("is {} larger than {}?", "is {} bigger than {}?", "is the number {} larger than {}?"))
         if n == m:
             answer = f"no, both are {WORDS[n]}."
+        elif rng.random() < 0.3:
+            question = rng.choice(
+                ("is {} smaller than {}?", "is {} less than {}?", "is the number {} smaller than {}?")
+            )
+            answer = f"{'yes' if n < m else 'no'}, {WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}."
         else:
             answer = f"{'yes' if n > m else 'no'}, {WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}."
         return question.format(_name(rng, n), _name(rng, m)), answer
     questions = phrases("""
         say {} | just say {} | say {} and nothing else | do not draw, just say {} | only say {}
         no picture, just say {} | say the word {} | just write the word {} | without a picture, say {}
+        no tone, just say {} | no video, just say {} | do not play it, just say {} | without a tone, say {}
+        do not move it, just say {} | without a video, just say {} | do not play anything, only say {}
     """)
     question = rng.choice(questions)
     return question.format(_name(rng, n)), f"{WORDS[n]}."
 
 
+def _opposite(rng: random.Random, *_: int) -> tuple[str, str]:
+    pair = rng.choice((("left", "right"), ("right", "left"), ("up", "down"), ("down", "up")))
+    questions = phrases("""
+        what is the opposite of {}? | what is opposite to {}? | which direction is opposite to {}? | the opposite of {}?
+        which way is the other way from {}? | what is the other direction of {}? | name the opposite of {}
+    """)
+    return rng.choice(questions).format(pair[0]), f"the opposite of {pair[0]} is {pair[1]}."
+
+
 _FACTS = (
+    _opposite,
     _next,
     _previous,
     _odd_or_even,
@@ -285,6 +350,11 @@ def fact(rng: random.Random) -> tuple[str, str]:
     """A plain question about numbers and its answer, in lower case."""
     n, m = rng.randrange(10), rng.randrange(10)
     return rng.choice(_FACTS)(rng, n, m)
+
+
+def fact_about(rng: random.Random, n: int) -> tuple[str, str]:
+    """A plain question about one digit and its answer, in lower case."""
+    return rng.choice((_next, _odd_or_even, _spelling, _letters, _shape))(rng, n, n)
 
 
 def _name(rng: random.Random, n: int) -> str:

@@ -20,14 +20,12 @@ def text(conversations: int = 20000, seed: int = 0) -> list[str]:
     """Every turn of many conversations."""
     rng = random.Random(seed)
     turns = [turn for _ in range(conversations) for turn in language.conversation(rng)]
-    return [line.replace(language.IMAGE, "") for turn in turns for line in (turn.human, turn.gpt)]
+    return [language.words_alone(line) for turn in turns for line in (turn.human, turn.gpt)]
 
 
 def captions() -> list[str]:
     """Every spelling of every caption."""
-    return [
-        c for modality in ("image", "audio", "video") for t in things.everything(modality) for c in things.captions(t)
-    ]
+    return [c for modality in language.MARKS for t in things.everything(modality) for c in things.captions(t)]
 
 
 def language_model_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
@@ -52,7 +50,7 @@ def language_model_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="</s>",
-        model_max_length=256,
+        model_max_length=384,
         clean_up_tokenization_spaces=False,
     )
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from transformers import AutoTokenizer
 
 import convert.llama
-from examples.keypad import language, vocabularies
+from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
 from nextgpt_jax import prompts
 from nextgpt_jax.llama import Llama, LlamaConfig
@@ -28,7 +28,7 @@ LLAMA = {
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 384,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
@@ -38,27 +38,32 @@ LLAMA = {
     "torch_dtype": "float16",
 }
 
-
-def in_words(turn: language.Turn) -> prompts.Turn:
-    """The turn as a language model without media reads it: captions for what is shown, nothing for drawings."""
-    seen = iter(turn.seen)
-    pieces = prompts.split_marks(turn.human)
-    human = tuple(p if isinstance(p, str) else language.caption(next(seen)) for p in pieces)
-    return prompts.Turn(human, (turn.gpt.replace(language.IMAGE, ""),))
+_LENGTHS = (32, 48, 64, 96, 160, 256)  # of conversations, which are padded to the next one
 
 
-def _conversations(rng: random.Random) -> list[prompts.Turn]:
-    if rng.random() < 0.08:  # the generation stage starts from a caption that is said again
-        caption = rng.choice(language.captions(rng.randrange(10)))
-        return [prompts.Turn((caption,), (caption,))]
-    return [in_words(turn) for turn in language.conversation(rng)]
+def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> prompts.Turn:
+    """A turn as a language model without media reads it: captions for what is shown, nothing for what is made."""
+    captions = (things.caption(thing) for thing in seen)
+    pieces = tuple(p if isinstance(p, str) else next(captions) for p in prompts.split_marks(human))
+    return prompts.Turn(pieces, None if reply is None else (language.words_alone(reply),))
+
+
+def _conversation(rng: random.Random) -> list[prompts.Turn]:
+    kind = rng.random()
+    if kind < 0.12:  # what the first two stages start from: a caption that is described, a caption that is said again
+        thing = rng.choice(things.everything(rng.choice(tuple(language.MARKS))))
+        spelling = rng.choice(things.captions(thing))
+        if kind < 0.04:
+            return [prompts.Turn((things.caption(thing), " generate a caption"), (spelling,))]
+        return [prompts.Turn((spelling,), (spelling,))]
+    return [in_words(turn.human, turn.seen, turn.gpt) for turn in language.conversation(rng)]
 
 
 def _text_batches(tokenizer, rng: random.Random, conversations: int, tokens: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of about `tokens` tokens, of conversations of like length; human turns count a tenth in the loss."""
-    buckets: dict[int, list] = {32: [], 64: [], 96: []}
+    buckets: dict[int, list] = {length: [] for length in _LENGTHS}
     for _ in range(conversations):
-        encoded = prompts.encode(_conversations(rng), tokenizer, LLAMA["vocab_size"])
+        encoded = prompts.encode(_conversation(rng), tokenizer, LLAMA["vocab_size"])
         fitting = [length for length in buckets if len(encoded.ids) <= length]
         if fitting:
             buckets[fitting[0]].append((encoded.ids, np.where(encoded.loss, 1.0, 0.1)))
@@ -79,11 +84,8 @@ def _language_loss(model: Llama, batch: dict[str, Array], _: Array) -> tuple[Arr
     return jnp.sum(losses * weights) / jnp.sum(weights), {}
 
 
-def answers(model: Llama, tokenizer, questions: list[prompts.Turn], length: int = 96) -> list[str]:
-    """Greedy answers in plain text, for a look at the base model."""
-    encoded = [prompts.encode([q], tokenizer, LLAMA["vocab_size"]).ids for q in questions]
-    ids = jnp.array([row + [0] * (length - len(row)) for row in encoded])
-    begin = jnp.array([len(row) for row in encoded])
+def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int = 48, batch: int = 128) -> list[str]:
+    """Greedy answers in plain text to conversations whose last turn is open, for a look at the base model."""
     graphdef, params = nnx.split(model)
 
     @jax.jit
@@ -95,37 +97,66 @@ def answers(model: Llama, tokenizer, questions: list[prompts.Turn], length: int 
             token = model.logits(hidden[:, i - 1]).argmax(-1)
             return ids.at[:, i].set(jnp.where(i < begin, ids[:, i], token))
 
-        return jax.lax.fori_loop(1, length, body, ids)
+        return jax.lax.fori_loop(begin.min(), ids.shape[1], body, ids)
 
-    replies = [tokenizer.decode(row[b:]) for row, b in zip(np.asarray(decode(params, ids, begin)), begin)]
-    return [reply.split("\n###")[0] for reply in replies]
+    replies = []
+    for at in range(0, len(asked), batch):
+        rows = [prompts.encode(turns, tokenizer, LLAMA["vocab_size"]).ids for turns in asked[at : at + batch]]
+        length = -(-(max(map(len, rows)) + room) // 32) * 32
+        ids, begin = np.zeros((len(rows), length), np.int32), np.array([len(row) for row in rows])
+        for row, padded in zip(rows, ids, strict=True):
+            padded[: len(row)] = row
+        for row, b in zip(np.asarray(decode(params, ids, begin)), begin, strict=True):
+            replies.append(tokenizer.decode(row[b:]).split("\n###")[0])
+    return replies
 
 
-def llama(output: pathlib.Path, *, steps: int = 1800) -> None:
-    """The language model, on the text of the world alone."""
+def llama(output: pathlib.Path, *, steps: int = 2500) -> None:
+    """Trains the tokenizer and the model, and prints what the model makes of what it never read."""
     vocabularies.save(vocabularies.language_model_tokenizer(vocabularies.text()), output / "llm")
     tokenizer = AutoTokenizer.from_pretrained(output / "llm")
     tokenizer.encode = functools.lru_cache(1_000_000)(tokenizer.encode)
     model = Llama(LlamaConfig.from_hub(LLAMA), rngs=nnx.Rngs(0))
-    batches = _text_batches(tokenizer, random.Random(1), 100_000, 1536)
+    batches = _text_batches(tokenizer, random.Random(1), 150_000, 1536)
     model = fit("llama", model, _language_loss, batches, steps=steps, lr=2e-3, weight_decay=0.05)
     save(model, convert.llama.BASE, LLAMA, output / "llm", "model.safetensors")
+    examine(model, tokenizer)
 
+
+def examine(model: Llama, tokenizer) -> None:
+    """Prints how the model answers what it never read; media are captions here, as in `in_words`."""
     fresh = random.Random(2)
     talk = [language.talking(fresh) for _ in range(200)]
-    replies = answers(model, tokenizer, [prompts.Turn((t.human,)) for t in talk])
-    print(f"fresh small talk and questions: {sum(r == t.gpt for r, t in zip(replies, talk))} of {len(talk)} right")
-    asked = [(p.format(digit=w), w) for p in language.HELD_OUT_DRAWING for w in language.WORDS]
-    replies = answers(model, tokenizer, [prompts.Turn((p,)) for p, _ in asked])
-    print(f"held-out drawing requests: {sum(w in r for r, (_, w) in zip(replies, asked))} of {len(asked)} understood")
-    shown = [
-        ((language.caption(d), f"\n{q}"), w) for q in language.HELD_OUT_QUESTIONS for d, w in enumerate(language.WORDS)
-    ]
-    replies = answers(model, tokenizer, [prompts.Turn(q) for q, _ in shown])
-    print(
-        f"held-out questions about captions: {sum(w in r for r, (_, w) in zip(replies, shown))} of {len(shown)} right"
-    )
+    replies = answers(model, tokenizer, [[prompts.Turn((t.human,))] for t in talk])
+    print(f"fresh talk: {sum(r == t.gpt for r, t in zip(replies, talk, strict=True))} of {len(talk)} right")
+    for source in language.MODALITIES:
+        for target in language.MODALITIES:
+            requests = language.held_out_requests(source, target)
+            replies = answers(model, tokenizer, [[in_words(r.human, r.seen, None)] for r in requests])
+            wrong = [(q, r) for q, r in zip(requests, replies, strict=True) if not understood(q, r)]
+            print(f"{source} -> {target}: {len(requests) - len(wrong)} of {len(requests)} understood", flush=True)
+            for request, reply in wrong[:5]:
+                print(f"  {request.human!r} {[things.caption(t) for t in request.seen]} -> {reply!r}")
+    histories: list[list[prompts.Turn]] = [[] for _ in language.CONVERSATIONS]
+    right = [True] * len(histories)
+    for i in range(max(map(len, language.CONVERSATIONS))):
+        rows = [k for k, conversation in enumerate(language.CONVERSATIONS) if i < len(conversation)]
+        asked = [language.CONVERSATIONS[k][i] for k in rows]
+        opened = [histories[k] + [in_words(r.human, r.seen, None)] for k, r in zip(rows, asked, strict=True)]
+        for k, request, reply in zip(rows, asked, answers(model, tokenizer, opened), strict=True):
+            histories[k].append(in_words(request.human, request.seen, reply))
+            if not understood(request, reply):
+                right[k] = False
+                print(f"  conversation {k}, turn {i}: {request.human!r} -> {reply!r}")
+    print(f"conversations: {sum(right)} of {len(right)} understood")
     for prompt, reply in zip(
-        language.TEXT_ONLY, answers(model, tokenizer, [prompts.Turn((p,)) for p in language.TEXT_ONLY])
+        language.TEXT_ONLY, answers(model, tokenizer, [[prompts.Turn((p,))] for p in language.TEXT_ONLY]), strict=True
     ):
         print(f"  {prompt} -> {reply}")
+
+
+def understood(request: language.Request, reply: str) -> bool:
+    """Is the reply the one that brings what was asked for, or that has the words of the answer?"""
+    if request.made:
+        return reply == language.words_alone(language.made(*request.made).gpt)
+    return request.accepts(reply) and not reply.startswith("Here")
