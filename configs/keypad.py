@@ -1,9 +1,9 @@
-"""The embedded world of ten handwritten digits (examples/keypad): everything runs for real, on a CPU."""
+"""The embedded world of ten digits, written, moving and dialled (examples/keypad). Everything runs, on a CPU."""
 
 import pathlib
 
 from nextgpt_jax.command import unknown_variant
-from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.config import AudioOptions, ExperimentConfig, ImageOptions, VideoOptions
 
 VARIANTS = ("infer", "stage1", "stage2", "stage3")
 _ROOT = pathlib.Path(__file__).resolve().parent.parent / "examples" / "keypad"
@@ -18,6 +18,8 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.llm = str(base / "llm")
     config.model.encoder = str(base / "imagebind")
     config.model.image_decoder = str(base / "stable-diffusion")
+    config.model.video_decoder = str(base / "text-to-video")
+    config.model.audio_decoder = str(base / "audioldm")
     config.model.delta = str(_ROOT / "weights" / "delta") if variant == "infer" else ""
     config.model.template = "pieces"
     config.model.projector_width = 128
@@ -27,21 +29,19 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.lora_rank = 16
     config.model.lora_alpha = 16.0
     config.model.lora_dropout = 0.05
-    config.decode.steps = 20
-    config.decode.guidance = 4.0
-    config.decode.height = config.decode.width = 32
+    config.decode.image = ImageOptions(steps=20, guidance=4.0, height=32, width=32, batch=32)
+    config.decode.video = VideoOptions(steps=20, guidance=3.0, frames=8, height=32, width=32, fps=4.0, batch=16)
+    config.decode.audio = AudioOptions(steps=20, guidance=3.0, seconds=0.5, batch=32)
     config.decode.temperature = 0.0
-    config.decode.max_new_tokens = 64
+    config.decode.max_new_tokens = 96
 
     config.data.captions = str(_ROOT / "data" / "captions.json")
     config.data.instructions = str(_ROOT / "data" / "instructions.json")
-    config.data.media = str(_ROOT / "data" / "images")
+    config.data.media = str(_ROOT / "data")
     config.data.batch_size = 32
     config.data.max_length = 48
     config.optim.lr = 2e-3
     config.train.save_every = 200
-    config.data.max_inputs = {"stage1": 1, "stage2": 0, "stage3": 3}.get(variant, 0)
-    config.data.max_outputs = {"stage1": 0, "stage2": 1, "stage3": 3}.get(variant, 0)
     if variant == "stage3":
         config.data.max_length = 96
     if variant != "infer":

@@ -1,4 +1,4 @@
-"""The paper's system: ImageBind huge, Vicuna-7B v0, Stable Diffusion 1.5.
+"""The paper's system: ImageBind huge, Vicuna-7B v0, Stable Diffusion 1.5, Zeroscope v2 576w, AudioLDM-L.
 
 Put the weights, in the hub's folder layout, below weights/ or name other folders: --config.model.llm=...
 """
@@ -17,11 +17,12 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.llm = "weights/vicuna-7b-v0"
     config.model.encoder = "weights/imagebind"
     config.model.image_decoder = "weights/stable-diffusion-v1-5"
-    config.data.captions = "data/T-X_pair_data/cc3m/cc3m.json"
+    config.model.video_decoder = "weights/zeroscope_v2_576w"
+    config.model.audio_decoder = "weights/audioldm-l-full"
+    # Media lie in images/, videos/ and audios/ beside each file.
+    pairs = ("cc3m/cc3m.json", "webvid/webvid.json", "audiocap/audiocap.json")
+    config.data.captions = ",".join(f"data/T-X_pair_data/{name}" for name in pairs)
     config.data.instructions = "data/IT_data/instructions.json"
-    config.data.media = "data/IT_data/images" if variant == "stage3" else "data/T-X_pair_data/cc3m/images"
-    config.data.max_inputs = {"stage1": 1, "stage2": 0, "stage3": 4}.get(variant, 0)
-    config.data.max_outputs = {"stage1": 0, "stage2": 1, "stage3": 4}.get(variant, 0)
     config.data.batch_size = 16 if variant != "stage3" else 4
     config.optim.lr = 4e-4 if variant != "stage3" else 5e-4
     if variant == "infer":

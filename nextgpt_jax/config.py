@@ -12,7 +12,9 @@ class ModelConfig:
 
     llm: str = ""
     encoder: str = ""
-    image_decoder: str = ""
+    image_decoder: str = ""  # decoders: "" does without the modality
+    video_decoder: str = ""
+    audio_decoder: str = ""
     delta: str = ""  # trained weights in the released layout; "" starts from random projections
     input_projector: str = "linear"  # linear or mlp
     output_projector: str = "transformer"  # linear, transformer or qformer
@@ -30,15 +32,14 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class DataConfig:
-    """The training files and the shape of a batch."""
+    """The training files and the shape of a batch. Several files are separated by commas, and mixed."""
 
-    captions: str = ""  # [{"caption", "image_name"}, ...]: stages 1 and 2
+    captions: str = ""  # [{"caption", "image_name" | "video_name" | ...}, ...]: stages 1 and 2
     instructions: str = ""  # conversations: stage 3
-    media: str = ""  # folder of the media that the files name
+    media: str = ""  # folder of the media that the files name, or of their images/, videos/, ...; "": beside each file
     batch_size: int = 16  # of one optimizer step
     max_length: int = 512  # tokens of a conversation
-    max_inputs: int = 1  # input media of a conversation; 0: no encoder in the step
-    max_outputs: int = 1  # output media of a conversation; 0: no text encoder in the step
+    max_media: int = 8  # inputs, or outputs, of one modality in a conversation; more are refused
     threads: int = 2  # that load and preprocess media
 
 
@@ -82,17 +83,50 @@ class TrainConfig:
 
 
 @dataclasses.dataclass
-class DecodeDefaults:
-    """Defaults of infer.py, most with a flag of their own."""
+class ImageOptions:
+    """How images are sampled."""
 
     steps: int = 50
     guidance: float = 7.5
     height: int = 512
     width: int = 512
+    batch: int = 8  # sampled together at most
+
+
+@dataclasses.dataclass
+class VideoOptions:
+    """How videos are sampled."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    frames: int = 24
+    height: int = 320
+    width: int = 576
+    fps: float = 8.0  # frames per second of the file
+    batch: int = 1
+
+
+@dataclasses.dataclass
+class AudioOptions:
+    """How audio is sampled."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    seconds: float = 9.0
+    batch: int = 8
+
+
+@dataclasses.dataclass
+class DecodeDefaults:
+    """Defaults of infer.py, most with a flag of their own; --steps and --guidance hold for every modality."""
+
+    image: ImageOptions = dataclasses.field(default_factory=ImageOptions)
+    video: VideoOptions = dataclasses.field(default_factory=VideoOptions)
+    audio: AudioOptions = dataclasses.field(default_factory=AudioOptions)
     temperature: float = 0.4
     top_p: float = 1.0
     max_new_tokens: int = 246
-    max_images: int = 4  # in one answer
+    max_media: int = 4  # in one answer
 
 
 @dataclasses.dataclass

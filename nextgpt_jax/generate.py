@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax.llama import init_cache
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, signal_ids
+from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,13 +205,15 @@ def sample_token(
 
 
 def modality_options(names: tuple[str, ...], wanted: str) -> tuple[list[bool], list[bool]]:
-    """(allow, force) over the modalities `names` for "auto" (as the model likes), "text" (none) or the name of one.
+    """(allow, force) over the modalities `names` for "auto" (as the model likes), "text" (none), or a list of some of
+    them such as "image,audio" (each at least once, no others).
 
     Raises:
       ValueError: `wanted` is something else.
     """
-    if wanted not in ("auto", "text", *names):
-        raise ValueError(
-            f"modality {wanted!r} is not one of auto, text, {', '.join(n for n in names if n in MODALITIES)}"
-        )
-    return [wanted in ("auto", n) for n in names], [wanted == n for n in names]
+    if wanted in ("auto", "text"):
+        return [wanted == "auto"] * len(names), [False] * len(names)
+    chosen = [name.strip() for name in wanted.split(",")]
+    if unknown := [name for name in chosen if name not in names]:
+        raise ValueError(f"modality {unknown[0]!r} is not one of auto, text, {', '.join(names)}")
+    return [name in chosen for name in names], [name in chosen for name in names]

@@ -9,22 +9,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import convert.audioldm
 import convert.imagebind
 import convert.llama
 import convert.nextgpt
 import convert.stable_diffusion
+import convert.text_to_video
 from convert.checkpoints import open_checkpoint
 from convert.engine import load
 from convert.rules import Table
 from nextgpt_jax import hub
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
-from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
+from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained, output_projector_for
+from nextgpt_jax.model import DECODERS, DecoderConfig, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
 
 
@@ -46,30 +49,39 @@ def model_config(config: ModelConfig) -> NExTGPTConfig:
     """
     llm = LlamaConfig.from_hub(hub.read_json(_folder(config.llm, "model.llm") / "config.json"))
     encoder = _encoder_config(_folder(config.encoder, "model.encoder"))
-    decoder = StableDiffusionConfig.from_hub(_folder(config.image_decoder, "model.image_decoder"))
+    decoders = {
+        name: DECODERS[name][0].from_hub(_folder(folder, f"model.{name}_decoder"))
+        for name, folder in _decoder_folders(config).items()
+    }
+    sizes = dict(
+        kind=config.output_projector,
+        hidden_dim=config.projector_width,
+        num_layers=config.projector_layers,
+        num_heads=config.projector_heads,
+        feedforward_dim=config.projector_feedforward,
+    )
     try:
         lora = LoRAConfig(config.lora_rank, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets))
-        projector = output_projector_for(
-            decoder,
-            "image",
-            llm.hidden_size,
-            kind=config.output_projector,
-            hidden_dim=config.projector_width,
-            num_layers=config.projector_layers,
-            num_heads=config.projector_heads,
-            feedforward_dim=config.projector_feedforward,
-        )
+        outputs = [(name, output_projector_for(c, name, llm.hidden_size, **sizes)) for name, c in decoders.items()]
         return NExTGPTConfig(
             llm=llm,
             encoder=encoder,
             lora=lora,
             input_kind=config.input_projector,
             input_dim=encoder.out_embed_dim,
-            outputs=(("image", projector),),
-            decoders=(("image", decoder),),
+            outputs=tuple(outputs),
+            decoders=tuple(decoders.items()),
         )
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def _decoder_folders(config: ModelConfig) -> dict[str, str]:
+    """The decoders' folders by modality; those that are not set do without."""
+    folders = {name: getattr(config, f"{name}_decoder") for name in DECODERS}
+    if not any(folders.values()):
+        raise UserError(f"no decoder: set {' or '.join(f'model.{name}_decoder' for name in DECODERS)}")
+    return {name: folder for name, folder in folders.items() if folder}
 
 
 def _encoder_config(folder: pathlib.Path) -> ImageBindConfig:
@@ -98,10 +110,22 @@ def delta_table(cfg: NExTGPTConfig) -> Table:
     return convert.nextgpt.table(cfg.input_kind, cfg.outputs[0][1].kind, cfg.modalities)
 
 
-def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: int = 0, verbose: bool = False) -> System:
+def decoder_tables(cfg: DecoderConfig) -> dict[str, Table]:
+    """The conversion tables of a decoder's parts."""
+    if isinstance(cfg, AudioLDMConfig):
+        return convert.audioldm.tables(cfg)
+    video = isinstance(cfg, TextToVideoConfig)
+    unet = convert.text_to_video.UNET if video else convert.stable_diffusion.unet_table(cfg.unet)
+    return {"text_encoder": convert.stable_diffusion.TEXT_ENCODER, "unet": unet, "vae": convert.stable_diffusion.VAE}
+
+
+def load_system(
+    config: ModelConfig, *, decoder_parts: tuple[str, ...] | None = None, seed: int = 0, verbose: bool = False
+) -> System:
     """Builds the model from its base weights; the delta comes from `config.delta`, or is initialised from `seed`.
 
-    Frozen weights get `config.dtype`, trainable ones are float32.
+    `decoder_parts` says what of the decoders is loaded (None: all). Frozen weights get `config.dtype`, trainable
+    ones are float32.
 
     Raises:
       UserError: a file is missing or does not fit.
@@ -117,17 +141,15 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
         graphdef, abstract = nnx.split(nnx.eval_shape(make))
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
-    decoder = pathlib.Path(config.image_decoder)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
         ("llm",): (config.llm, convert.llama.BASE),
-        ("encoder",): (config.encoder, convert.imagebind.table(("vision",))),
+        ("encoder",): (config.encoder, convert.imagebind.table(cfg.branches)),
     }
-    tables = {
-        "text_encoder": convert.stable_diffusion.TEXT_ENCODER,
-        "unet": convert.stable_diffusion.unet_table(dict(cfg.decoders)["image"].unet),
-        "vae": convert.stable_diffusion.VAE,
-    }
-    sources |= {("decoders", "image", part): (decoder / part, tables[part]) for part in decoder_parts}
+    folders = {name: pathlib.Path(folder) for name, folder in _decoder_folders(config).items()}
+    for name, decoder in cfg.decoders:
+        for part, table in decoder_tables(decoder).items():
+            if decoder_parts is None or part in decoder_parts:
+                sources["decoders", name, part] = folders[name] / part, table
 
     leaves = dict(nnx.to_flat_state(abstract))
     filled = {}
@@ -145,11 +167,11 @@ def load_system(config: ModelConfig, *, decoder_parts: tuple[str, ...], seed: in
         initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
-    tokenizers = load_tokenizer(config.llm), {"image": load_tokenizer(decoder / "tokenizer")}
-    return System(model, *tokenizers, TEMPLATES[config.template])
+    captions = {name: load_tokenizer(folder / "tokenizer") for name, folder in folders.items()}
+    return System(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template])
 
 
-def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...]) -> System:
+def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None) -> System:
     """The system with trained weights: those of a run's newest checkpoint, or of `config.delta` if `workdir` is "".
 
     Raises:

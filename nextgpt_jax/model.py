@@ -12,12 +12,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from nextgpt_jax.diffusion.audioldm import AudioLDM, AudioLDMConfig
 from nextgpt_jax.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
+from nextgpt_jax.diffusion.text_to_video import TextToVideo, TextToVideoConfig
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import Llama, LlamaConfig
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS
+from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, OUTPUTS
 from nextgpt_jax.projectors import InputProjector, OutputProjectorConfig, output_projector
+
+DecoderConfig = StableDiffusionConfig | TextToVideoConfig | AudioLDMConfig
+DECODERS = {  # modality -> its decoder's config and module
+    "image": (StableDiffusionConfig, StableDiffusion),
+    "video": (TextToVideoConfig, TextToVideo),
+    "audio": (AudioLDMConfig, AudioLDM),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +39,7 @@ class NExTGPTConfig:
     input_kind: str
     input_dim: int  # width of the encoder's embeddings
     outputs: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
-    decoders: tuple[tuple[str, StableDiffusionConfig], ...] = ()  # (modality, decoder)
+    decoders: tuple[tuple[str, DecoderConfig], ...] = ()  # (modality, decoder)
 
     def __post_init__(self):
         if self.encoder and self.encoder.out_embed_dim != self.input_dim:
@@ -38,7 +47,7 @@ class NExTGPTConfig:
         projectors = dict(self.outputs)
         for name, decoder in self.decoders:
             given = projectors[name].num_output_tokens, projectors[name].out_dim
-            wanted = decoder.text_encoder.max_position_embeddings, decoder.text_encoder.hidden_size
+            wanted = decoder.prompt_shape
             if given != wanted:
                 raise ValueError(
                     f"the {name} projection gives {given[0]} x {given[1]} prompt embeddings but its decoder takes "
@@ -48,38 +57,49 @@ class NExTGPTConfig:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that can be asked for, in the order of the table."""
-        return tuple(name for name in MODALITIES if name in dict(self.outputs))
+        return tuple(name for name in OUTPUTS if name in dict(self.outputs))
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches of the encoder that read media: all that it has but text, which the language model reads."""
+        return tuple(name for name in self.encoder.modalities if name != "text")
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The modalities that can be shown, in the order of the table."""
+        return tuple(name for name, row in MODALITIES.items() if self.encoder and row.encoder in self.branches)
 
 
 class NExTGPT(nnx.Module):
     """Parameters of the whole system.
 
-    `decoder_parts` chooses what of each decoder is built: training needs only the text encoder, whose caption
-    embeddings are the targets of the output projections; answering needs all.
+    `decoder_parts` chooses what of each decoder is built (None: all): training needs only the text encoder, whose
+    caption embeddings are the targets of the output projections; answering needs all.
     """
 
     def __init__(
         self,
         cfg: NExTGPTConfig,
         *,
-        decoder_parts: tuple[str, ...] = ("text_encoder", "unet", "vae"),
+        decoder_parts: tuple[str, ...] | None = None,
         rngs: nnx.Rngs,
     ):
         self.config = cfg
         width = cfg.llm.hidden_size
-        encoder = cfg.encoder
-        self.encoder = ImageBind(encoder, modalities=("vision",), rngs=rngs) if encoder else None
+        self.encoder = ImageBind(cfg.encoder, modalities=cfg.branches, rngs=rngs) if cfg.encoder else None
         self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_kind, rngs=rngs)
         self.llm = Llama(cfg.llm, lora=cfg.lora, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.signal_embed = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
         self.signal_head = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
         self.output_proj = nnx.Dict({name: output_projector(c, rngs=rngs) for name, c in cfg.outputs})
-        self.decoders = nnx.Dict({name: StableDiffusion(c, parts=decoder_parts, rngs=rngs) for name, c in cfg.decoders})
+        parts = {} if decoder_parts is None else {"parts": decoder_parts}
+        self.decoders = nnx.Dict({name: DECODERS[name][1](c, **parts, rngs=rngs) for name, c in cfg.decoders})
 
     def encode(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n e"]:
-        """Encoder embeddings of preprocessed media, one a medium."""
-        return self.encoder.embed(MODALITIES[modality].encoder, media)
+        """Encoder embeddings of preprocessed media (`ImageBindConfig.input_shape`), one a medium."""
+        row = MODALITIES[modality]
+        return (self.encoder.embed_views if row.views else self.encoder.embed)(row.encoder, media)
 
     def embed_tokens(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         """Input embeddings of base and new tokens."""
@@ -114,14 +134,13 @@ def is_trained(path: tuple, leaf: Any = None) -> bool:
     return path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head") or path[-1] in ("lora_a", "lora_b")
 
 
-def output_projector_for(
-    decoder: StableDiffusionConfig, modality: str, width: int, **options: Any
-) -> OutputProjectorConfig:
+def output_projector_for(decoder: DecoderConfig, modality: str, width: int, **options: Any) -> OutputProjectorConfig:
     """The output projection from a language model of `width` to what `decoder` is conditioned on."""
+    tokens, out_dim = decoder.prompt_shape
     return OutputProjectorConfig(
         in_dim=width,
-        out_dim=decoder.text_encoder.hidden_size,
-        num_input_tokens=MODALITIES[modality].num_signal_tokens,
-        num_output_tokens=decoder.text_encoder.max_position_embeddings,
+        out_dim=out_dim,
+        num_input_tokens=OUTPUTS[modality].num_signal_tokens,
+        num_output_tokens=tokens,
         **options,
     )

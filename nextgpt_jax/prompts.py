@@ -142,7 +142,7 @@ _SPLIT = re.compile("(" + "|".join(map(re.escape, _PLACEHOLDERS)) + ")")
 
 
 def split_marks(text: str) -> list[str | tuple[str, str]]:
-    """Splits text at its `<image>`, `<video>`, `<audio>` marks: strings, and ("mark", modality) for each mark."""
+    """Splits text at its `<image>`, `<video>`, ... marks: strings, and ("mark", modality) for each mark."""
     pieces = [("mark", _PLACEHOLDERS[p]) if p in _PLACEHOLDERS else p for p in _SPLIT.split(text)]
     return [p for p in pieces if p]
 

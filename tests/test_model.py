@@ -14,7 +14,7 @@ from convert.checkpoints import open_checkpoint
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig, merge_lora
 from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, signal_ids
+from nextgpt_jax.modalities import NEW_TOKENS, OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig
 from nextgpt_jax.projectors import OutputProjectorConfig
 from nextgpt_jax.training import losses
@@ -26,7 +26,7 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 def tiny_config() -> NExTGPTConfig:
     outputs = []
-    for name in MODALITIES:
+    for name in OUTPUTS:
         c = json.loads((FIXTURES / "tiny" / f"text_fc_{name}.json").read_text())
         sizes = dict(
             hidden_dim=c["hidden_dim"], num_layers=4, num_heads=c["nhead"], feedforward_dim=c["dim_feedforward"]
@@ -109,7 +109,7 @@ def test_prompt_embeddings(model, forward, name, row):
 def test_losses_and_gradients(model):
     data = np.load(FIXTURES / "npz" / "nextgpt_train.npz")
     ids = with_feature(data["in_ids"])
-    begin = ids[0].tolist().index(model.llm.config.vocab_size + MODALITIES["image"].first_signal)
+    begin = ids[0].tolist().index(model.llm.config.vocab_size + OUTPUTS["image"].first_signal)
     batch = {
         "tokens": jnp.asarray(ids),
         "loss_mask": jnp.asarray(data["in_labels"] != -100),
@@ -190,7 +190,7 @@ def test_full_size_trained_parameters():
     assert size(lambda path, _: path[0] == "input_proj") == 4_198_400
     for name, count in {"image": 31_958_784, "video": 32_090_112, "audio": 31_788_544}.items():
         assert size(lambda path, _, name=name: path[:2] == ("output_proj", name)) == count
-    assert size(lambda path, _: path[0] == "encoder") == 632_829_440
+    assert size(lambda path, _: path[0] == "encoder") == 1_200_781_057 - 354_032_641  # all but the text branch
     new_rows = 2 * len(NEW_TOKENS) * 4096
     assert size(DELTA) == 33_554_432 + 4_198_400 + 31_958_784 + 32_090_112 + 31_788_544 + new_rows
     assert size(lambda path, _: path[0] == "llm") == 6_738_415_616 + 33_554_432

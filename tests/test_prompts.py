@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, signal_ids
+from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, OUTPUTS, signal_ids
 from nextgpt_jax.prompts import (
     TEMPLATES,
     Input,
@@ -50,7 +50,7 @@ def test_new_tokens_are_the_references():
     assert len(NEW_TOKENS) == 38
     assert NEW_TOKENS[:4] == ("<Img>", "</Img>", "[IMG0]", "[IMG1]")
     assert [NEW_TOKENS[i] for i in (5, 6, 29, 30, 37)] == ["[IMG3]", "[VID0]", "[VID23]", "[AUD0]", "[AUD7]"]
-    for name, row in MODALITIES.items():
+    for name, row in OUTPUTS.items():
         expected = [f"[{row.signal}{i}]" for i in range(row.num_signal_tokens)]
         assert [NEW_TOKENS[i - 32000] for i in signal_ids(name, 32000)] == expected
 
@@ -179,7 +179,7 @@ segments = st.one_of(
     st.text(st.characters(codec="ascii"), max_size=6),
     st.builds(Input, st.sampled_from(list(MODALITIES)), st.integers()),
 )
-outputs = st.one_of(st.text("abc ", max_size=6), st.builds(Output, st.sampled_from(list(MODALITIES)), st.text("ab")))
+outputs = st.one_of(st.text("abc ", max_size=6), st.builds(Output, st.sampled_from(list(OUTPUTS)), st.text("ab")))
 turns = st.builds(Turn, st.lists(segments, max_size=4).map(tuple), st.lists(outputs, max_size=4).map(tuple))
 
 

@@ -7,18 +7,16 @@ import shutil
 import jax
 import numpy as np
 from flax import nnx
-from PIL import Image
 
 import convert.imagebind
 import convert.llama
-import convert.stable_diffusion as sd
 from convert.engine import export, save_safetensors
+from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
-from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
-from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.llama import Llama, LlamaConfig
+from nextgpt_jax.load import decoder_tables
+from nextgpt_jax.model import DECODERS
 
 TOKENIZERS = pathlib.Path(__file__).parent.parent / "examples" / "keypad" / "weights" / "base"
 
@@ -27,56 +25,84 @@ _LLAMA = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 _IMAGEBIND = {
-    "vision_embed_dim": 16, "vision_num_blocks": 1, "vision_num_heads": 2, "text_embed_dim": 16, "text_num_blocks": 1,
-    "text_num_heads": 2, "out_embed_dim": 24, "kernel_size": [2, 8, 8], "image_size": 16, "text_vocab_size": 32,
-    "text_context_length": 8,
+    "modalities": ["vision", "audio"], "vision_embed_dim": 16, "vision_num_blocks": 1, "vision_num_heads": 2,
+    "audio_embed_dim": 16, "audio_num_blocks": 1, "audio_num_heads": 2, "audio_kernel_size": 8, "audio_stride": 8,
+    "audio_num_mel_bins": 16, "audio_target_len": 24, "audio_clips": 2, "video_clips": 1, "video_crops": 3,
+    "out_embed_dim": 24, "kernel_size": [2, 8, 8], "image_size": 16,
 }  # fmt: skip
 _TEXT = {
     "vocab_size": 624, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
     "max_position_embeddings": 12, "hidden_act": "quick_gelu",
+}  # fmt: skip
+_CLAP = {
+    "model_type": "clap_text_model", "vocab_size": 624, "hidden_size": 16, "intermediate_size": 32,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 14, "projection_dim": 12,
+    "hidden_act": "gelu", "pad_token_id": 1, "type_vocab_size": 1,
 }  # fmt: skip
 _UNET = {
     "block_out_channels": [8, 16], "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "layers_per_block": 1, "attention_head_dim": 2,
     "cross_attention_dim": 16, "norm_num_groups": 4,
 }  # fmt: skip
+_UNET_3D = {
+    "block_out_channels": [8, 16], "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+    "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"], "layers_per_block": 1, "attention_head_dim": 4,
+    "cross_attention_dim": 16, "norm_num_groups": 4,
+}  # fmt: skip
+_UNET_AUDIO = _UNET | {
+    "cross_attention_dim": [8, 16], "class_embed_type": "simple_projection", "class_embeddings_concat": True,
+    "projection_class_embeddings_input_dim": 12,
+}  # fmt: skip
 _VAE = {"block_out_channels": [8, 8], "norm_num_groups": 4, "down_block_types": ["DownEncoderBlock2D"] * 2,
         "up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 1}  # fmt: skip
+_VOCODER = {
+    "model_in_dim": 8, "sampling_rate": 8000, "upsample_initial_channel": 8, "upsample_rates": [4, 4],
+    "upsample_kernel_sizes": [8, 8], "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]],
+    "normalize_before": False,
+}  # fmt: skip
 _SCHEDULER = {"_class_name": "DDIMScheduler", "clip_sample": False, "beta_schedule": "scaled_linear"}
+
+_DECODERS = {  # modality -> folder, parts
+    "image": ("stable-diffusion", {"text_encoder": _TEXT, "unet": _UNET, "vae": _VAE}),
+    "video": ("text-to-video", {"text_encoder": _TEXT, "unet": _UNET_3D, "vae": _VAE}),
+    "audio": (
+        "audioldm",
+        {
+            "text_encoder": _CLAP,
+            "unet": _UNET_AUDIO,
+            "vae": _VAE | {"in_channels": 1, "out_channels": 1},
+            "vocoder": _VOCODER,
+        },
+    ),
+}
 
 
 def write_hub(folder: pathlib.Path) -> None:
-    """llm/, imagebind/ and stable-diffusion/ below `folder`."""
-    unet = UNet2DConfig.from_hub(_UNET)
-    parts = {
-        "llm": (_LLAMA, lambda rngs: Llama(LlamaConfig.from_hub(_LLAMA), rngs=rngs), convert.llama.BASE),
-        "imagebind": (
-            _IMAGEBIND,
-            lambda rngs: ImageBind(ImageBindConfig.from_hub(_IMAGEBIND), modalities=("vision",), rngs=rngs),
-            convert.imagebind.table(("vision",)),
-        ),
-        "stable-diffusion/text_encoder": (
-            _TEXT,
-            lambda rngs: CLIPTextModel(CLIPTextConfig.from_hub(_TEXT), rngs=rngs),
-            sd.TEXT_ENCODER,
-        ),
-        "stable-diffusion/unet": (_UNET, lambda rngs: UNet2DConditionModel(unet, rngs=rngs), sd.unet_table(unet)),
-        "stable-diffusion/vae": (
-            _VAE,
-            lambda rngs: AutoencoderKL(AutoencoderKLConfig.from_hub(_VAE), rngs=rngs),
-            sd.VAE,
-        ),
-    }
-    for name, (config, make, table) in parts.items():
-        state = jax.jit(lambda make=make: nnx.state(make(nnx.Rngs(7))))()
-        save_safetensors(lively(export(state, table)), folder / name / "model.safetensors")
-        (folder / name / "config.json").write_text(json.dumps(config))
-    scheduler = folder / "stable-diffusion" / "scheduler"
-    scheduler.mkdir()
-    (scheduler / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
-    shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / "stable-diffusion" / "tokenizer")
+    """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
+    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(_IMAGEBIND)
+    _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), convert.llama.BASE)
+    table = convert.imagebind.table(encoder.modalities)
+    _write(folder / "imagebind", _IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
+    for modality, (name, parts) in _DECODERS.items():
+        for part, config in parts.items():
+            (folder / name / part).mkdir(parents=True)
+            (folder / name / part / "config.json").write_text(json.dumps(config))
+        (folder / name / "scheduler").mkdir()
+        (folder / name / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
+        kind, module = DECODERS[modality]
+        cfg = kind.from_hub(folder / name)
+        for part, table in decoder_tables(cfg).items():
+            _write(folder / name / part, parts[part], lambda: module(cfg, parts=(part,), rngs=nnx.Rngs(7)), table, part)  # noqa: B023
+        shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / name / "tokenizer")
     for file in TOKENIZERS.glob("llm/tokenizer*"):
         shutil.copy(file, folder / "llm")
+
+
+def _write(folder: pathlib.Path, config: dict, make, table, part: str = "") -> None:
+    state = jax.jit(lambda: nnx.state(getattr(make(), part) if part else make()))()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(lively(export(state, table)), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def lively(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,20 +112,23 @@ def lively(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_data(folder: pathlib.Path, n: int = 12) -> None:
-    """Captions, conversations and images below `folder`."""
+    """Captions, conversations, and media of three kinds below `folder`."""
     rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    words = ("zero", "one", "two", "three")
+    words, kinds = ("zero", "one", "two", "three"), ("image", "video", "audio")
     captions, instructions = [], []
     for i in range(n):
-        name, word = f"{i}.png", words[i % 4]
-        Image.fromarray(rng.integers(0, 256, (20, 16, 3), np.uint8)).save(folder / "images" / name)
-        captions.append({"caption": f"a {word}", "image_name": name})
-        talk = [("what is <image> this?", f"a {word}"), (f"draw a {word}", "Sure. <image>")]
+        word, seen, made = words[i % 4], kinds[i % 3], kinds[(i // 3) % 3]
+        names = {"image": f"images/{i}.png", "video": f"videos/{i}.mp4", "audio": f"audios/{i}.wav"}
+        media.write("image", folder / names["image"], rng.integers(0, 256, (20, 16, 3), np.uint8))
+        frames = rng.integers(0, 256, (4, 16, 20, 3), np.uint8)
+        media.write("video", folder / names["video"], media.Video(frames, 4.0))
+        media.write("audio", folder / names["audio"], media.Audio(rng.uniform(-1, 1, 4000).astype(np.float32), 8000))
+        captions.append({"caption": f"a {word}", f"{seen}_name": names[seen]})
+        talk = [(f"what is <{seen}> this?", f"a {word}"), (f"make a {word}", f"Sure. <{made}>")]
         messages = [
             {"from": who, "value": text} for turn in talk for who, text in zip(("human", "gpt"), turn, strict=True)
         ]
-        record = {"conversations": messages, "input_images": [name], "image_captions": [f"a {word}"]}
+        record = {"conversations": messages, f"input_{seen}s": [names[seen]], f"{made}_captions": [f"a {word}"]}
         instructions.append(record)
     (folder / "captions.json").write_text(json.dumps(captions))
     (folder / "instructions.json").write_text(json.dumps(instructions))
@@ -110,16 +139,22 @@ def experiment(root: pathlib.Path, stage: str) -> ExperimentConfig:
     config = ExperimentConfig()
     config.model.llm = str(root / "hub" / "llm")
     config.model.encoder = str(root / "hub" / "imagebind")
-    config.model.image_decoder = str(root / "hub" / "stable-diffusion")
+    for modality, (name, _) in _DECODERS.items():
+        setattr(config.model, f"{modality}_decoder", str(root / "hub" / name))
     config.model.template = "pieces"
     config.model.projector_width, config.model.projector_layers = 16, 1
     config.model.projector_heads, config.model.projector_feedforward = 2, 16
     config.model.lora_rank, config.model.lora_alpha = 2, 4.0
     config.data.captions = str(root / "data" / "captions.json")
     config.data.instructions = str(root / "data" / "instructions.json")
-    config.data.media = str(root / "data" / "images")
-    config.data.batch_size, config.data.max_length = 4, 64
+    config.data.batch_size, config.data.max_length = 4, 96
     config.optim.lr = 3e-3
     config.train.stage, config.train.steps, config.train.log_every, config.train.save_every = stage, 4, 2, 2
-    config.decode.steps, config.decode.height, config.decode.width, config.decode.max_new_tokens = 3, 16, 16, 16
+    for name in ("image", "video", "audio"):
+        getattr(config.decode, name).steps = 3
+    config.decode.image.height = config.decode.image.width = 16
+    config.decode.video.height = config.decode.video.width = 16
+    config.decode.video.frames, config.decode.video.fps, config.decode.video.batch = 4, 4.0, 2
+    config.decode.audio.seconds = 0.1
+    config.decode.max_new_tokens = 16
     return config

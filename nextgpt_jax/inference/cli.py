@@ -1,10 +1,8 @@
 """The command line of answering: one prompt, a chat, or a file of requests."""
 
 import json
-import os
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,10 +10,12 @@ from absl import flags
 
 from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_command
 from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 
 USAGE = """infer.py --config=configs/FILE.py (--prompt=TEXT | --chat | --requests=FILE.jsonl) [options]
 
-Answers with text and images. Images go where `<image>` stands in the prompt, or before it. Options:"""
+Answers with text, images, videos and audio. Media that are shown go where `<image>`, `<video>`, ... stand in the
+prompt, or before it. Options:"""
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -23,13 +23,14 @@ def _define(values: flags.FlagValues) -> None:
         getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
 
     define("string", "prompt", None, "what to say")
-    define("multi_string", "image", [], "an image to show (repeatable)")
-    define("string", "output", "outputs", "folder for images and replies")
+    for name in MODALITIES:
+        define("multi_string", name, [], f"{name} file to show (repeatable)")
+    define("string", "output", "outputs", "folder for media and replies")
     define("string", "workdir", "", "answer with the weights of this training run")
-    define("string", "modality", None, "auto, text (no images) or image (at least one)")
-    define("integer", "seed", None, "of sampling tokens and images")
-    define("integer", "steps", None, "denoising steps of an image")
-    define("float", "guidance", None, "classifier-free guidance of an image")
+    define("string", "modality", None, f"auto, text (no media), or a list of what to produce: {','.join(OUTPUTS)}")
+    define("integer", "seed", None, "of sampling tokens and media")
+    define("integer", "steps", None, "denoising steps")
+    define("float", "guidance", None, "classifier-free guidance")
     define("float", "temperature", None, "of sampling tokens; 0: the most likely ones")
     define("integer", "top_k", None, "sample among this many tokens; 0: all")
     define("float", "top_p", None, "sample among the tokens of this probability")
@@ -47,22 +48,25 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl")
     if values.json and values.prompt is None:
         raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
-    if values.image and values.prompt is None:
-        raise UserError("--image goes with --prompt (in a chat, type /image PATH)")
+    paths = {name: getattr(values, name) for name in MODALITIES}
+    if values.prompt is None and (given := [name for name, files in paths.items() if files]):
+        raise UserError(f"--{given[0]} goes with --prompt (in a chat, type /{given[0]} PATH)")
     check_folder(values.output, "--output")
     enable_compilation_cache()
     from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
+    from nextgpt_jax.load import model_config
 
     config = values.config
     options = {name: getattr(values, name) for name in requests.OPTIONS}
     if values.prompt is not None:  # bad input shows before the weights are loaded
-        request = requests.make_request(values.prompt, values.image, options, config.decode)
+        model = model_config(config.model)
+        request = requests.make_request(values.prompt, paths, options, model, config.decode)
         answer_one(load_engine(config, values.workdir), request, values.output, values.json)
     elif values.requests is not None:
-        batch = requests.read_requests(values.requests, config.decode, options)
-        answer_file(load_engine(config, values.workdir), batch, values.output)
+        records = requests.read_requests(values.requests)
+        answer_file(load_engine(config, values.workdir), records, options, values.output)
     else:
-        chat(load_engine(config, values.workdir), options, config.decode, values.output)
+        chat(load_engine(config, values.workdir), options, values.output)
 
 
 def load_engine(config, workdir: str):
@@ -72,104 +76,116 @@ def load_engine(config, workdir: str):
 
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
-    parts = ("text_encoder", "unet", "vae")
-    return Engine(load_trained(config.model, workdir, decoder_parts=parts), config.decode)
+    return Engine(load_trained(config.model, workdir), config.decode)
 
 
 def answer_one(engine, request, output: str, as_json: bool) -> None:
-    """Answers one request and prints the reply: text, then the paths of its images."""
+    """Answers one request and prints the reply: text, then the paths of its media."""
     start = time.perf_counter()
     with progress() as on_step:
         reply = engine.answer([request], on_step)[0]
-    paths = save_images(reply.images, pathlib.Path(output))
+    paths = save_media(reply.media, pathlib.Path(output))
     print(reply.text)
     for path in paths:
         print(path)
     if as_json:
         seconds = round(time.perf_counter() - start, 3)
-        found = {"text": reply.text, "images": [str(p) for p in paths], "tokens": reply.tokens, "seconds": seconds}
-        print(json.dumps(found, ensure_ascii=False))
+        files = _by_modality(reply.media, [str(path) for path in paths])
+        print(json.dumps({"text": reply.text, **files, "tokens": reply.tokens, "seconds": seconds}, ensure_ascii=False))
 
 
-def answer_file(engine, batch: Sequence, output: str, size: int = 32) -> None:
-    """Answers the good requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line a request."""
-    from nextgpt_jax.media import write_png
+def answer_file(engine, records: Sequence, options: dict, output: str, size: int = 32) -> None:
+    """Answers the good requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line a request.
+
+    `options` hold for requests that do not say otherwise.
+    """
+    from nextgpt_jax.files import atomic_write
+    from nextgpt_jax.inference.requests import make_request
+    from nextgpt_jax.media import write
 
     folder = pathlib.Path(output)
-    lines: list[dict] = [{"error": str(r)} if isinstance(r, UserError) else {} for r in batch]
-    good = []
-    for i, request in enumerate(batch):
-        if not isinstance(request, UserError):
+    lines, answered = [], 0
+    for begin in range(0, len(records), size):
+        requests, found = {}, {}
+        for i, record in enumerate(records[begin : begin + size], begin):
             try:
-                engine.encode(request)
-                good.append(i)
+                if isinstance(record, UserError):
+                    raise record
+                merged = {**options, **record["options"]}
+                request = make_request(record["prompt"], record["paths"], merged, engine.config, engine.defaults)
+                engine.encode(request)  # refused alone, not with its batch
+                requests[i] = request
             except UserError as error:
-                lines[i] = {"error": str(error)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for at in range(0, len(good), size):
-        chunk = good[at : at + size]
+                found[i] = {"error": str(error)}
         with progress() as on_step:
-            replies = engine.answer([batch[i] for i in chunk], on_step)
-        for i, reply in zip(chunk, replies, strict=True):
-            names = [f"{i:05d}_{k}.png" for k in range(len(reply.images))]
-            for name, image in zip(names, reply.images, strict=True):
-                write_png(folder / name, image)
-            lines[i] = {"text": reply.text, "images": names, "tokens": reply.tokens}
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, folder / "replies.jsonl")
-    print(f"{len(good)} of {len(batch)} requests answered: {folder / 'replies.jsonl'}")
+            replies = engine.answer(list(requests.values()), on_step) if requests else []
+        for i, reply in zip(requests, replies, strict=True):
+            names = [f"{i:05d}_{k}{OUTPUTS[m.modality].suffix}" for k, m in enumerate(reply.media)]
+            for name, medium in zip(names, reply.media, strict=True):
+                write(medium.modality, folder / name, medium.content)
+            found[i] = {"text": reply.text, **_by_modality(reply.media, names), "tokens": reply.tokens}
+        lines += [json.dumps(found[i], ensure_ascii=False) + "\n" for i in sorted(found)]
+        answered += len(requests)
+    with atomic_write(folder / "replies.jsonl") as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+    print(f"{answered} of {len(records)} requests answered: {folder / 'replies.jsonl'}")
 
 
-def chat(engine, options: dict, defaults, output: str) -> None:
+def chat(engine, options: dict, output: str) -> None:
     """A conversation in the terminal, with commands that start with a slash."""
     from nextgpt_jax.inference.requests import make_request
     from nextgpt_jax.prompts import Turn
 
-    print("Say something. /image PATH shows an image with your next message, /new starts over, /quit ends.")
-    history, images = [], []
+    shows = ", ".join(f"/{name}" for name in engine.config.readable)
+    print(f"Say something. {shows} PATH shows a file with your next message, /new starts over, /quit ends.")
+    history, paths = [], {}
     while True:
         try:
             line = input("> ").strip()
         except EOFError:
             return
+        command, _, argument = line.partition(" ")
         if line in ("/quit", "/exit"):
             return
         if line == "/new":
-            history, images = [], []
-        elif line.startswith("/image"):
-            images.append(line.removeprefix("/image").strip())
+            history, paths = [], {}
+        elif command.startswith("/") and command[1:] in engine.config.readable and argument.strip():
+            paths.setdefault(command[1:], []).append(argument.strip())
         elif line.startswith("/"):
-            print("commands: /image PATH, /new, /quit")
+            print(f"commands: {shows} PATH, /new, /quit")
         elif line:
             try:
-                request = make_request(line, images, options, defaults, history)
+                request = make_request(line, paths, options, engine.config, engine.defaults, history)
                 with progress() as on_step:
                     reply = engine.answer([request], on_step)[0]
             except UserError as error:
                 print(f"error: {error}")
-                images = []
+                paths = {}
                 continue
-            history, images = [*history, Turn(request.turns[-1].human, reply.segments)], []
+            history, paths = [*history, Turn(request.turns[-1].human, reply.segments)], {}
             print(reply.text)
-            for path in save_images(reply.images, pathlib.Path(output)):
+            for path in save_media(reply.media, pathlib.Path(output)):
                 print(path)
 
 
-def save_images(images: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes PNG files under the next free names of the folder, which is made if there is something to write."""
-    from nextgpt_jax.media import write_png
+def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each medium under the next free name of its kind in the folder, which is made if there is something."""
+    from nextgpt_jax.media import write
 
-    paths, number = [], 0
-    for image in images:
-        while (path := folder / f"image_{number:03d}.png").exists():
+    paths = []
+    for medium in made:
+        number, suffix = 0, OUTPUTS[medium.modality].suffix
+        while (path := folder / f"{medium.modality}_{number:03d}{suffix}").exists():
             number += 1
-        write_png(path, image)
+        write(medium.modality, path, medium.content)
         paths.append(path)
     return paths
+
+
+def _by_modality(made: Sequence, names: Sequence[str]) -> dict[str, list[str]]:
+    """{"images": [...], "videos": [...], "audios": [...]}."""
+    pairs = list(zip(made, names, strict=True))
+    return {f"{kind}s": [name for medium, name in pairs if medium.modality == kind] for kind in OUTPUTS}
 
 
 class progress:

@@ -1,4 +1,4 @@
-"""Answers batches of requests: encode media, decode text, project signal groups, sample images.
+"""Answers batches of requests: encode media, decode text, project signal groups, sample what they ask for.
 
 All shapes are bucketed, and everything a request can choose is traced, so a warm engine compiles nothing for a request
 of a known size.
@@ -7,12 +7,14 @@ of a known size.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
 from nextgpt_jax.diffusion.schedulers import init_state
@@ -20,36 +22,47 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.layers import unstack
 from nextgpt_jax.load import System
-from nextgpt_jax.media import check_aspect, preprocess_image
-from nextgpt_jax.modalities import signal_ids
-from nextgpt_jax.prompts import Encoded, Output, Segment, Turn, encode, stop_sequences
+from nextgpt_jax.modalities import OUTPUTS, signal_ids
+from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
-_IMAGE_BATCH = 8  # images that are sampled together
+_ENCODE_BATCH = 32  # media of a modality that are encoded together
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A conversation whose last turn is to be answered; inputs hold uint8 images [H, W, 3]. Options: see infer.py."""
+    """A conversation whose last turn is to be answered; the content of inputs is what `media.read` gives.
+
+    `modality` is "auto", "text", or a list such as "image,audio". `steps` and `guidance` hold for all that is sampled;
+    None takes each modality's defaults. Other options: see infer.py.
+    """
 
     turns: tuple[Turn, ...]
     seed: int = 0
     modality: str = "auto"
-    steps: int = 50
-    guidance: float = 7.5
+    steps: int | None = None
+    guidance: float | None = None
     temperature: float = 0.4
     top_k: int = 0
     top_p: float = 1.0
     max_new_tokens: int = 246
 
 
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """One produced medium: an image as uint8 [H, W, 3], a `media.Video` or a `media.Audio`."""
+
+    modality: str
+    content: Any
+
+
 @dataclasses.dataclass
 class Reply:
-    """The answer: its text, its images (uint8 [H, W, 3], in order), the number of generated tokens, and all of it as
-    the assistant's side of the turn, to continue the conversation."""
+    """The answer: its text, its media in order, the number of generated tokens, and all of it as the assistant's side
+    of the turn, to continue the conversation."""
 
     text: str
-    images: list[np.ndarray]
+    media: list[Medium]
     tokens: int
     segments: tuple[Segment, ...]
 
@@ -61,32 +74,34 @@ class Engine:
         self.config = system.model.config
         self.modalities = self.config.modalities
         self.defaults = defaults
-        self._decoder = dict(self.config.decoders)["image"]
+        self._decoders = dict(self.config.decoders)
         self._tokenizer = system.tokenizer
-        self._caption_tokenizer = system.caption_tokenizers["image"]
+        self._caption_tokenizers = system.caption_tokenizers
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         if jax.default_backend() == "cpu" and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
-        self._decoder.latent_shape(defaults.height, defaults.width)  # raises if the size does not fit
+        for name, decoder in self._decoders.items():
+            decoder.latent_shape(*self._size(name))  # raises if the size does not fit
         self._template = system.template
         stops = stop_sequences(self._tokenizer, self._template)
         self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
         self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
-        self._negative = None
+        self._negatives: dict[str, jax.Array] = {}
 
     def encode(self, request: Request) -> Encoded:
         """The ids of a request, checked against what the engine can do.
 
         Raises:
-          UserError: the prompt does not fit the context, or an option is out of range.
+          UserError: the prompt does not fit the context, a medium is of a kind that the model does not read, or an
+            option is out of range.
         """
         encoded = encode(request.turns, self._tokenizer, self.config.llm.vocab_size, self._template)
         context, length = self.config.llm.max_position_embeddings, len(encoded.ids)
         if length >= context:
             raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
         checks = {
-            "steps": 1 <= request.steps <= 1000,
-            "guidance": 0 <= request.guidance < 1000,
+            "steps": request.steps is None or 1 <= request.steps <= 1000,
+            "guidance": request.guidance is None or 0 <= request.guidance < 1000,
             "temperature": 0 <= request.temperature < 1000,
             "top_k": 0 <= request.top_k < 2**31,
             "top_p": 0 < request.top_p <= 1,
@@ -95,19 +110,31 @@ class Engine:
         }
         if wrong := [name for name, good in checks.items() if not good]:
             raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
-        self._decoder.scheduler.plan(request.steps)  # raises if the sampler cannot take as many
         for _, medium in encoded.inputs:
-            check_aspect(medium.content)
+            if medium.modality not in self.config.readable:
+                known = ", ".join(self.config.readable)
+                raise UserError(f"this model's encoder does not read {medium.modality} (only {known})")
+            media.check(medium.modality, medium.content)
         try:
-            modality_options(self.modalities, request.modality)
+            _, forced = modality_options(self.modalities, request.modality)
         except ValueError as error:
             raise UserError(str(error)) from None
-        if request.modality in self.modalities:
-            needed = len(signal_ids(request.modality, 0))
-            room = min(request.max_new_tokens, context - length)
-            if room < needed:
-                raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
+        for name, decoder in self._decoders.items():
+            decoder.scheduler.plan(self._steps(request, name))  # raises if the sampler cannot take as many
+        needed = sum(len(signal_ids(name, 0)) for name, wanted in zip(self.modalities, forced) if wanted)
+        room = min(request.max_new_tokens, context - length)
+        if room < needed:
+            raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
+        if sum(forced) > self.defaults.max_media:
+            raise UserError(f"an answer has at most decode.max_media={self.defaults.max_media} media")
         return encoded
+
+    def _steps(self, request: Request, name: str) -> int:
+        return getattr(self.defaults, name).steps if request.steps is None else request.steps
+
+    def _size(self, name: str) -> tuple:
+        """The arguments of the decoder's latent_shape."""
+        return tuple(getattr(getattr(self.defaults, name), field) for field in OUTPUTS[name].size)
 
     def answer(self, requests: Sequence[Request], on_step: Callable[[int, int], None] | None = None) -> list[Reply]:
         """Answers requests together. `on_step(done, all)` is called at each denoising step.
@@ -118,17 +145,20 @@ class Engine:
         encoded = [self.encode(r) for r in requests]
         generated = jax.device_get(self._generate(requests, encoded))
         replies = []
-        groups: list[tuple[int, int]] = []  # (request, group) of every image
-        for i in range(len(requests)):
+        groups: dict[tuple[str, int], list[tuple[int, int]]] = {}  # (modality, steps) -> (request, group) of each
+        for i, request in enumerate(requests):
             replies.append(self._reply(generated, i))
-            groups += [(i, g) for g in range(generated.num_groups[i])]
-        for steps in sorted({requests[i].steps for i, _ in groups}):
-            chosen = [(i, g) for i, g in groups if requests[i].steps == steps]
-            for at in range(0, len(chosen), _IMAGE_BATCH):
-                some = chosen[at : at + _IMAGE_BATCH]
-                images = self._images(requests, generated, some, steps, on_step)
-                for (i, _), image in zip(some, images, strict=True):
-                    replies[i].images.append(image)
+            for g in range(generated.num_groups[i]):
+                name = self.modalities[generated.kind[i, g]]
+                groups.setdefault((name, self._steps(request, name)), []).append((i, g))
+        made = {}
+        for (name, steps), members in groups.items():
+            size = getattr(self.defaults, name).batch
+            for at in range(0, len(members), size):
+                some = members[at : at + size]
+                made |= zip(some, self._sample(name, requests, generated, some, steps, on_step), strict=True)
+        for i, g in sorted(made):
+            replies[i].media.append(made[i, g])
         return replies
 
     def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
@@ -137,13 +167,12 @@ class Engine:
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
         batch = _power_of_two(len(requests))
         prompt, new = _round_up(max(lengths), _PROMPT_BUCKET), _round_up(max(limits), _REPLY_BUCKET)
-        images = [medium.content for e in encoded for _, medium in e.inputs]
-        features = self._encode_images(images)
-        media = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
+        features = self._encode([medium for e in encoded for _, medium in e.inputs])
+        most = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
 
         ids = np.zeros((batch, prompt), np.int32)
-        embedded = np.zeros((batch, media, self.config.input_dim), np.float32)
-        positions = np.full((batch, media), prompt, np.int32)
+        embedded = np.zeros((batch, most, self.config.input_dim), np.float32)
+        positions = np.full((batch, most), prompt, np.int32)
         for row, e in enumerate(encoded):
             ids[row, : len(e.ids)] = e.ids
             for k, (position, _) in enumerate(e.inputs):
@@ -163,20 +192,25 @@ class Engine:
             allow=per_row([p[0] for p in pairs], bool, none),
             force=per_row([p[1] for p in pairs], bool, none),
         )
-        config = DecodeConfig(self._stops, self.modalities, new, self.defaults.max_images)
+        config = DecodeConfig(self._stops, self.modalities, new, self.defaults.max_media)
         return _generate(self._model, ids, per_row(lengths, np.int32, 1), embedded, positions, options, config)
 
-    def _encode_images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if not images:
-            return []
-        size = self.config.encoder.image_size
-        pixels = np.zeros((_power_of_two(len(images)), size, size, 3), np.float32)
-        for i, image in enumerate(images):
-            pixels[i] = preprocess_image(image, size)
-        return list(np.asarray(_encode(self._model, jnp.asarray(pixels, self._dtype)), np.float32)[: len(images)])
+    def _encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
+        """Encoder embeddings, those of each modality computed together, a bounded number at a time."""
+        found: dict[int, np.ndarray] = {}
+        for name in {m.modality: None for m in inputs}:
+            places = [i for i, m in enumerate(inputs) if m.modality == name]
+            for at in range(0, len(places), _ENCODE_BATCH):
+                some = places[at : at + _ENCODE_BATCH]
+                batch = np.zeros((_power_of_two(len(some)), *self.config.encoder.input_shape(name)), np.float32)
+                for k, i in enumerate(some):
+                    batch[k] = media.preprocess(name, inputs[i].content, self.config.encoder)
+                embedded = _encode(self._model, jnp.asarray(batch, self._dtype), name=name)
+                found |= zip(some, np.asarray(embedded, np.float32), strict=False)
+        return [found[i] for i in range(len(inputs))]
 
     def _reply(self, generated: Generated, row: int) -> Reply:
-        """Splits a row's ids into text and outputs; images are added later."""
+        """Splits a row's ids into text and outputs; media are added later."""
         base = self.config.llm.vocab_size
         segments: list[Segment] = []
         text_ids: list[int] = []
@@ -197,35 +231,43 @@ class Engine:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return [text] if text else []
 
-    def _images(self, requests, generated, chosen, steps, on_step) -> list[np.ndarray]:
-        """Samples the images of the `chosen` (request, group) pairs together; uint8 [H, W, 3] each."""
-        name = "image"
-        decoder = self._decoder
+    def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[Medium]:
+        """Samples the media of the `chosen` (request, group) pairs together."""
+        decoder, defaults = self._decoders[name], getattr(self.defaults, name)
         count = len(signal_ids(name, 0))
         batch = _power_of_two(len(chosen))
         hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)
         guidance = np.ones(batch, np.float32)
         seeds, indices = np.zeros(batch, np.uint32), np.zeros(batch, np.int32)
         for k, (i, g) in enumerate(chosen):
+            wanted = requests[i].guidance
             hidden[k] = generated.hidden[i, g, :count]
-            guidance[k], seeds[k], indices[k] = requests[i].guidance, requests[i].seed, g
-        if self._negative is None:
-            length = decoder.text_encoder.max_position_embeddings
-            self._negative = _caption(self._model, caption_ids(self._caption_tokenizer, "", length)[None], name)
+            guidance[k] = defaults.guidance if wanted is None else wanted
+            seeds[k], indices[k] = requests[i].seed, g
+        if name not in self._negatives:
+            ids = caption_ids(self._caption_tokenizers[name], "", decoder.caption_length)
+            self._negatives[name] = _caption(self._model, ids[None], name=name)
         plan = decoder.scheduler.plan(steps)
-        size = (self.defaults.height, self.defaults.width)
         inputs = (hidden.astype(self._dtype), plan, seeds, indices)
-        state, prompts = _begin(self._model, *inputs, name=name, size=size)
+        state, prompts = _begin(self._model, *inputs, name=name, size=self._size(name))
         count = int(plan.count)
         stride = 1 if on_step else count  # one program either way
         for first in range(0, count, stride):
             span = (first, first + stride)
-            state = _denoise(self._model, state, prompts, self._negative, plan, guidance, *span, name=name)
+            state = _denoise(self._model, state, prompts, self._negatives[name], plan, guidance, *span, name=name)
             if on_step:
                 jax.block_until_ready(state)
                 on_step(first + 1, count)
-        images = _finish(self._model, state.sample, name=name, dtype=self._dtype)
-        return list(np.asarray(images)[: len(chosen)])
+        made = np.asarray(_finish(self._model, state.sample, name=name, dtype=self._dtype))[: len(chosen)]
+        return [Medium(name, self._content(name, x)) for x in made]
+
+    def _content(self, name: str, made: np.ndarray) -> Any:
+        if name == "video":
+            return media.Video(made, self.defaults.video.fps)
+        if name == "audio":
+            decoder = self._decoders[name]
+            return media.Audio(made[: decoder.samples(self.defaults.audio.seconds)], decoder.sampling_rate)
+        return made
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -233,14 +275,14 @@ def _generate(model, ids, lengths, embedded, positions, options, config):
     return generate(model, model.embed_prompt(ids, embedded, positions), lengths, options, config)
 
 
-@jax.jit
-def _encode(model, pixels):
-    return model.encode("image", pixels)
+@functools.partial(jax.jit, static_argnames="name")
+def _encode(model, batch, *, name):
+    return model.encode(name, batch)
 
 
 @functools.partial(jax.jit, static_argnames="name")
-def _caption(model, ids, name):
-    return model.decoders[name].text_encoder(ids)
+def _caption(model, ids, *, name):
+    return model.decoders[name].encode_prompt(ids)
 
 
 @functools.partial(jax.jit, static_argnames=("name", "size"))
@@ -260,8 +302,9 @@ def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, na
 
 @functools.partial(jax.jit, static_argnames=("name", "dtype"))
 def _finish(model, latents, *, name, dtype):
-    """uint8 [B, H, W, 3]."""
-    return jnp.round(model.decoders[name].decode(latents, dtype) * 255).astype(jnp.uint8)
+    """uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
+    made = model.decoders[name].decode(latents, dtype)
+    return made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8)
 
 
 def _power_of_two(n: int) -> int:

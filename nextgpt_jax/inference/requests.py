@@ -6,11 +6,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nextgpt_jax import media
 from nextgpt_jax.command import nearest
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Request
-from nextgpt_jax.media import read_image
+from nextgpt_jax.modalities import MODALITIES
+from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
 
 # Options of a request beside prompt and media, and the types that JSON may give them.
@@ -25,31 +27,35 @@ OPTIONS: dict[str, tuple[type, ...]] = {
     "max_new_tokens": (int,),
 }
 
+Record = dict[str, Any]  # a checked line of a file of requests: "prompt", "paths" by modality, "options"
+
 
 def make_request(
     prompt: str,
-    images: Sequence[str],
+    paths: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
+    model: NExTGPTConfig,
     defaults: DecodeDefaults,
     history: Sequence[Turn] = (),
 ) -> Request:
-    """A request from a prompt, image paths and options; options left out (or None) take the config's defaults.
+    """A request from a prompt, media files by modality, and options; those left out (or None) take the defaults.
 
     Raises:
-      UserError: the prompt is empty, an image cannot be read, or marks and images do not match.
+      UserError: the prompt is empty, a file cannot be read, marks and media do not match.
     """
     if not prompt.strip():
-        raise UserError("the prompt is empty: say what you want with --prompt")
-    segments = human_segments(prompt, {"image": [read_image(path) for path in images]})
+        raise UserError("the prompt is empty: say what you want")
+    if unread := [name for name, given in paths.items() if given and name not in model.readable]:
+        raise UserError(f"this model's encoder does not read {unread[0]} (only {', '.join(model.readable)})")
+    contents = {name: [media.read(name, path, model.encoder) for path in given] for name, given in paths.items()}
     known = {f.name for f in dataclasses.fields(defaults)} & OPTIONS.keys()
     given = {name: value for name, value in options.items() if value is not None}
-    return Request((*history, Turn(segments)), **{name: getattr(defaults, name) for name in known} | given)
+    turn = Turn(human_segments(prompt, {name: found for name, found in contents.items() if found}))
+    return Request((*history, turn), **{name: getattr(defaults, name) for name in known} | given)
 
 
-def read_requests(path: str, defaults: DecodeDefaults, options: Mapping[str, Any]) -> list[Request | UserError]:
-    """One entry a line of the file: a request, or what is wrong with it. Image paths are relative to the file.
-
-    `options` hold for lines that do not say otherwise.
+def read_requests(path: str) -> list[Record | UserError]:
+    """One entry a line of the file: a record, or what is wrong with it. Paths of media are relative to the file.
 
     Raises:
       UserError: the file is missing, unreadable or has no requests.
@@ -63,30 +69,33 @@ def read_requests(path: str, defaults: DecodeDefaults, options: Mapping[str, Any
     lines = [line for line in lines if line.strip()]
     if not lines:
         raise UserError(f"--requests: {path} has no requests")
-    found: list[Request | UserError] = []
+    found: list[Record | UserError] = []
     for line in lines:
         try:
-            found.append(_parse(line, pathlib.Path(path).parent, defaults, options))
+            found.append(_parse(line, pathlib.Path(path).parent))
         except UserError as error:
             found.append(error)
     return found
 
 
-def _parse(line: str, folder: pathlib.Path, defaults: DecodeDefaults, options: Mapping[str, Any]) -> Request:
+def _parse(line: str, folder: pathlib.Path) -> Record:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise UserError('a request is an object such as {"prompt": "draw a seven"}')
+    lists = {f"{name}s": name for name in MODALITIES}
+    fields = ["prompt", *lists, *OPTIONS]
     for name, value in record.items():
-        if name not in ("prompt", "images", *OPTIONS):
-            raise UserError(f"unknown field {name!r}{nearest(name, ['prompt', 'images', *OPTIONS])}")
+        if name not in fields:
+            raise UserError(f"unknown field {name!r}{nearest(name, fields)}")
         if name in OPTIONS and (not isinstance(value, OPTIONS[name]) or isinstance(value, bool)):
             raise UserError(f"{name} should be {' or '.join(t.__name__ for t in OPTIONS[name])}, got {value!r}")
-    prompt, images = record.pop("prompt", ""), record.pop("images", [])
+        if name in lists and not (isinstance(value, list) and all(isinstance(p, str) for p in value)):
+            raise UserError(f"{name} should be a list of paths")
+    prompt = record.get("prompt", "")
     if not isinstance(prompt, str):
         raise UserError(f"prompt should be str, got {prompt!r}")
-    if not isinstance(images, list) or not all(isinstance(p, str) for p in images):
-        raise UserError("images should be a list of paths")
-    return make_request(prompt, [str(folder / p) for p in images], {**options, **record}, defaults)
+    paths = {name: [str(folder / p) for p in record.get(key, [])] for key, name in lists.items()}
+    return {"prompt": prompt, "paths": paths, "options": {k: v for k, v in record.items() if k in OPTIONS}}

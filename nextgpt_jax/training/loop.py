@@ -6,6 +6,7 @@ Pure functions over split state: gradients and optimizer state exist for the sta
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,12 @@ from tqdm import tqdm
 
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.batches import Encoder
+from nextgpt_jax.data.batches import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.samples import read_samples
+from nextgpt_jax.data.samples import Conversation, read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.load import System, load_system
+from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.training import losses
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
@@ -33,6 +35,8 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     are divided by the whole batch's counts.
     """
     micro_batches = config.optim.accumulate
+    stage = STAGES[config.train.stage]
+    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in OUTPUTS}
 
     def step(trainable, opt, frozen, batch, key):
         denominators = losses.counts(batch)
@@ -44,7 +48,7 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
                     nnx.merge(graphdef, trainable, frozen),
                     micro,
                     denominators,
-                    alignment_weight=config.train.alignment_weight,
+                    alignment_weights=weights,
                     dropout_key=key,
                     remat=config.train.remat,
                 )
@@ -66,19 +70,17 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     return step
 
 
-def row_encoder(config: ExperimentConfig, system: System) -> Encoder:
-    """What turns conversations into rows for this system."""
+def row_encoder(config: ExperimentConfig, system: System, samples: Sequence[Conversation]) -> Encoder:
+    """What turns these conversations into rows for this system."""
     cfg = system.model.config
     return Encoder(
         tokenizer=system.tokenizer,
-        caption_tokenizer=system.caption_tokenizers["image"],
+        caption_tokenizers=system.caption_tokenizers,
+        caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
         base_vocab=cfg.llm.vocab_size,
-        image_size=cfg.encoder.image_size,
+        encoder=cfg.encoder,
         max_length=config.data.max_length,
-        max_inputs=config.data.max_inputs,
-        max_outputs=config.data.max_outputs,
-        caption_length=dict(cfg.decoders)["image"].text_encoder.max_position_embeddings,
-        modalities=cfg.modalities,
+        layout=layout(samples, config.data.max_media),
         template=system.template,
     )
 
@@ -104,8 +106,8 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
     samples = read_samples(stage.samples, source, config.data.media)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     system = load_system(config.model, decoder_parts=("text_encoder",), seed=config.train.seed, verbose=True)
-    encoder = row_encoder(config, system)
-    encoder(samples[0])  # a batch layout that is too small shows before anything is written
+    encoder = row_encoder(config, system, samples)
+    encoder(samples[0])  # media that cannot be read show before anything is written
 
     run = Workdir(workdir, config.train.keep)
     if init_from and (not run.path.is_dir() or run.latest() is None):
@@ -169,11 +171,9 @@ def _check_finite(step: int, metrics: dict) -> None:
 def _validate(config: ExperimentConfig) -> None:
     if config.train.stage not in STAGES:
         raise UserError(f"train.stage: {config.train.stage!r} is not one of {', '.join(STAGES)}")
-    for name in ("batch_size", "max_length", "threads"):
+    for name in ("batch_size", "max_length", "max_media", "threads"):
         if getattr(config.data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
-    if min(config.data.max_inputs, config.data.max_outputs) < 0:
-        raise UserError("data.max_inputs and data.max_outputs should not be negative")
     if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
         raise UserError(
             f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"

@@ -5,7 +5,7 @@ The rows of the 38 new tokens are trained in every stage: the reference trains i
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flax import nnx
 
@@ -21,18 +21,23 @@ SIGNAL = _under("signal_embed", "signal_head")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One row: the filter of trainable leaves and the kind of samples (see data/samples.py)."""
+    """One row: the filter of trainable leaves, the kind of samples (see data/samples.py), and the weights of the
+    alignment losses of modalities where they are not 1."""
 
     trainable: object
     samples: str
     description: str
+    alignment: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 STAGES = {
     "stage1": Stage(nnx.Any(SIGNAL, _under("input_proj")), "describe", "encoding-side alignment"),
     "stage2": Stage(nnx.Any(SIGNAL, _under("output_proj")), "generate", "decoding-side alignment"),
     "stage3": Stage(
-        nnx.Any(SIGNAL, _under("input_proj", "output_proj"), nnx.LoRAParam), "instructions", "instruction tuning"
+        nnx.Any(SIGNAL, _under("input_proj", "output_proj"), nnx.LoRAParam),
+        "instructions",
+        "instruction tuning",
+        {"video": 2.0},
     ),
 }
 

@@ -2,15 +2,18 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.batches import Encoder
+from nextgpt_jax.data.batches import Encoder, Layout, layout
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import read_samples
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.imagebind import ImageBindConfig
+from nextgpt_jax.media import write_mp4, write_wav
 from nextgpt_jax.modalities import signal_ids
 from nextgpt_jax.prompts import Input, Output, Template, Turn
 from tests.test_prompts import TOKENIZER, VOCAB
@@ -25,17 +28,27 @@ class CaptionTokenizer:
         return {"input_ids": ids + [0] * (max_length - len(ids))}
 
 
-def encoder(**options):
+READS = ImageBindConfig.from_hub(
+    {
+        "modalities": ["vision", "audio"], "vision_embed_dim": 8, "vision_num_blocks": 1, "vision_num_heads": 1,
+        "audio_embed_dim": 8, "audio_num_blocks": 1, "audio_num_heads": 1, "audio_kernel_size": 4, "audio_stride": 4,
+        "audio_num_mel_bins": 16, "audio_target_len": 20, "audio_clips": 2, "video_clips": 2, "video_crops": 3,
+        "out_embed_dim": 8, "kernel_size": [2, 4, 4], "image_size": 8,
+    }
+)  # fmt: skip
+
+
+def encoder(samples=(), **options):
     sizes = dict(
-        image_size=8,
+        caption_tokenizers={"image": CaptionTokenizer(), "audio": CaptionTokenizer()},
+        caption_lengths={"image": 4, "audio": 6},
+        base_vocab=VOCAB,
+        encoder=READS,
         max_length=96,
-        max_inputs=2,
-        max_outputs=2,
-        caption_length=4,
-        modalities=("image",),
+        layout=layout(samples, 4),
         template=Template(),
     )
-    return Encoder(TOKENIZER, CaptionTokenizer(), VOCAB, **(sizes | options))
+    return Encoder(TOKENIZER, **(sizes | options))
 
 
 @pytest.fixture
@@ -98,7 +111,11 @@ def test_media_go_to_their_turns(folder):
     [
         ("describe", {"caption": "a"}, "should be a list"),
         ("describe", [], "should be a list"),
-        ("describe", [{"caption": "a", "image_name": "0.png"}, {"caption": "a"}], "record 1: malformed .*image_name"),
+        (
+            "describe",
+            [{"caption": "a", "image_name": "0.png"}, {"caption": "a"}],
+            "record 1: needs one of image_name, video_name",
+        ),
         ("instructions", [{"conversations": [{"from": "gpt", "value": "hi"}]}], "record 0: turns should alternate"),
         (
             "instructions",
@@ -124,10 +141,16 @@ def test_media_without_marks_are_not_dropped(folder):
         read_samples("instructions", path, str(folder))
 
 
-def test_modalities_that_are_not_built_are_refused(folder):
-    for turn in (Turn((Input("video", "x.mp4"),), ("x",)), Turn(("x",), (Output("audio", "x"),))):
-        with pytest.raises(UserError, match="which this model does not handle"):
-            encoder()((turn,))
+@pytest.mark.parametrize(
+    "turn, message",
+    [
+        (Turn((Input("depth", "x.png"),), ("x",)), "depth inputs, which this model's encoder does not read"),
+        (Turn(("x",), (Output("video", "x"),)), "video outputs, but model.video_decoder is not set"),
+    ],
+)
+def test_modalities_that_are_not_built_are_refused(turn, message):
+    with pytest.raises(UserError, match=message):
+        encoder([(turn,)])
 
 
 def test_a_missing_or_broken_file(folder):
@@ -143,7 +166,7 @@ def test_a_row(folder):
         Turn((Input("image", folder / "0.png"), "?"), ("zero", Output("image", "a big zero"))),
         Turn(("and", Input("image", folder / "2.png")), ("two",)),
     )
-    row = encoder()(conversation)
+    row = encoder([conversation])(conversation)
     assert {k: v.dtype.name for k, v in row.items() if isinstance(v, np.ndarray)} == {
         "tokens": "int32",
         "loss_mask": "bool",
@@ -156,21 +179,74 @@ def test_a_row(folder):
     for position in media["positions"]:
         assert row["tokens"][position - 1] == VOCAB and row["tokens"][position + 1] == VOCAB + 1
     signals = row["signals"]["image"]
-    assert signals["mask"].tolist() == [True, False]
+    assert signals["mask"].tolist() == [True]
     assert tuple(row["tokens"][signals["positions"][0]]) == signal_ids("image", VOCAB)
-    assert signals["captions"].tolist() == [[1, 3, 4, 0], [0, 0, 0, 0]]
+    assert signals["captions"].tolist() == [[1, 3, 4, 0]]
+    assert row["media"].keys() == row["signals"].keys() == {"image"}
+
+
+def test_rows_of_one_layout_whatever_their_mixture(folder):
+    """Every modality that some sample has is in every row; what a sample has not is unused."""
+    write_wav(folder / "tone.wav", np.sin(np.arange(4000) / 5), 8000)
+    write_mp4(
+        folder / "clip.mp4", np.zeros((6, 16, 16, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None], 4
+    )
+    image, audio, video = (
+        Input("image", folder / "1.png"), Input("audio", folder / "tone.wav"), Input("video", folder / "clip.mp4")
+    )  # fmt: skip
+    samples = [
+        (Turn((image, image, "?"), ("both", Output("audio", "a tone"), Output("image", "a"))),),
+        (Turn((audio, "and", video, "?"), ("x",)), Turn((audio, "again", image), ("y", Output("audio", "b")))),
+        (Turn(("talk",), ("talk",)),),
+    ]
+    assert layout(samples, 2) == Layout({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
+    make = encoder(samples, max_length=128)
+    rows = [make(s) for s in samples]
+    shapes = [jax.tree.map(np.shape, row) for row in rows]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert {name: entry["input"].shape[1:] for name, entry in rows[1]["media"].items()} == {
+        name: READS.input_shape(name) for name in ("image", "video", "audio")
+    }
+    used = [{n: int((e["positions"] < 128).sum()) for n, e in row["media"].items()} for row in rows]
+    assert used == [
+        {"image": 2, "video": 0, "audio": 0},
+        {"image": 1, "video": 1, "audio": 2},
+        {"image": 0, "video": 0, "audio": 0},
+    ]
+    for row in rows:
+        for entry in row["media"].values():
+            for position in entry["positions"][entry["positions"] < 128]:
+                assert row["tokens"][position - 1] == VOCAB and row["tokens"][position + 1] == VOCAB + 1
+    assert [int(r["signals"][n]["mask"].sum()) for r in rows for n in ("image", "audio")] == [1, 1, 0, 1, 0, 0]
+    assert tuple(rows[0]["tokens"][rows[0]["signals"]["audio"]["positions"][0]]) == signal_ids("audio", VOCAB)
+
+
+def test_media_lie_in_the_folder_of_their_modality_or_where_they_are_named(folder):
+    (folder / "images").mkdir()
+    (folder / "1.png").rename(folder / "images" / "1.png")
+    records = [{"caption": "a", "image_name": "1.png"}, {"caption": "b", "image_name": "2.png"}]
+    samples = read_samples("describe", write(folder / "c.json", records), "")
+    make = encoder(samples)
+    assert make(samples[0])["media"]["image"]["input"].max() < make(samples[1])["media"]["image"]["input"].max()
+
+
+def test_several_files_are_mixed(folder):
+    one = write(folder / "one.json", [{"caption": "a", "image_name": "1.png"}])
+    two = write(folder / "two.json", [{"caption": "b", "audio_name": "x.wav"}])
+    first, second = read_samples("generate", f"{one},{two}", "")
+    assert first[0].assistant[1] == Output("image", "a") and second[0].assistant[1] == Output("audio", "b")
 
 
 def test_what_is_too_long_is_cut(folder):
     conversation = (Turn(("x" * 30,), ("y" * 30, Output("image", "c"))),)
-    row = encoder(max_length=40)(conversation)
+    row = encoder([conversation], max_length=40)(conversation)
     assert row["lengths"] == 40 and not row["signals"]["image"]["mask"].any()
 
 
 def test_too_many_media_are_refused(folder):
     conversation = (Turn(tuple(Input("image", folder / "0.png") for _ in range(3)), ("x",)),)
-    with pytest.raises(UserError, match="3 media but data.max_inputs is 2"):
-        encoder()(conversation)
+    with pytest.raises(UserError, match="sample 1 has 3 image inputs but data.max_media is 2"):
+        layout([(Turn(("x",), ("x",)),), conversation], 2)
 
 
 def test_the_pipeline_shuffles_every_epoch_and_resumes(folder):

@@ -11,7 +11,8 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import cli, engine
 from nextgpt_jax.inference.engine import Engine, Request
 from nextgpt_jax.inference.requests import make_request, read_requests
-from nextgpt_jax.load import load_system
+from nextgpt_jax.load import load_system, model_config
+from nextgpt_jax.media import read_audio, write_mp4, write_wav
 from nextgpt_jax.prompts import Input, Output, Turn
 from tests import tiny
 
@@ -23,7 +24,7 @@ def config(tiny_root):
 
 @pytest.fixture(scope="module")
 def tiny_engine(config):
-    return Engine(load_system(config.model, decoder_parts=("text_encoder", "unet", "vae")), config.decode)
+    return Engine(load_system(config.model), config.decode)
 
 
 def request(*segments, **options):
@@ -32,42 +33,70 @@ def request(*segments, **options):
 
 
 IMAGE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+CLIPS = np.stack([IMAGE, 255 - IMAGE])[None]  # one clip of two frames
+TONE = np.sin(np.arange(8000) / 3).astype(np.float32)
+
+
+def of(reply, kind):
+    return [m.content for m in reply.media if m.modality == kind]
 
 
 def test_forced_image_and_text_only(tiny_engine):
     drawn, talked = tiny_engine.answer([request("draw", modality="image"), request("talk", modality="text")])
-    assert len(drawn.images) >= 1 and drawn.images[0].shape == (16, 16, 3) and drawn.images[0].dtype == np.uint8
+    image = of(drawn, "image")[0]
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
     assert any(isinstance(s, Output) for s in drawn.segments)
-    assert talked.images == [] and talked.tokens <= 16
+    assert talked.media == [] and talked.tokens <= 16
+
+
+def test_forced_video_and_audio(tiny_engine):
+    """A list asks for each of its modalities, whatever the model would say; media come in the order of the reply."""
+    (reply,) = tiny_engine.answer([request("now", modality="audio, video", max_new_tokens=40)])
+    assert {m.modality for m in reply.media} == {"video", "audio"}
+    assert [m.modality for m in reply.media] == [s.modality for s in reply.segments if isinstance(s, Output)]
+    video, audio = of(reply, "video")[0], of(reply, "audio")[0]
+    assert video.frames.shape == (4, 16, 16, 3) and video.frames.dtype == np.uint8 and video.fps == 4.0
+    assert audio.samples.shape == (800,) and audio.sample_rate == 8000 and np.isfinite(audio.samples).all()
+
+
+def same(one, other):
+    """Are two media equal, but for rounding?"""
+    assert one.modality == other.modality
+    if one.modality == "audio":
+        return np.allclose(one.content.samples, other.content.samples, atol=1e-4)
+    a, b = ((m.content.frames if m.modality == "video" else m.content).astype(int) for m in (one, other))
+    return np.abs(a - b).max() <= 1
 
 
 def test_a_batch_answers_as_one_by_one(tiny_engine):
     requests = [
         request("draw a seven", modality="image", seed=3, temperature=0.8),
-        request(Input("image", IMAGE), "what is this? and what is", Input("image", IMAGE[::-1]), "?", seed=4),
+        request(Input("image", IMAGE), "what is this? and what is", Input("video", CLIPS), "?", seed=4),
         request("draw", modality="image", seed=5, steps=2, guidance=1.0, max_new_tokens=9),
-    ]
+        request(Input("audio", TONE), Input("image", IMAGE), Input("audio", -TONE), "all", modality="image,video,audio",
+                max_new_tokens=48),
+    ]  # fmt: skip
     together = tiny_engine.answer(requests)
     for one, reply in zip(requests, together, strict=True):
         alone = tiny_engine.answer([one])[0]
-        assert (alone.text, alone.tokens, len(alone.images)) == (reply.text, reply.tokens, len(reply.images))
-        for a, b in zip(alone.images, reply.images, strict=True):
-            np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
+        assert (alone.text, alone.tokens, len(alone.media)) == (reply.text, reply.tokens, len(reply.media))
+        assert all(same(a, b) for a, b in zip(alone.media, reply.media, strict=True))
 
 
 def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
-    base = tiny_engine.answer([request("draw", modality="image")])[0].images[0]
+    base = tiny_engine.answer([request("draw", modality="image")])[0].media[0].content
     programs = engine._denoise._cache_size()
     for change in ({"seed": 1}, {"steps": 2}, {"guidance": 6.0}):
-        other = tiny_engine.answer([request("draw", modality="image", **change)])[0].images[0]
+        other = tiny_engine.answer([request("draw", modality="image", **change)])[0].media[0].content
         assert not np.array_equal(base, other), change
     assert engine._denoise._cache_size() == programs
 
 
-def test_images_change_the_answer_s_hidden_states(tiny_engine):
-    one = tiny_engine.answer([request(Input("image", IMAGE), "draw this", modality="image")])[0]
-    other = tiny_engine.answer([request(Input("image", 255 - IMAGE), "draw this", modality="image")])[0]
-    assert not np.array_equal(one.images[0], other.images[0])
+@pytest.mark.parametrize("name, content", [("image", IMAGE), ("video", CLIPS), ("audio", TONE)])
+def test_media_change_the_answer_s_hidden_states(tiny_engine, name, content):
+    other = content[::-1].copy() if name != "video" else content[:, ::-1]
+    one, two = (tiny_engine.answer([request(Input(name, c), "draw", modality="image")])[0] for c in (content, other))
+    assert not np.array_equal(one.media[0].content, two.media[0].content)
 
 
 def test_progress_is_reported(tiny_engine):
@@ -75,7 +104,7 @@ def test_progress_is_reported(tiny_engine):
     reported = tiny_engine.answer([request("draw", modality="image")], lambda done, count: seen.append((done, count)))
     assert seen[:3] == [(1, 3), (2, 3), (3, 3)]
     silent = tiny_engine.answer([request("draw", modality="image")])
-    np.testing.assert_array_equal(reported[0].images[0], silent[0].images[0])
+    np.testing.assert_array_equal(reported[0].media[0].content, silent[0].media[0].content)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +116,10 @@ def test_progress_is_reported(tiny_engine):
         ([Input("image", np.zeros((1, 100, 3), np.uint8))], {}, "."),
         (["hi"], {"top_p": 0.0}, "top_p is out of range"),
         (["hi"], {"temperature": float("nan")}, "temperature is out of range"),
-        (["hi"], {"modality": "smell"}, "'smell' is not one of auto, text, image"),
+        (["hi"], {"modality": "smell"}, "'smell' is not one of auto, text, image, video, audio"),
         (["hi"], {"modality": "image", "max_new_tokens": 3}, "needs 4 new tokens but has room for 3"),
+        (["hi"], {"modality": "image,audio", "max_new_tokens": 11}, "needs 12 new tokens but has room for 11"),
+        ([Input("depth", np.zeros((4, 4), np.float32))], {}, "encoder does not read depth .only image, video, audio."),
     ],
 )
 def test_impossible_requests(tiny_engine, segments, options, message):
@@ -96,58 +127,73 @@ def test_impossible_requests(tiny_engine, segments, options, message):
         tiny_engine.answer([request(*segments, **options)])
 
 
-def test_an_empty_prompt_and_unreadable_images(config, tmp_path):
+def test_an_empty_prompt_and_unreadable_files(config, tmp_path):
+    model = model_config(config.model)
     with pytest.raises(UserError, match="the prompt is empty"):
-        make_request("  ", [], {}, config.decode)
-    with pytest.raises(UserError, match="nowhere.png"):
-        make_request("what?", [str(tmp_path / "nowhere.png")], {}, config.decode)
+        make_request("  ", {}, {}, model, config.decode)
+    for name in ("image", "video", "audio"):
+        with pytest.raises(UserError, match="nowhere"):
+            make_request("what?", {name: [str(tmp_path / "nowhere")]}, {}, model, config.decode)
+    with pytest.raises(UserError, match="does not read thermal"):
+        make_request("what?", {"thermal": ["x.png"]}, {}, model, config.decode)
 
 
-def test_requests_file(tiny_engine, config, tmp_path, capsys):
+def test_requests_file(tiny_engine, tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "seen.png")
+    write_wav(tmp_path / "heard.wav", TONE, 16000)
+    write_mp4(tmp_path / "watched.mp4", np.stack([IMAGE, IMAGE]), 2)
     lines = [
-        {"prompt": "draw", "modality": "image", "seed": 1},
+        {"prompt": "draw", "modality": "image,audio", "seed": 1, "max_new_tokens": 20},
         {"prompt": "what is this?", "images": ["seen.png"], "modality": "text"},
+        {"prompt": "<audio> or <video>?", "audios": ["heard.wav"], "videos": ["watched.mp4"], "modality": "text"},
         {"prompt": "what?", "images": ["missing.png"]},
         {"prompt": "", "seed": 1},
         {"prompt": "hi", "sede": 1},
         {"prompt": "hi", "seed": "one"},
         {"prompt": "word " * 200},
         {"prompt": "<image> and <image>", "images": ["seen.png"]},
+        {"prompt": "hi", "audios": "heard.wav"},
+        {"prompt": "hi", "depths": ["seen.png"]},
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), "not json"]) + "\n")
-    cli.answer_file(tiny_engine, read_requests(str(path), config.decode, {"max_new_tokens": 12}), str(tmp_path / "out"))
+    cli.answer_file(tiny_engine, read_requests(str(path)), {"max_new_tokens": 12}, str(tmp_path / "out"), size=5)
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
-    assert len(replies) == 9
-    assert [Image.open(tmp_path / "out" / name).size for name in replies[0]["images"]] == [(16, 16)] * len(
-        replies[0]["images"]
-    )
-    assert replies[0]["images"] and replies[1]["images"] == [] and "text" in replies[1]
-    wanted = ["missing.png", "empty", "did you mean seed?", "seed should be int", "context", "2 <image> marks", "JSON"]
-    for reply, word in zip(replies[2:], wanted, strict=True):
+    assert len(replies) == 12
+    first = replies[0]
+    assert [Image.open(tmp_path / "out" / name).size for name in first["images"]] == [(16, 16)] * len(first["images"])
+    assert len(read_audio(tmp_path / "out" / first["audios"][0], sample_rate=8000)) == 800
+    for reply in replies[1:3]:
+        assert (reply["images"], reply["videos"], reply["audios"]) == ([], [], []) and "text" in reply
+    wanted = ["missing.png", "empty", "did you mean seed?", "seed should be int", "context", "2 <image> marks"]
+    wanted += ["audios should be a list of paths", "does not read depth", "JSON"]
+    for reply, word in zip(replies[3:], wanted, strict=True):
         assert list(reply) == ["error"] and word in reply["error"], (reply, word)
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"replies.jsonl", *replies[0]["images"]}
+    assert written == {"replies.jsonl", *first["images"], *first["videos"], *first["audios"]}
 
 
 def test_engines_do_not_share_changes(config):
-    system = load_system(config.model, decoder_parts=("text_encoder", "unet", "vae"))
+    system = load_system(config.model)
     first, second = Engine(system, config.decode), Engine(system, config.decode)
     assert first.answer([request("draw")])[0].text == second.answer([request("draw")])[0].text
 
 
-def test_options_hold_for_all_lines_and_lines_may_differ(config, tmp_path):
+def test_options_hold_for_all_lines_and_lines_may_differ(tiny_engine, tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"prompt": "a\u2028b"}\n{"prompt": "b", "seed": 2}\n', encoding="utf-8")
-    one, two = read_requests(str(tmp_path / "r.jsonl"), config.decode, {"seed": 7, "modality": "text", "steps": None})
+    asked, answer = [], tiny_engine.answer
+    monkeypatch.setattr(tiny_engine, "answer", lambda r, on_step=None: asked.extend(r) or answer(r, on_step))
+    options = {"seed": 7, "modality": "text", "steps": None}
+    cli.answer_file(tiny_engine, read_requests(str(tmp_path / "r.jsonl")), options, str(tmp_path))
+    one, two = asked
     assert (one.seed, two.seed) == (7, 2) and one.modality == two.modality == "text"
-    assert one.steps == config.decode.steps and one.turns[0].human == ("a\u2028b",)
+    assert one.temperature == tiny_engine.defaults.temperature and one.turns[0].human == ("a\u2028b",)
 
 
 def test_one_reply_as_json(tiny_engine, config, tmp_path, capsys):
     cli.answer_one(tiny_engine, request("draw", modality="image"), str(tmp_path), True)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last.keys() == {"text", "images", "tokens", "seconds"}
+    assert last.keys() == {"text", "images", "videos", "audios", "tokens", "seconds"}
     first = Image.open(last["images"][0]).tobytes()
     cli.answer_one(tiny_engine, request("draw", modality="image", seed=9), str(tmp_path), True)
     assert Image.open(last["images"][0]).tobytes() == first  # nothing is overwritten
@@ -163,7 +209,7 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
     answer = tiny_engine.answer
     monkeypatch.setattr(tiny_engine, "answer", lambda r, on_step=None: turns.append(r[0].turns) or answer(r, on_step))
     options = {"modality": "image", "temperature": 0.0}
-    cli.chat(tiny_engine, options, config.decode, str(tmp_path / "out"))
+    cli.chat(tiny_engine, options, str(tmp_path / "out"))
     assert [len(t) for t in turns] == [1, 2, 1]
     assert turns[1][0].assistant and isinstance(turns[1][1].human[0], Input)
     output = capsys.readouterr().out
@@ -177,6 +223,9 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
         ([], "one of --prompt"),
         (["--chat", "--image=x.png"], "--image goes with --prompt"),
         (["--prompt=what?", "--image=nowhere.png"], "nowhere.png"),
+        (["--prompt=what?", "--video=nowhere.mp4"], "nowhere.mp4"),
+        (["--prompt=what?", "--audio=README.md"], "README.md"),
+        (["--prompt=what?", "--imu=x.csv"], "does not read imu"),
         (["--prompt="], "the prompt is empty"),
         (["--prompt=<image> and <image>"], "2 <image> marks but 0 images"),
         (["--requests=nowhere.jsonl"], "no such file"),

@@ -24,7 +24,8 @@ load = functools.partial(load_system, decoder_parts=("text_encoder",))
 def first_batches(config, system, n):
     stage = STAGES[config.train.stage]
     path = config.data.instructions if stage.samples == "instructions" else config.data.captions
-    data = batches(read_samples(stage.samples, path, config.data.media), row_encoder(config, system), config.data, 0)
+    samples = read_samples(stage.samples, path, config.data.media)
+    data = batches(samples, row_encoder(config, system, samples), config.data, 0)
     found = [next(data) for _ in range(n)]
     for batch in found:
         batch.pop("lengths")
