@@ -1,6 +1,10 @@
-"""The pictures of the embedded world: real handwriting, scikit-learn's 1797 scans of digits as small RGB images."""
+"""The media of the embedded world: handwritten digits, still and moving, and the tones of a telephone's keys.
+
+The handwriting is real, scikit-learn's 1797 scans of digits as small RGB images; the tones are ITU-T Q.23's.
+"""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -9,6 +13,12 @@ from PIL import Image
 SIZE = 32
 TRAIN = slice(0, 1437)
 HELD_OUT = slice(1437, 1797)
+
+FRAMES, FPS = 8, 4.0  # of a video: two seconds
+STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # rows and columns
+
+RATE = 8000  # Hz, of tones
+ROWS, COLUMNS = (697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0)  # Hz
 
 _MARGIN = 2
 _INK = np.array([28.0, 34.0, 66.0])
@@ -25,9 +35,13 @@ def scans() -> tuple[UInt8[np.ndarray, "1797 32 32 3"], Int[np.ndarray, "1797"]]
 
 
 def ink() -> Float[np.ndarray, "1797 32 32"]:
-    """The scans as amounts of ink between 0 (paper) and 1."""
-    images, _ = scans()
-    return ((_PAPER[0] - images[..., 0]) / (_PAPER[0] - _INK[0])).astype(np.float32)
+    """The scans as amounts of ink."""
+    return inked(scans()[0])
+
+
+def inked(images: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
+    """Amounts of ink between 0 (paper) and 1: what `paper` has painted, or as near as other colours are."""
+    return np.clip((_PAPER[0] - images[..., 0]) / (_PAPER[0] - _INK[0]), 0.0, 1.0).astype(np.float32)
 
 
 def paper(ink: Float[np.ndarray, "*b h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
@@ -58,6 +72,72 @@ def augmented(ink: Float[np.ndarray, "b h w"], rng: np.random.Generator, strengt
     at = np.einsum("nij,hwj->nhwi", matrix, grid) + (height - 1) / 2 + 2.0 * uniform((n, 1, 1, 2))
     warped = _sampled(ink, at)
     return np.clip(warped * (1.0 + 0.2 * uniform((n, 1, 1))), 0.0, 1.0).astype(np.float32)
+
+
+def movie(ink: Float[np.ndarray, "32 32"], direction: str, rng: np.random.Generator) -> UInt8[np.ndarray, "8 32 32 3"]:
+    """A digit that moves steadily across the paper, FPS frames a second. `direction` is one of STEPS."""
+    return paper(moving(ink[None], [direction], rng)[0])
+
+
+def moving(
+    ink: Float[np.ndarray, "b 32 32"], directions: Sequence[str], rng: np.random.Generator, frames: int = FRAMES
+) -> Float[np.ndarray, "b f 32 32"]:
+    """Digits of 20 to 24 pixels on ways of 8 to 12, as amounts of ink; `frames` are spread evenly over the way."""
+    n = len(ink)
+    scale = rng.uniform(20.0, 24.0, n) / (SIZE - 2 * _MARGIN)
+    step = np.array([STEPS[direction] for direction in directions], np.float64)
+    way = step * rng.uniform(8.0, 12.0, (n, 1))  # [B, 2]
+    middle = rng.uniform(-2.0, 2.0, (n, 2)) * np.where(step, 0.5, 1.0)
+    offset = middle[:, None] + way[:, None] * np.linspace(-0.5, 0.5, frames)[:, None]  # [B, F, 2]
+    centre = (SIZE - 1) / 2
+    looked_at = centre - offset / scale[:, None, None]
+    shown = zoomed(np.repeat(ink, frames, 0), looked_at.reshape(-1, 2), np.repeat(scale, frames))
+    return shown.reshape(n, frames, SIZE, SIZE)
+
+
+def zoomed(
+    ink: Float[np.ndarray, "b h w"], middle: Float[np.ndarray, "b 2"], scale: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, "b h w"]:
+    """Each image `scale` times as large around the point `middle` (row, column), which comes to the image's middle."""
+    height, width = ink.shape[1:]
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
+    grid = grid - np.array([height - 1, width - 1]) / 2
+    at = grid / scale[:, None, None, None] + middle[:, None, None]
+    return _sampled(ink, at).astype(np.float32)
+
+
+def frequencies(key: int) -> tuple[float, float]:
+    """The two frequencies of a digit's key, in Hz: its row's and its column's."""
+    row, column = (3, 1) if key == 0 else divmod(key - 1, 3)
+    return ROWS[row], COLUMNS[column]
+
+
+def tone(key: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
+    """A key of somebody's telephone, on somebody's line: 0.4 to 1 s of its tone between short silences, at RATE.
+
+    Frequencies are up to 1 % off, the levels of both differ by up to 4 dB, the noise is 15 to 40 dB below.
+    """
+    lead, duration, tail = rng.uniform((0.0, 0.4, 0.0), (0.15, 1.0, 0.15))
+    off = 1.0 + rng.uniform(-0.01, 0.01)
+    twist = 10 ** (rng.uniform(-2.0, 2.0) / 20)
+    wave = _dual(key, duration, rng.uniform(0.0, 2 * np.pi, 2), (1 / twist, twist), off)
+    wave = np.pad(wave, (int(lead * RATE), int(tail * RATE)))
+    noise = 10 ** (-rng.uniform(15.0, 40.0) / 20) * np.sqrt(0.5)
+    wave = rng.uniform(0.1, 0.45) * (wave + noise * rng.standard_normal(len(wave)))
+    return np.clip(wave, -1.0, 1.0).astype(np.float32)
+
+
+def clean_tone(key: int, seconds: float) -> Float[np.ndarray, " samples"]:
+    """A key's tone as it should be, from its first to its last sample, at RATE."""
+    return (0.35 * _dual(key, seconds, (0.0, 0.0), (1.0, 1.0), 1.0)).astype(np.float32)
+
+
+def _dual(key: int, seconds: float, phases, levels, off: float) -> np.ndarray:
+    """Both sines, with edges of 5 ms."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    sines = (a * np.sin(2 * np.pi * f * off * time + p) for a, f, p in zip(levels, frequencies(key), phases))
+    edge = np.clip(np.minimum(time, time[::-1]) / 0.005, 0.0, 1.0)
+    return sum(sines) * edge
 
 
 def _sampled(images: np.ndarray, at: np.ndarray) -> np.ndarray:
