@@ -5,10 +5,8 @@ one ConversionError that lists all problems, before anything is written.
 """
 
 import collections
-import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from flax import nnx
 from convert.checkpoints import Checkpoint
 from convert.rules import Rule, Table, Transform
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import atomic_write
 
 
 class ConversionError(UserError):
@@ -131,17 +130,7 @@ def export(state: nnx.State, table: Table) -> dict[str, np.ndarray]:
 
 def save_safetensors(tensors: Mapping[str, np.ndarray], path: str | pathlib.Path, *, dtype=None) -> None:
     """Writes a safetensors file that is either whole or not there; floats are cast to `dtype` if given."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if dtype is not None:
-        cast = {k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()}
-        tensors = cast
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
+        tensors = {k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()}
+    with atomic_write(path) as temporary:
         safetensors.numpy.save_file(dict(tensors), temporary, metadata={"format": "pt"})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

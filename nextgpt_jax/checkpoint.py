@@ -7,7 +7,6 @@ WORKDIR/<step>/data     position of the data iterator
 """
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ from flax import nnx
 
 from nextgpt_jax import hub
 from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.files import atomic_write
 
 _RUN = "run.json"
 
@@ -76,10 +76,8 @@ class Workdir:
         check_folder(self.path, "--workdir")
         if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / (_RUN + ".partial")
-        temporary.write_text(json.dumps(run, indent=1))
-        os.replace(temporary, self.path / _RUN)
+        with atomic_write(self.path / _RUN) as temporary:
+            temporary.write_text(json.dumps(run, indent=1))
 
     def check_base(self, base_delta: str) -> None:
         """Checks that the run's base was loaded with the same delta: it replaces the frozen embedding and head.
