@@ -1,18 +1,27 @@
 """Times this project's models against the PyTorch originals, at full size, with the same random weights, in one run.
 
-    python benchmarks/compare_torch.py [CASE ...]     cases: unet vae prefill decode (all by default)
+    python benchmarks/compare_torch.py [CASE ...]            all cases by default; an unknown name lists them
+    python benchmarks/compare_torch.py --memory [CASE ...]   peak memory instead of time
 
 Both sides run alternately in one process on the same threads, in float32 on CPU; what counts is the ratio of their
 median times, printed as "x as fast as torch". Outputs are compared too: a fast wrong answer is no answer.
+
+With --memory each side runs alone, in a process of its own that builds its model and runs it once (on Linux). What is
+printed is the peak of the resident memory beyond what the imports take: weights, compilation and activations.
 """
 
+import dataclasses
 import gc
 import os
+import pathlib
 import platform
+import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,101 +29,223 @@ import numpy as np
 import torch
 from flax import nnx
 
-from convert import engine, llama, stable_diffusion
+from convert import audioldm, engine, imagebind, llama, stable_diffusion, text_to_video
 from convert.checkpoints import Checkpoint
+from convert.rules import Table
 from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
+from nextgpt_jax.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
 from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.diffusion.vocoder import HifiGan, VocoderConfig
+from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.layers import unstack
 from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
 
 PROMPT, NEW = 128, 32
 
 
-def ours(make: Callable[[], nnx.Module], table, module: torch.nn.Module) -> nnx.Module:
-    """Our module with the torch module's weights."""
-    tensors = {key: value.detach().numpy() for key, value in module.state_dict().items()}
-    shapes = {key: value.shape for key, value in tensors.items()}
-    checkpoint = Checkpoint("torch", shapes, dict.fromkeys(tensors, tensors.__getitem__))
-    graphdef, state = nnx.split(nnx.eval_shape(make))
-    return nnx.merge(graphdef, engine.load(checkpoint, state, table))
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Both sides of one comparison. Neither model exists before its function is called."""
+
+    original: Callable[[], torch.nn.Module]
+    model: Callable[[], nnx.Module]
+    table: Table
+    inputs: tuple[np.ndarray, ...]  # in this project's layout
+    ours: Callable[..., jax.Array]  # (model, *inputs), jitted
+    theirs: Callable[..., torch.Tensor]  # (original, *inputs as tensors), in this project's layout
+    prepare: Callable[[Any], None] = lambda model: None  # what is done to our model after loading
+    repeats: int = 3
 
 
-def unet(rng):
+def unet(rng) -> Case:
     """A denoising step of Stable Diffusion 1.5's UNet: batch 2, 512 pixels."""
     from diffusers import UNet2DConditionModel as Torch
 
-    cfg = UNet2DConfig.sd15()
-    original = Torch(cross_attention_dim=768, attention_head_dim=8).eval()
-    model = ours(lambda: UNet2DConditionModel(cfg, rngs=nnx.Rngs(0)), stable_diffusion.unet_table(cfg), original)
-    x = rng.standard_normal((2, 64, 64, 4), np.float32)
-    context = rng.standard_normal((2, 77, 768), np.float32)
-    nchw, text = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(context)
-    run = jax.jit(lambda model, x, context: model(x, jnp.full(2, 500), context))
-    return (
-        lambda: np.asarray(run(model, x, context)),
-        lambda: original(nchw, torch.tensor(500), text).sample.permute(0, 2, 3, 1).numpy(),
+    return Case(
+        original=lambda: Torch(cross_attention_dim=768, attention_head_dim=8),
+        model=lambda: UNet2DConditionModel(UNet2DConfig.sd15(), rngs=nnx.Rngs(0)),
+        table=stable_diffusion.unet_table(UNet2DConfig.sd15()),
+        inputs=(_normal(rng, 2, 64, 64, 4), _normal(rng, 2, 77, 768)),
+        ours=lambda model, x, context: model(x, jnp.full(2, 500), context),
+        theirs=lambda model, x, context: _last(model(_first(x), torch.tensor(500), context).sample),
     )
 
 
-def vae(rng):
+def unet3d(rng) -> Case:
+    """A denoising step of Zeroscope's UNet: one video of 4 frames, 576 x 320 pixels, without guidance."""
+    from diffusers import UNet3DConditionModel as Torch
+
+    return Case(
+        original=lambda: Torch(),
+        model=lambda: UNet3DConditionModel(UNet3DConfig.zeroscope(), rngs=nnx.Rngs(0)),
+        table=text_to_video.UNET,
+        inputs=(_normal(rng, 1, 4, 40, 72, 4), _normal(rng, 1, 77, 1024)),
+        ours=lambda model, x, context: model(x, jnp.full(1, 500), context),
+        theirs=lambda model, x, context: _last(model(_first(x), torch.tensor(500), context).sample),
+    )
+
+
+def vae(rng) -> Case:
     """Decoding one 512 x 512 image with Stable Diffusion's autoencoder."""
     from diffusers import AutoencoderKL as Torch
 
     cfg = AutoencoderKLConfig.sd()
-    original = Torch(
-        block_out_channels=cfg.block_out_channels,
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=2,
-    ).eval()
-    model = ours(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), stable_diffusion.VAE, original)
-    z = rng.standard_normal((1, 64, 64, 4), np.float32)
-    nchw = torch.from_numpy(z).permute(0, 3, 1, 2).contiguous()
-    run = jax.jit(lambda model, z: model.decode(z))
-    return (
-        lambda: np.asarray(run(model, z)),
-        lambda: original.decode(nchw).sample.permute(0, 2, 3, 1).numpy(),
+    return Case(
+        original=lambda: Torch(
+            block_out_channels=cfg.block_out_channels,
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            layers_per_block=2,
+        ),
+        model=lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)),
+        table=stable_diffusion.VAE,
+        inputs=(_normal(rng, 1, 64, 64, 4),),
+        ours=lambda model, z: model.decode(z),
+        theirs=lambda model, z: _last(model.decode(_first(z)).sample),
     )
 
 
-def _llama():
+def vocoder(rng) -> Case:
+    """AudioLDM's vocoder on 9 seconds."""
+    from transformers import SpeechT5HifiGan as Torch
+    from transformers import SpeechT5HifiGanConfig as TorchConfig
+
+    cfg = VocoderConfig.audioldm()
+    return Case(
+        original=lambda: Torch(TorchConfig(**dataclasses.asdict(cfg), normalize_before=False)),
+        model=lambda: HifiGan(cfg, rngs=nnx.Rngs(0)),
+        table=audioldm.VOCODER,
+        inputs=(_normal(rng, 1, 900, 64),),
+        ours=lambda model, mel: model(mel),
+        theirs=lambda model, mel: model(mel),
+    )
+
+
+def imagebind_vision(rng) -> Case:
+    """ImageBind's vision tower on 4 images."""
+    return _imagebind("vision", _normal(rng, 4, 224, 224, 3), lambda x: _first(x)[:, :, None].repeat(1, 1, 2, 1, 1))
+
+
+def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    cfg = ImageBindConfig.huge()
+    return Case(
+        original=lambda: TorchImageBind(cfg, modality),
+        model=lambda: ImageBind(cfg, modalities=(modality,), rngs=nnx.Rngs(0)),
+        table=imagebind.table((modality,)),
+        inputs=(inputs,),
+        ours=lambda model, x: model.embed(modality, x),
+        theirs=lambda model, x: model(to_torch(x)),
+    )
+
+
+class TorchImageBind(torch.nn.Module):
+    """One tower of the original ImageBind, with its modules' names and its way through nn.MultiheadAttention."""
+
+    def __init__(self, cfg: ImageBindConfig, modality: str):
+        super().__init__()
+        width, blocks, heads = (getattr(cfg, f"{modality}_{f}") for f in ("embed_dim", "num_blocks", "num_heads"))
+        self.modality = modality
+        projection = torch.nn.Conv3d(3, width, cfg.kernel_size, cfg.kernel_size, bias=False)
+        stem = _tree(proj=torch.nn.Sequential(torch.nn.Identity(), projection))
+        trunk = _tree(blocks=torch.nn.ModuleList(TorchBlock(width, heads) for _ in range(blocks)))
+        trunk.pre_transformer_layer = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6))
+        positions = torch.nn.Parameter(torch.randn(1, 1 + cfg.num_patches, width))
+        self.modality_preprocessors = _tree(
+            **{
+                modality: _tree(
+                    cls_token=torch.nn.Parameter(torch.randn(1, 1, width)),
+                    rgbt_stem=stem,
+                    pos_embedding_helper=_tree(pos_embed=positions),
+                )
+            }
+        )
+        self.modality_trunks = _tree(**{modality: trunk})
+        head = torch.nn.Linear(width, cfg.out_embed_dim, bias=False)
+        norm = torch.nn.LayerNorm(width, eps=1e-6)
+        self.modality_heads = _tree(**{modality: torch.nn.Sequential(norm, torch.nn.Identity(), head)})
+
+    def forward(self, x):
+        stem, trunk, head = (
+            getattr(part, self.modality)
+            for part in (self.modality_preprocessors, self.modality_trunks, self.modality_heads)
+        )
+        x = stem.rgbt_stem.proj(x).flatten(2).transpose(1, 2)  # [B, T, D]
+        x = torch.cat([stem.cls_token.expand(len(x), -1, -1), x], 1) + stem.pos_embedding_helper.pos_embed
+        x = trunk.pre_transformer_layer(x).transpose(0, 1)  # [T, B, D], as the original's blocks have it
+        for block in trunk.blocks:
+            x = block(x)
+        return torch.nn.functional.normalize(head(x[0]), dim=-1)
+
+
+class TorchBlock(torch.nn.Module):
+    """The original's transformer block; the keys of its parameters."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm_1 = torch.nn.LayerNorm(width, eps=1e-6)
+        self.attn = torch.nn.MultiheadAttention(width, heads)
+        self.norm_2 = torch.nn.LayerNorm(width, eps=1e-6)
+        self.mlp = torch.nn.Sequential()
+        self.mlp.add_module("fc1", torch.nn.Linear(width, 4 * width))
+        self.mlp.add_module("act", torch.nn.GELU())
+        self.mlp.add_module("fc2", torch.nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        h = self.norm_1(x)
+        x = x + self.attn(h, h, h, need_weights=False)[0]
+        return x + self.mlp(self.norm_2(x))
+
+
+def _tree(**children) -> torch.nn.Module:
+    """A module that only names its children."""
+    module = torch.nn.Module()
+    for name, child in children.items():
+        setattr(module, name, child)
+    return module
+
+
+def _llama(**rest) -> Case:
     """4 layers of LLaMA-7B's width, in both."""
     from transformers import LlamaConfig as TorchConfig
     from transformers import LlamaForCausalLM as Torch
 
-    cfg = LlamaConfig(32000, 4096, 11008, num_hidden_layers=4, num_attention_heads=32)
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    original = Torch(TorchConfig(**{name: getattr(cfg, name) for name in names})).eval()
-    model = ours(lambda: Llama(cfg, rngs=nnx.Rngs(0)), llama.BASE, original)
-    model.layers = unstack(model.layers)
-    gc.collect()
-    return cfg, model, original
+
+    def prepare(model):
+        model.layers = unstack(model.layers)
+
+    return Case(
+        original=lambda: Torch(TorchConfig(**{name: getattr(LLAMA, name) for name in names})),
+        model=lambda: Llama(LLAMA, rngs=nnx.Rngs(0)),
+        table=llama.BASE,
+        prepare=prepare,
+        **rest,
+    )
 
 
-def prefill(rng):
+LLAMA = LlamaConfig(32000, 4096, 11008, num_hidden_layers=4, num_attention_heads=32)
+
+
+def prefill(rng) -> Case:
     """The logits after a prompt of 128 tokens, one row: 4 layers of LLaMA-7B's width."""
-    _, model, original = _llama()
-    ids = rng.integers(0, 32000, (1, PROMPT))
 
-    @jax.jit
     def run(model, ids):
         hidden, _ = model(model.embed_tokens(ids))
         return model.logits(hidden[:, -1])
 
-    return (
-        lambda: np.asarray(run(model, ids)),
-        lambda: original(torch.from_numpy(ids), logits_to_keep=1).logits[:, -1].numpy(),
+    return _llama(
+        inputs=(rng.integers(0, 32000, (1, PROMPT)),),
+        ours=run,
+        theirs=lambda model, ids: model(ids, logits_to_keep=1).logits[:, -1],
+        repeats=7,
     )
 
 
-def decode(rng):
+def decode(rng) -> Case:
     """32 greedy tokens with a cache after a prompt of 128, one row, as generate() does: 4 layers of the 7B width."""
-    cfg, model, original = _llama()
-    ids = rng.integers(0, 32000, (1, PROMPT))
 
-    @jax.jit
     def run(model, ids):
-        cache = init_cache(cfg, 1, PROMPT + NEW)
+        cache = init_cache(LLAMA, 1, PROMPT + NEW)
         hidden, cache = model(model.embed_tokens(ids), cache=cache)
 
         def step(i, carry):
@@ -126,45 +257,123 @@ def decode(rng):
 
         return jax.lax.fori_loop(0, NEW, step, (jnp.zeros((1, NEW), jnp.int32), hidden[:, -1], cache))[0]
 
-    length = dict(min_new_tokens=NEW, max_new_tokens=NEW, do_sample=False)
-    attention = torch.ones(1, PROMPT, dtype=torch.long)
-    return (
-        lambda: np.asarray(run(model, ids)),
-        lambda: original.generate(torch.from_numpy(ids), attention_mask=attention, **length)[:, PROMPT:].numpy(),
-    )
+    def theirs(model, ids):
+        length = dict(min_new_tokens=NEW, max_new_tokens=NEW, do_sample=False)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **length)[:, PROMPT:]
+
+    return _llama(inputs=(rng.integers(0, 32000, (1, PROMPT)),), ours=run, theirs=theirs, repeats=5)
 
 
-CASES = {"unet": (unet, 3), "vae": (vae, 3), "prefill": (prefill, 7), "decode": (decode, 5)}
+CASES = {make.__name__: make for make in (unet, unet3d, vae, vocoder, imagebind_vision, prefill, decode)}
+
+
+def _normal(rng, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _first(x: torch.Tensor) -> torch.Tensor:
+    """Channels last to channels first."""
+    return x.movedim(-1, 1).contiguous()
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    """Channels first to channels last."""
+    return x.movedim(1, -1)
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Weights that start at zero would hide what they multiply."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return module.eval()
+
+
+def loaded(case: Case, module: torch.nn.Module) -> nnx.Module:
+    """Our model with the torch module's weights."""
+    tensors = {key: value.detach().numpy() for key, value in module.state_dict().items()}
+    shapes = {key: value.shape for key, value in tensors.items()}
+    checkpoint = Checkpoint("torch", shapes, dict.fromkeys(tensors, tensors.__getitem__))
+    graphdef, state = nnx.split(nnx.eval_shape(case.model))
+    model = nnx.merge(graphdef, engine.load(checkpoint, state, case.table))
+    case.prepare(model)
+    gc.collect()
+    return model
 
 
 def compare(name: str) -> str:
     """Times one case; a row of the table."""
-    make, repeats = CASES[name]
-    with torch.no_grad():
-        jax_run, torch_run = make(np.random.default_rng(0))
-        a, b = jax_run(), torch_run()  # warm up both, compile ours
-        error = float(np.abs(a - b).max() / np.abs(b).max())
-        times = {"jax": [], "torch": []}
-        for _ in range(repeats):
-            for side, run in (("jax", jax_run), ("torch", torch_run)):
-                start = time.perf_counter()
-                run()
-                times[side].append(time.perf_counter() - start)
-    jax_time, torch_time = (statistics.median(times[side]) for side in ("jax", "torch"))
+    case = CASES[name](np.random.default_rng(0))
+    original = randomised(case.original())
+    model, run = loaded(case, original), jax.jit(case.ours)
+    tensors = [torch.from_numpy(x) for x in case.inputs]
+    sides = {
+        "jax": lambda: np.asarray(run(model, *case.inputs)),
+        "torch": lambda: case.theirs(original, *tensors).numpy(),
+    }
+    a, b = (side() for side in sides.values())  # warm up both, compile ours
+    error = float(np.abs(a - b).max() / np.abs(b).max())
+    times = {side: [] for side in sides}
+    for _ in range(case.repeats):
+        for side, call in sides.items():
+            start = time.perf_counter()
+            call()
+            times[side].append(time.perf_counter() - start)
+    jax_time, torch_time = (statistics.median(times[side]) for side in sides)
     return f"| {name} | {jax_time:.3f} s | {torch_time:.3f} s | {torch_time / jax_time:.2f} x | {error:.1e} |"
+
+
+def resident(field: str) -> float:
+    """GiB of this process: VmRSS now, VmHWM at its peak."""
+    kilobytes = re.search(rf"{field}:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]
+    return int(kilobytes) / 2**20
+
+
+def peak(name: str, side: str) -> float:
+    """GiB that one side of a case takes at its peak in this process, beyond what is imported; weights are arbitrary."""
+    case = CASES[name](np.random.default_rng(0))
+    before = resident("VmRSS")
+    if side == "torch":
+        case.theirs(case.original().eval(), *map(torch.from_numpy, case.inputs)).numpy()
+    else:
+        graphdef, state = nnx.split(nnx.eval_shape(case.model))
+        model = nnx.merge(graphdef, jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), state))
+        case.prepare(model)
+        np.asarray(jax.jit(case.ours)(model, *case.inputs))
+    return resident("VmHWM") - before
+
+
+def compare_peaks(name: str) -> str:
+    """Each side of one case in a process of its own; a row of the table."""
+
+    def alone(side):
+        command = [sys.executable, __file__, f"--peak={side}", name]
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+    ours, theirs = alone("jax"), alone("torch")
+    return f"| {name} | {ours:.2f} GiB | {theirs:.2f} GiB | {ours / theirs:.2f} x |"
 
 
 def main(argv: list[str]) -> None:
     """Runs the cases named in `argv`, or all."""
-    unknown = [name for name in argv if name not in CASES]
-    if unknown:
+    names, options = [a for a in argv if not a.startswith("-")], [a for a in argv if a.startswith("-")]
+    if unknown := [name for name in names if name not in CASES]:
         sys.exit(f"unknown case {unknown[0]!r}: choose from {', '.join(CASES)}")
+    if len(options) > 1 or not {*options} <= {"--memory", "--peak=jax", "--peak=torch"}:
+        sys.exit(f"unknown options {' '.join(options)}: there is --memory")
     torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_grad_enabled(False)
+    if options and options[0].startswith("--peak"):  # one side, for the process that asked
+        print(peak(names[0], options[0].removeprefix("--peak=")))
+        return
+    row = compare_peaks if options else compare
     print(f"jax {jax.__version__}, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, float32")
-    print("| case | this project | torch | as fast as torch | relative difference |")
-    print("|---|---|---|---|---|")
-    for name in argv or CASES:
-        print(compare(name), flush=True)
+    if options:
+        print("| case | this project | torch | as much as torch |\n|---|---|---|---|")
+    else:
+        print("| case | this project | torch | as fast as torch | relative difference |\n|---|---|---|---|---|")
+    for name in names or CASES:
+        print(row(name), flush=True)
         jax.clear_caches()
         gc.collect()
 
