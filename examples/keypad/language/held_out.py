@@ -20,11 +20,12 @@ class Request(NamedTuple):
     answer: str | None = None
 
     def accepts(self, text: str) -> bool:
-        """Does a reply have the words of the answer, and no number or direction that is neither there nor asked?"""
+        """Does a reply have the words of the answer, and no number or direction but those, what is asked and shown?"""
         if self.answer is None:
             return True
-        said, needed, asked = (set(normal(t).split()) for t in (text, self.answer, self.human))
-        return needed <= said and not (said & _VALUES) - needed - asked
+        shown = " ".join(f"{thing.digit} {thing.direction}" for thing in self.seen)
+        said, needed, known = (set(normal(t).split()) for t in (text, self.answer, f"{self.human} {shown}"))
+        return needed <= said and not (said & _VALUES) - needed - known
 
 
 HELD_OUT_DRAWING = (
@@ -282,116 +283,115 @@ def _video(digit: int, direction: str) -> Thing:
     return Thing("video", digit, direction)
 
 
-_Ask = Request
 CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
     (
-        _Ask("here is a tone <audio>: so, which key was it?", (_tone(7),), answer="seven"),
-        _Ask("now draw that digit on paper for me", made=(_image(7),)),
-        _Ask("and let it go left, please", made=(_video(7, "left"),)),
-        _Ask("ok, now the other way, please", made=(_video(7, "right"),)),
+        Request("here is a tone <audio>: so, which key was it?", (_tone(7),), answer="seven"),
+        Request("now draw that digit on paper for me", made=(_image(7),)),
+        Request("and let it go left, please", made=(_video(7, "left"),)),
+        Request("ok, now the other way, please", made=(_video(7, "right"),)),
     ),
     (
-        _Ask("hello! please draw a clear three for me", made=(_image(3),)),
-        _Ask("ok, and what does it sound like?", made=(_tone(3),)),
-        _Ask("so, is that digit odd or even?", answer="odd"),
+        Request("hello! please draw a clear three for me", made=(_image(3),)),
+        Request("ok, and what does it sound like?", made=(_tone(3),)),
+        Request("so, is that digit odd or even?", answer="odd"),
     ),
     (
-        _Ask("<image>\nplease name the digit i wrote for me", (_image(5),), answer="five"),
-        _Ask("could you now play its tone for me?", made=(_tone(5),)),
-        _Ask("so, what comes after it? draw that one", made=(_image(6),)),
+        Request("<image>\nplease name the digit i wrote for me", (_image(5),), answer="five"),
+        Request("could you now play its tone for me?", made=(_tone(5),)),
+        Request("so, what comes after it? draw that one", made=(_image(6),)),
     ),
     (
-        _Ask("<video>\nso, which way does the digit move?", (_video(2, "up"),), answer="two up"),
-        _Ask("please let it move down now", made=(_video(2, "down"),)),
-        _Ask("ok, now draw it by hand", made=(_image(2),)),
-        _Ask("and now press its key, please", made=(_tone(2),)),
+        Request("<video>\nso, which way does the digit move?", (_video(2, "up"),), answer="two up"),
+        Request("please let it move down now", made=(_video(2, "down"),)),
+        Request("ok, now draw it by hand", made=(_image(2),)),
+        Request("and now press its key, please", made=(_tone(2),)),
     ),
     (
-        _Ask("show me a good nine, then play its tone, please", made=(_image(9), _tone(9))),
-        _Ask("ok, do the same with four", made=(_image(4), _tone(4))),
-        _Ask("so, which key did you play?", answer="four"),
+        Request("show me a good nine, then play its tone, please", made=(_image(9), _tone(9))),
+        Request("ok, do the same with four", made=(_image(4), _tone(4))),
+        Request("so, which key did you play?", answer="four"),
     ),
     (
-        _Ask("hey, play the key six for me now", made=(_tone(6),)),
-        _Ask("and now the next key, please", made=(_tone(7),)),
-        _Ask("please draw that digit now", made=(_image(7),)),
+        Request("hey, play the key six for me now", made=(_tone(6),)),
+        Request("and now the next key, please", made=(_tone(7),)),
+        Request("please draw that digit now", made=(_image(7),)),
     ),
     (
-        _Ask("please make a video of a one moving up for me", made=(_video(1, "up"),)),
-        _Ask("ok, which way did it move?", answer="one up"),
-        _Ask("well, now let it move right", made=(_video(1, "right"),)),
-        _Ask("and now again, but with eight", made=(_video(8, "right"),)),
+        Request("please make a video of a one moving up for me", made=(_video(1, "up"),)),
+        Request("ok, which way did it move?", answer="one up"),
+        Request("well, now let it move right", made=(_video(1, "right"),)),
+        Request("and now again, but with eight", made=(_video(8, "right"),)),
     ),
     (
-        _Ask("<image> <audio> so, are these the same digit?", (_image(4), _tone(4)), answer="yes four"),
-        _Ask("ok, let that digit move down", made=(_video(4, "down"),)),
-        _Ask("well, draw it too, please", made=(_image(4),)),
+        Request("<image> <audio> so, are these the same digit?", (_image(4), _tone(4)), answer="yes four"),
+        Request("ok, let that digit move down", made=(_video(4, "down"),)),
+        Request("well, draw it too, please", made=(_image(4),)),
     ),
     (
-        _Ask("<audio> <audio> so, do both have the same digit?", (_tone(2), _tone(8)), answer="no two eight"),
-        _Ask("please draw the number eight for me now", made=(_image(8),)),
-        _Ask("ok, and play it on the telephone", made=(_tone(8),)),
+        Request("<audio> <audio> so, do both have the same digit?", (_tone(2), _tone(8)), answer="no two eight"),
+        Request("please draw the number eight for me now", made=(_image(8),)),
+        Request("ok, and play it on the telephone", made=(_tone(8),)),
     ),
     (
-        _Ask("<audio>\nnow draw the digit of this tone for me", (_tone(0),), made=(_image(0),)),
-        _Ask("please let it go right", made=(_video(0, "right"),)),
-        _Ask("well, how many letters has the word zero?", answer="four"),
-        _Ask("ok, dial that number again for me", made=(_tone(0),)),
+        Request("<audio>\nnow draw the digit of this tone for me", (_tone(0),), made=(_image(0),)),
+        Request("please let it go right", made=(_video(0, "right"),)),
+        Request("well, how many letters has the word zero?", answer="four"),
+        Request("ok, dial that number again for me", made=(_tone(0),)),
     ),
     (
-        _Ask("<image>\nnow let this digit move up for me", (_image(6),), made=(_video(6, "up"),)),
-        _Ask("ok, and now down, please", made=(_video(6, "down"),)),
-        _Ask("so, what digit did you move?", answer="six"),
+        Request("<image>\nnow let this digit move up for me", (_image(6),), made=(_video(6, "up"),)),
+        Request("ok, and now down, please", made=(_video(6, "down"),)),
+        Request("so, what digit did you move?", answer="six"),
     ),
     (
-        _Ask("please draw the number that comes after one for me", made=(_image(2),)),
-        _Ask("ok, now the next one, please", made=(_image(3),)),
-        _Ask("and play the tone of that one, please", made=(_tone(3),)),
-        _Ask("well, thanks, that was very nice", answer=""),
+        Request("please draw the number that comes after one for me", made=(_image(2),)),
+        Request("ok, now the next one, please", made=(_image(3),)),
+        Request("and play the tone of that one, please", made=(_tone(3),)),
+        Request("well, thanks, that was very nice", answer=""),
     ),
     (
-        _Ask("good morning to you, my friend", answer=""),
-        _Ask("so, let me hear the tone of nine", made=(_tone(9),)),
-        _Ask("ok, please write it on paper", made=(_image(9),)),
-        _Ask("and show me it moving left, please", made=(_video(9, "left"),)),
-        _Ask("hey, what comes before nine, please?", answer="eight"),
+        Request("good morning to you, my friend", answer=""),
+        Request("so, let me hear the tone of nine", made=(_tone(9),)),
+        Request("ok, please write it on paper", made=(_image(9),)),
+        Request("and show me it moving left, please", made=(_video(9, "left"),)),
+        Request("hey, what comes before nine, please?", answer="eight"),
     ),
     (
-        _Ask("<video>\nnow play the key of the moving digit", (_video(5, "left"),), made=(_tone(5),)),
-        _Ask("please draw the same digit for me now", made=(_image(5),)),
-        _Ask("<image>\nok, is this the same digit?", (_image(5),), answer="yes five"),
+        Request("<video>\nnow play the key of the moving digit", (_video(5, "left"),), made=(_tone(5),)),
+        Request("please draw the same digit for me now", made=(_image(5),)),
+        Request("<image>\nok, is this the same digit?", (_image(5),), answer="yes five"),
     ),
     (
-        _Ask("<video>\nplease move it the other way now", (_video(3, "right"),), made=(_video(3, "left"),)),
-        _Ask("ok, and now let it go up", made=(_video(3, "up"),)),
-        _Ask("well, play its tone now", made=(_tone(3),)),
+        Request("<video>\nplease move it the other way now", (_video(3, "right"),), made=(_video(3, "left"),)),
+        Request("ok, and now let it go up", made=(_video(3, "up"),)),
+        Request("well, play its tone now", made=(_tone(3),)),
     ),
     (
-        _Ask("please dial the number one and draw it for me", made=(_image(1), _tone(1))),
-        _Ask("ok, let it move right now", made=(_video(1, "right"),)),
-        _Ask("so, where did it go?", answer="one right"),
+        Request("please dial the number one and draw it for me", made=(_image(1), _tone(1))),
+        Request("ok, let it move right now", made=(_video(1, "right"),)),
+        Request("so, where did it go?", answer="one right"),
     ),
     (
-        _Ask("<image>\nso, what digit is on the paper?", (_image(8),), answer="eight"),
-        _Ask("<audio>\nok, and which key is this one?", (_tone(3),), answer="three"),
-        _Ask("<video>\nand which digit moves here, please?", (_video(7, "down"),), answer="seven"),
-        _Ask("well, now draw that digit", made=(_image(7),)),
+        Request("<image>\nso, what digit is on the paper?", (_image(8),), answer="eight"),
+        Request("<audio>\nok, and which key is this one?", (_tone(3),), answer="three"),
+        Request("<video>\nand which digit moves here, please?", (_video(7, "down"),), answer="seven"),
+        Request("well, now draw that digit", made=(_image(7),)),
     ),
     (
-        _Ask("hi, let a beautiful four move left", made=(_video(4, "left"),)),
-        _Ask("and now play its tone and draw it", made=(_image(4), _tone(4))),
-        _Ask("so, please tell me what comes after it", answer="five"),
+        Request("hi, let a beautiful four move left", made=(_video(4, "left"),)),
+        Request("and now play its tone and draw it", made=(_image(4), _tone(4))),
+        Request("so, please tell me what comes after it", answer="five"),
     ),
     (
-        _Ask("<audio>\nplease play the next key for me", (_tone(4),), made=(_tone(5),)),
-        _Ask("ok, which tone did you play?", answer="five"),
-        _Ask("so, draw the digit before it", made=(_image(4),)),
+        Request("<audio>\nplease play the next key for me", (_tone(4),), made=(_tone(5),)),
+        Request("ok, which tone did you play?", answer="five"),
+        Request("so, draw the digit before it", made=(_image(4),)),
     ),
     (
-        _Ask("please draw a two, and let it move down too", made=(_image(2), _video(2, "down"))),
-        _Ask("ok, the same with seven, please", made=(_image(7), _video(7, "down"))),
-        _Ask("now play its key for me, please", made=(_tone(7),)),
-        _Ask("so, please, is it odd or even?", answer="odd"),
+        Request("please draw a two, and let it move down too", made=(_image(2), _video(2, "down"))),
+        Request("ok, the same with seven, please", made=(_image(7), _video(7, "down"))),
+        Request("now play its key for me, please", made=(_tone(7),)),
+        Request("so, please, is it odd or even?", answer="odd"),
     ),
 )
 
