@@ -12,6 +12,7 @@ printed is the peak of the resident memory beyond what the imports take: weights
 
 import dataclasses
 import gc
+import math
 import os
 import pathlib
 import platform
@@ -71,6 +72,21 @@ def unet(rng) -> Case:
     )
 
 
+def unet_audio(rng) -> Case:
+    """A denoising step of AudioLDM-L's UNet: batch 2, 9 seconds."""
+    from diffusers import UNet2DConditionModel as Torch
+
+    cfg = UNet2DConfig.audioldm_l()
+    return Case(
+        original=lambda: Torch(**dataclasses.asdict(cfg)),
+        model=lambda: UNet2DConditionModel(cfg, rngs=nnx.Rngs(0)),
+        table=stable_diffusion.unet_table(cfg),
+        inputs=(_normal(rng, 2, 225, 16, 8), _normal(rng, 2, 512)),
+        ours=lambda model, x, text: model(x, jnp.full(2, 500), class_labels=text),
+        theirs=lambda model, x, text: _last(model(_first(x), torch.tensor(500), None, class_labels=text).sample),
+    )
+
+
 def unet3d(rng) -> Case:
     """A denoising step of Zeroscope's UNet: one video of 4 frames, 576 x 320 pixels, without guidance."""
     from diffusers import UNet3DConditionModel as Torch
@@ -126,6 +142,11 @@ def imagebind_vision(rng) -> Case:
     return _imagebind("vision", _normal(rng, 4, 224, 224, 3), lambda x: _first(x)[:, :, None].repeat(1, 1, 2, 1, 1))
 
 
+def imagebind_audio(rng) -> Case:
+    """ImageBind's audio tower on 8 clips of 2 seconds."""
+    return _imagebind("audio", _normal(rng, 8, 128, 204), lambda x: x[:, None])
+
+
 def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tensor], torch.Tensor]) -> Case:
     cfg = ImageBindConfig.huge()
     return Case(
@@ -139,30 +160,34 @@ def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tens
 
 
 class TorchImageBind(torch.nn.Module):
-    """One tower of the original ImageBind, with its modules' names and its way through nn.MultiheadAttention."""
+    """The vision or audio tower of the original ImageBind: its modules' names, its way through MultiheadAttention."""
 
     def __init__(self, cfg: ImageBindConfig, modality: str):
         super().__init__()
-        width, blocks, heads = (getattr(cfg, f"{modality}_{f}") for f in ("embed_dim", "num_blocks", "num_heads"))
+        width, blocks, heads = cfg.sizes(modality)
         self.modality = modality
-        projection = torch.nn.Conv3d(3, width, cfg.kernel_size, cfg.kernel_size, bias=False)
-        stem = _tree(proj=torch.nn.Sequential(torch.nn.Identity(), projection))
-        trunk = _tree(blocks=torch.nn.ModuleList(TorchBlock(width, heads) for _ in range(blocks)))
-        trunk.pre_transformer_layer = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6))
-        positions = torch.nn.Parameter(torch.randn(1, 1 + cfg.num_patches, width))
-        self.modality_preprocessors = _tree(
-            **{
-                modality: _tree(
-                    cls_token=torch.nn.Parameter(torch.randn(1, 1, width)),
-                    rgbt_stem=stem,
-                    pos_embedding_helper=_tree(pos_embed=positions),
-                )
-            }
+        if modality == "vision":
+            patches = torch.nn.Conv3d(3, width, cfg.kernel_size, cfg.kernel_size, bias=False)
+            stem, tokens = _tree(proj=torch.nn.Sequential(torch.nn.Identity(), patches)), cfg.num_patches
+        else:
+            size, stride = cfg.audio_kernel_size, cfg.audio_stride
+            stem = _tree(proj=torch.nn.Conv2d(1, width, size, stride, bias=False), norm_layer=torch.nn.LayerNorm(width))
+            tokens = math.prod((n - size) // stride + 1 for n in cfg.input_shape("audio")[1:])
+        trunk = _tree(
+            blocks=torch.nn.ModuleList(TorchBlock(width, heads, bias_kv=modality == "audio") for _ in range(blocks))
         )
-        self.modality_trunks = _tree(**{modality: trunk})
+        if modality == "vision":
+            trunk.pre_transformer_layer = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6))
+        preprocessor = _tree(
+            cls_token=torch.nn.Parameter(torch.randn(1, 1, width)),
+            rgbt_stem=stem,
+            pos_embedding_helper=_tree(pos_embed=torch.nn.Parameter(torch.randn(1, 1 + tokens, width))),
+        )
         head = torch.nn.Linear(width, cfg.out_embed_dim, bias=False)
-        norm = torch.nn.LayerNorm(width, eps=1e-6)
-        self.modality_heads = _tree(**{modality: torch.nn.Sequential(norm, torch.nn.Identity(), head)})
+        head = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6), torch.nn.Identity(), head)
+        self.modality_preprocessors = _tree(**{modality: preprocessor})
+        self.modality_trunks = _tree(**{modality: trunk})
+        self.modality_heads = _tree(**{modality: head})
 
     def forward(self, x):
         stem, trunk, head = (
@@ -170,8 +195,12 @@ class TorchImageBind(torch.nn.Module):
             for part in (self.modality_preprocessors, self.modality_trunks, self.modality_heads)
         )
         x = stem.rgbt_stem.proj(x).flatten(2).transpose(1, 2)  # [B, T, D]
+        if self.modality == "audio":
+            x = stem.rgbt_stem.norm_layer(x)
         x = torch.cat([stem.cls_token.expand(len(x), -1, -1), x], 1) + stem.pos_embedding_helper.pos_embed
-        x = trunk.pre_transformer_layer(x).transpose(0, 1)  # [T, B, D], as the original's blocks have it
+        if self.modality == "vision":
+            x = trunk.pre_transformer_layer(x)
+        x = x.transpose(0, 1)  # [T, B, D], as the original's blocks have it
         for block in trunk.blocks:
             x = block(x)
         return torch.nn.functional.normalize(head(x[0]), dim=-1)
@@ -180,10 +209,10 @@ class TorchImageBind(torch.nn.Module):
 class TorchBlock(torch.nn.Module):
     """The original's transformer block; the keys of its parameters."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, *, bias_kv: bool):
         super().__init__()
         self.norm_1 = torch.nn.LayerNorm(width, eps=1e-6)
-        self.attn = torch.nn.MultiheadAttention(width, heads)
+        self.attn = torch.nn.MultiheadAttention(width, heads, add_bias_kv=bias_kv)
         self.norm_2 = torch.nn.LayerNorm(width, eps=1e-6)
         self.mlp = torch.nn.Sequential()
         self.mlp.add_module("fc1", torch.nn.Linear(width, 4 * width))
@@ -264,7 +293,10 @@ def decode(rng) -> Case:
     return _llama(inputs=(rng.integers(0, 32000, (1, PROMPT)),), ours=run, theirs=theirs, repeats=5)
 
 
-CASES = {make.__name__: make for make in (unet, unet3d, vae, vocoder, imagebind_vision, prefill, decode)}
+CASES = {
+    case.__name__: case
+    for case in (unet, unet3d, unet_audio, vae, vocoder, imagebind_vision, imagebind_audio, prefill, decode)
+}
 
 
 def _normal(rng, *shape: int) -> np.ndarray:
