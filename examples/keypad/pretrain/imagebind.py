@@ -1,5 +1,6 @@
-"""The encoder: scans against their captions."""
+"""The encoder: scans, movies and tones against their captions."""
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -8,72 +9,132 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from transformers import AutoTokenizer
 
 import convert.imagebind
 from examples.keypad import things, vocabularies, world
-from examples.keypad.pretrain.common import all_captions, caption_ids, fit, save
+from examples.keypad.pretrain.common import all_captions, fit, save
 from nextgpt_jax import media
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
 
 IMAGEBIND = {
+    "modalities": ["vision", "text", "audio"],
     "vision_embed_dim": 96,
     "vision_num_blocks": 4,
     "vision_num_heads": 4,
-    "text_embed_dim": 64,
-    "text_num_blocks": 2,
-    "text_num_heads": 4,
-    "out_embed_dim": 128,
     "kernel_size": [2, 4, 4],
     "video_frames": 2,
     "image_size": world.SIZE,
+    "text_embed_dim": 64,
+    "text_num_blocks": 2,
+    "text_num_heads": 4,
     "text_vocab_size": 624,
     "text_context_length": vocabularies.CONTEXT,
+    "audio_embed_dim": 64,
+    "audio_num_blocks": 2,
+    "audio_num_heads": 4,
+    "audio_kernel_size": 16,
+    "audio_stride": 16,
+    "audio_num_mel_bins": 128,
+    "audio_target_len": 204,
+    "audio_drop_path": 0.0,
+    "out_embed_dim": 128,
+    "video_clips": 1,
+    "video_crops": 1,
+    "audio_clips": 1,
+    "clip_seconds": 2.0,
 }
+_CONFIG = ImageBindConfig.from_hub(IMAGEBIND)
+_MODALITIES = ("image", "video", "audio")
+_THINGS = [thing for name in _MODALITIES for thing in things.everything(name)]
+_NUMBER = {thing: i for i, thing in enumerate(_THINGS)}
+_TONES = 2400  # that are heard again and again
 
 
 def _normalised(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255.0 - media.CLIP_MEAN) / media.CLIP_STD
 
 
-def _pair_batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Augmented training scans, their digits, and one caption of every digit."""
+def _movies(ink, labels, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+    """What the encoder is shown of movies, their first and last frame [B, 2, H, W, 3], and the things' numbers."""
+    directions = rng.choice(things.DIRECTIONS, len(ink))
+    frames = world.paper(world.moving(ink, list(directions), rng, frames=2))
+    return frames, [_NUMBER["video", int(d), str(way)] for d, way in zip(labels, directions)]
+
+
+def _tones(rng: np.random.Generator, count: int) -> tuple[Float[np.ndarray, "n mel frames"], np.ndarray]:
+    """Preprocessed tones and the things' numbers."""
+    keys = rng.integers(10, size=count)
+    heard = (media.resample(world.tone(int(key), rng), world.RATE, 16_000) for key in keys)
+    spectrograms = np.concatenate([media.preprocess("audio", samples, _CONFIG) for samples in heard])
+    return spectrograms, np.array([_NUMBER["audio", int(key), ""] for key in keys])
+
+
+def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """`size` augmented training scans, movies and tones each, and one caption of everything."""
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
+    tones, keys = _tones(rng, _TONES)
     while True:
-        rows = rng.integers(len(ink), size=size)
-        spellings = rng.integers(captions.shape[1], size=10)
+        still, moving, heard = (
+            rng.integers(len(ink), size=size),
+            rng.integers(len(ink), size=size),
+            rng.integers(_TONES, size=size),
+        )
+        images = world.paper(world.augmented(ink[still], rng))
+        frames, movies = _movies(world.augmented(ink[moving], rng, 0.7), labels[moving], rng)
+        clips = np.concatenate([np.repeat(images[:, None], 2, axis=1), frames])
+        grain = rng.normal(0.0, rng.uniform(0.0, 0.06), clips.shape)  # as compression leaves it
         yield {
-            "images": _normalised(world.paper(world.augmented(ink[rows], rng))),
-            "labels": labels[rows],
-            "captions": captions[np.arange(10), spellings],
+            "vision": (_normalised(clips) + grain).astype(np.float32),
+            "audio": tones[heard],
+            "things": np.concatenate([[_NUMBER["image", int(d), ""] for d in labels[still]], movies, keys[heard]]),
+            "captions": captions[np.arange(len(captions)), rng.integers(captions.shape[1], size=len(captions))],
         }
 
 
 def _contrastive_loss(model: ImageBind, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-    """CLIP's loss where every scan of a digit is a match for the digit's caption."""
-    logits = model.embed("vision", batch["images"]) @ model.embed("text", batch["captions"]).T  # [B, 10]
-    match = jax.nn.one_hot(batch["labels"], 10)
-    to_text = optax.softmax_cross_entropy(logits, 0.95 * match + 0.005).mean()
+    """CLIP's loss where every medium that shows a thing is a match for the thing's caption."""
+    shown = jnp.concatenate([model.embed("vision", batch["vision"]), model.embed("audio", batch["audio"])])
+    logits = shown @ model.embed("text", batch["captions"]).T  # [B, things]
+    count = logits.shape[1]
+    match = jax.nn.one_hot(batch["things"], count)
+    to_text = optax.softmax_cross_entropy(logits, 0.95 * match + 0.05 / count).mean()
+    present = match.sum(0) > 0
     share = match.T / jnp.maximum(match.sum(0), 1.0)[:, None]
-    to_image = optax.softmax_cross_entropy(logits.T, share).mean()
-    accuracy = (logits.argmax(-1) == batch["labels"]).mean()
-    return (to_text + to_image) / 2, {"accuracy": accuracy}
+    to_media = jnp.sum(optax.softmax_cross_entropy(logits.T, share) * present) / present.sum()
+    right = jnp.split(logits.argmax(-1) == batch["things"], 3)
+    return (to_text + to_media) / 2, {name: hits.mean() for name, hits in zip(_MODALITIES, right)}
 
 
-def imagebind(output: pathlib.Path, *, steps: int = 1500) -> None:
-    """The encoder: scans against their captions."""
+def imagebind(output: pathlib.Path, *, steps: int = 3200) -> None:
+    """The encoder: scans, movies and tones against their captions."""
     vocabularies.save(vocabularies.caption_tokenizer(), output / "imagebind")
     tokenizer = AutoTokenizer.from_pretrained(output / "imagebind")
-    model = ImageBind(ImageBindConfig.from_hub(IMAGEBIND), rngs=nnx.Rngs(0))
-    batches = _pair_batches(all_captions(tokenizer, "image"), np.random.default_rng(0), 48)
+    captions = np.concatenate([all_captions(tokenizer, name) for name in _MODALITIES])
+    model = ImageBind(_CONFIG, rngs=nnx.Rngs(0))
+    batches = _batches(captions, np.random.default_rng(0), 32)
     model = fit("imagebind", model, _contrastive_loss, batches, steps=steps, lr=1e-3, ema=0.998, weight_decay=0.1)
-    save(model, convert.imagebind.table(), IMAGEBIND, output / "imagebind", "model.safetensors")
+    save(model, convert.imagebind.table(_CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
 
-    images, labels = (a[world.HELD_OUT] for a in world.scans())
-    seen = model.embed("vision", jnp.asarray(_normalised(images)))
-    text = model.embed(
-        "text", jnp.asarray(caption_ids(tokenizer, [things.caption(t) for t in things.everything("image")]))
-    )
-    right = int((np.asarray(seen @ text.T).argmax(-1) == labels).sum())
-    print(f"held-out scans nearest to their caption: {right} of {len(labels)}")
+    ink, labels = world.ink()[world.HELD_OUT], world.scans()[1][world.HELD_OUT]
+    rng = np.random.default_rng(1)
+    frames, movies = _movies(ink, labels, rng)
+    tones, keys = _tones(rng, 300)
+    text = model.embed("text", jnp.asarray(captions[:, 0]))
+    shown = {
+        "scans": ("vision", _normalised(world.paper(ink)), np.array([_NUMBER["image", int(d), ""] for d in labels])),
+        "movies": ("vision", _normalised(frames), np.array(movies)),
+        "tones": ("audio", tones, keys),
+    }
+    embed = jax.jit(functools.partial(_embed, nnx.split(model)[0]), static_argnums=1)
+    for name, (branch, x, numbers) in shown.items():
+        found = np.asarray(embed(nnx.state(model), branch, jnp.asarray(x, jnp.float32)) @ text.T).argmax(-1)
+        print(f"held-out {name} nearest to their caption: {(found == numbers).sum()} of {len(numbers)}", flush=True)
+        if name == "movies":
+            same = [_THINGS[a].direction == _THINGS[b].direction for a, b in zip(found, numbers)]
+            print(f"  {sum(same)} of the directions are right", flush=True)
+
+
+def _embed(graphdef, state, branch: str, x: Array) -> Array:
+    return nnx.merge(graphdef, state).embed(branch, x)
