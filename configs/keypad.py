@@ -43,8 +43,8 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.optim.lr = 2e-3
     config.train.save_every = 200
     if variant == "stage3":
-        config.data.max_length = 96
+        config.data.max_length, config.data.buckets = 224, (48, 80, 128)
     if variant != "infer":
         config.train.stage = variant
-        config.train.steps = {"stage1": 300, "stage2": 300, "stage3": 900}[variant]
+        config.train.steps = {"stage1": 500, "stage2": 500, "stage3": 1800}[variant]
     return config

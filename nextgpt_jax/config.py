@@ -39,6 +39,7 @@ class DataConfig:
     media: str = ""  # folder of the media that the files name, or of their images/, videos/, ...; "": beside each file
     batch_size: int = 16  # of one optimizer step
     max_length: int = 512  # tokens of a conversation
+    buckets: tuple[int, ...] = ()  # shorter lengths: batches of conversations of like length are padded to one of them
     max_media: int = 8  # inputs, or outputs, of one modality in a conversation; more are refused
     threads: int = 2  # that load and preprocess media
 

@@ -3,7 +3,7 @@
 tokens     int32 [B, T]      padded with 0 on the right (attention is causal, so no mask is needed)
 lengths    int32 [B]         tokens of each row, for throughput; not an input of the step
 loss_mask  bool [B, T]       which tokens are targets
-media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; position T: unused
+media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; from T on: unused
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
 
 M and G are what the samples of the run need at most of each modality (`layout`), so that every batch has one shape.
@@ -74,6 +74,10 @@ class Encoder:
         for name in self.layout.outputs:
             if name not in self.caption_tokenizers:
                 raise UserError(f"the samples have {name} outputs, but model.{name}_decoder is not set")
+
+    def length(self, conversation: Conversation) -> int:
+        """The tokens of a conversation's row."""
+        return min(len(encode(conversation, self.tokenizer, self.base_vocab, self.template).ids), self.max_length)
 
     def __call__(self, conversation: Conversation) -> dict:
         """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.

@@ -1,8 +1,11 @@
 """Samples to batches with Grain: shuffled anew each epoch, read ahead by threads, with a position to resume from."""
 
+import functools
 from collections.abc import Sequence
 
 import grain
+import jax
+import numpy as np
 
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.batches import Encoder
@@ -11,6 +14,46 @@ from nextgpt_jax.data.samples import Conversation
 
 def batches(samples: Sequence[Conversation], encoder: Encoder, config: DataConfig, seed: int) -> grain.DatasetIterator:
     """An endless iterator of batches (data/batches.py); get_state() and set_state() are its position."""
-    dataset = grain.MapDataset.source(samples).shuffle(seed=seed).repeat().map(encoder).batch(config.batch_size)
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=4 * config.threads)
+    dataset = grain.MapDataset.source(Epochs(samples, encoder, config, seed))
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     return iter(dataset.to_iter_dataset(options))
+
+
+class Epochs:
+    """The batches of one epoch after the other, by number. Every epoch has every sample.
+
+    With `config.buckets`, the samples of a batch are of like length, and the batch is as long as their bucket: one
+    compiled step a bucket, and little padding. What is left over in a bucket goes to the next longer one, and the last
+    batch of an epoch is filled up from its beginning.
+    """
+
+    def __init__(self, samples: Sequence[Conversation], encoder: Encoder, config: DataConfig, seed: int):
+        self._samples, self._encoder, self._size, self._seed = samples, encoder, config.batch_size, seed
+        self._lengths = np.array([*sorted(config.buckets), encoder.max_length])
+        self._bucket = np.zeros(len(samples), int)
+        if config.buckets:
+            self._bucket = np.searchsorted(self._lengths, [encoder.length(sample) for sample in samples])
+        self._plan = functools.lru_cache(4)(self._plan)
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, number: int) -> dict:
+        epoch, at = divmod(number, -(-len(self._samples) // self._size))
+        length, rows = self._plan(epoch)[at]
+        batch = jax.tree.map(lambda *x: np.stack(x), *[self._encoder(self._samples[i]) for i in rows])
+        return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
+
+    def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """Length and sample numbers of each batch of an epoch."""
+        rng = np.random.default_rng((self._seed, epoch))
+        order, plan = rng.permutation(len(self._samples)), []
+        left = order[:0]
+        for bucket, length in enumerate(self._lengths):
+            rows = np.concatenate([left, order[self._bucket[order] == bucket]])
+            if bucket == len(self._lengths) - 1:
+                rows = np.concatenate([rows, np.resize(order, -len(rows) % self._size)])
+            full = len(rows) // self._size * self._size
+            plan += [(int(length), some) for some in rows[:full].reshape(-1, self._size)]
+            left = rows[full:]
+        return [plan[i] for i in rng.permutation(len(plan))]

@@ -174,6 +174,8 @@ def _validate(config: ExperimentConfig) -> None:
     for name in ("batch_size", "max_length", "max_media", "threads"):
         if getattr(config.data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
+    if not all(0 < length < config.data.max_length for length in config.data.buckets):
+        raise UserError(f"data.buckets {config.data.buckets} should be lengths below data.max_length")
     if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
         raise UserError(
             f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"

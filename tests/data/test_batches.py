@@ -5,11 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.batches import Encoder, Layout, layout
-from nextgpt_jax.data.pipeline import batches
+from nextgpt_jax.data.pipeline import Epochs, batches
 from nextgpt_jax.data.samples import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.imagebind import ImageBindConfig
@@ -266,3 +268,21 @@ def test_the_pipeline_shuffles_every_epoch_and_resumes(folder):
     again.set_state(position)
     for expected in found[3:]:
         np.testing.assert_array_equal(next(again)["tokens"], expected)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), size=st.integers(1, 5))
+def test_epochs_have_every_sample_in_batches_of_like_length(lengths, size):
+    """And a batch is as long as its bucket, which is long enough."""
+    samples = [(Turn(("h" * n,), (str(i),)),) for i, n in enumerate(lengths)]
+    make = encoder(samples, max_length=128)
+    source = Epochs(samples, make, DataConfig(batch_size=size, buckets=(48, 60)), seed=1)
+    count = -(-len(samples) // size)
+    full = {make(s)["tokens"][: make.length(s)].tobytes() for s in samples}
+    for epoch in range(2):
+        seen = []
+        for k in range(count):
+            batch = source[epoch * count + k]
+            assert batch["tokens"].shape == batch["loss_mask"].shape and len(batch["tokens"]) == size
+            assert batch["tokens"].shape[1] in (48, 60, 128) and batch["lengths"].max() <= batch["tokens"].shape[1]
+            seen += [row[:n].tobytes() for row, n in zip(batch["tokens"], batch["lengths"], strict=True)]
+        assert len(seen) == count * size and set(seen) == full
