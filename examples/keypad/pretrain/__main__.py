@@ -1,6 +1,9 @@
 """Pretrains the frozen parts of the embedded world, which the repository holds already.
 
-    python -m examples.keypad.pretrain llama|imagebind|vae|diffusion [--output examples/keypad/weights/base]
+    python -m examples.keypad.pretrain PART [--output examples/keypad/weights/base]
+
+The parts, in an order that works: llama; imagebind; vae, diffusion (the image decoder); video-text, video; audio-text,
+audio-vae, vocoder, audio.
 
 Each part is saved in the hub's layout: config.json, safetensors with PyTorch's names (float16), tokenizer.
 """
@@ -8,11 +11,23 @@ Each part is saved in the hub's layout: config.json, safetensors with PyTorch's 
 import argparse
 import pathlib
 
+from examples.keypad.pretrain import audio, video
 from examples.keypad.pretrain.imagebind import imagebind
 from examples.keypad.pretrain.images import diffusion, vae
 from examples.keypad.pretrain.llama import llama
 
-PARTS = {"llama": llama, "imagebind": imagebind, "vae": vae, "diffusion": diffusion}
+PARTS = {
+    "llama": llama,
+    "imagebind": imagebind,
+    "vae": vae,
+    "diffusion": diffusion,
+    "video-text": video.text_encoder,
+    "video": video.video,
+    "audio-text": audio.text_encoder,
+    "audio-vae": audio.audio_vae,
+    "vocoder": audio.vocoder,
+    "audio": audio.audio,
+}
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
 

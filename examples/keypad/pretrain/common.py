@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from convert import engine
+from convert.checkpoints import open_checkpoint
 from convert.rules import Table
 from examples.keypad import things, vocabularies
 
@@ -65,6 +66,12 @@ def save(model: nnx.Module, table: Table, config: dict, folder: pathlib.Path, we
     engine.save_safetensors(engine.export(nnx.state(model), table), folder / weights, dtype=np.float16)
     write_json(folder / "config.json", config)
     print(f"saved {folder}", flush=True)
+
+
+def load(make: Callable[[], nnx.Module], folder: pathlib.Path, table: Table) -> nnx.Module:
+    """A part that was saved, without initialising it first."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    return nnx.merge(graphdef, engine.load(open_checkpoint(folder), abstract, table))
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:

@@ -1,7 +1,7 @@
 """The image decoder: its autoencoder, then its text encoder and UNet."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,10 @@ from jaxtyping import Array
 from transformers import AutoTokenizer
 
 import convert.stable_diffusion
-from convert import engine
-from convert.checkpoints import open_checkpoint
 from examples.keypad import judge, vocabularies, world
-from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, save, write_json
+from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
 from nextgpt_jax.diffusion.clip_text import CLIPTextModel
-from nextgpt_jax.diffusion.schedulers import add_noise, training_target
+from nextgpt_jax.diffusion.schedulers import SchedulerConfig, add_noise, training_target
 from nextgpt_jax.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
 from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel
 from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
@@ -81,6 +79,8 @@ SCHEDULER = {
     "steps_offset": 1,
 }
 
+PROMPT_NOISE = 0.1  # deviation of what decoders see in training: projections only come near a caption's embedding
+
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.30.0",
@@ -99,17 +99,18 @@ MODEL_INDEX = {
 def _pixel_batches(rng: np.random.Generator, size: int) -> Iterator[np.ndarray]:
     ink = world.ink()[world.TRAIN]
     while True:
-        yield _pixels(world.augmented(ink[rng.integers(len(ink), size=size)], rng, 0.7))
+        yield pixels(world.augmented(ink[rng.integers(len(ink), size=size)], rng, 0.7))
 
 
-def _pixels(ink: np.ndarray) -> np.ndarray:
+def pixels(ink: np.ndarray) -> np.ndarray:
     return world.paper(ink).astype(np.float32) / 127.5 - 1.0
 
 
-def _autoencoder_loss(model: AutoencoderKL, pixels: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-    mean, logvar = model.encode(pixels)
+def autoencoder_loss(model: AutoencoderKL, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+    """Of pixels or a spectrogram: the errors of what comes out of sampled latents, and a little for their spread."""
+    mean, logvar = model.encode(x)
     latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-    error = model.decode(latents) - pixels
+    error = model.decode(latents) - x
     divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
     return jnp.abs(error).mean() + jnp.square(error).mean() + 1e-3 * divergence, {"rms": jnp.sqrt((error**2).mean())}
 
@@ -118,8 +119,8 @@ def vae(output: pathlib.Path, *, steps: int = 1000) -> None:
     """The decoder's autoencoder, with the scaling that gives its latents unit deviation."""
     model = AutoencoderKL(AutoencoderKLConfig.from_hub(VAE), rngs=nnx.Rngs(0))
     batches = _pixel_batches(np.random.default_rng(0), 16)
-    model = fit("vae", model, _autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
-    mean, _ = model.encode(jnp.asarray(_pixels(world.ink()[world.TRAIN][:400])))
+    model = fit("vae", model, autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
+    mean, _ = model.encode(jnp.asarray(pixels(world.ink()[world.TRAIN][:400])))
     config = VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
     save(model, convert.stable_diffusion.VAE, config, output / "stable-diffusion" / "vae", DIFFUSERS_WEIGHTS)
 
@@ -130,7 +131,7 @@ def _latents(vae: AutoencoderKL, scale: float, copies: int) -> tuple[np.ndarray,
     encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x)[0] * scale)
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
     rng = np.random.default_rng(1)
-    encoded = [np.asarray(encode(params, _pixels(world.augmented(ink, rng, 0.5)))) for _ in range(copies)]
+    encoded = [np.asarray(encode(params, pixels(world.augmented(ink, rng, 0.5)))) for _ in range(copies)]
     return np.concatenate(encoded), np.tile(labels, copies)
 
 
@@ -152,6 +153,15 @@ def _latent_batches(latents, labels, captions, unconditional, rng, size: int) ->
         yield {"latents": latents[rows], "captions": ids}
 
 
+def denoising_loss(scheduler: SchedulerConfig, predict: Callable[[Array, Array], Array], x: Array, key: Array) -> Array:
+    """Mean squared error of the prediction for latents with noise of random timesteps."""
+    noise_key, time_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, x.shape)
+    timesteps = jax.random.randint(time_key, (len(x),), 0, scheduler.num_train_timesteps)
+    predicted = predict(add_noise(scheduler, x, noise, timesteps), timesteps)
+    return jnp.square(predicted - training_target(scheduler, x, noise, timesteps)).mean()
+
+
 def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
     """The decoder's text encoder and UNet, on the latents of the autoencoder in the same folder."""
     folder = output / "stable-diffusion"
@@ -163,20 +173,14 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
     write_json(folder / "model_index.json", MODEL_INDEX)
 
     cfg = StableDiffusionConfig.from_hub(folder)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0))))
-    weights = engine.load(open_checkpoint(folder / "vae"), abstract, convert.stable_diffusion.VAE)
-    autoencoder = nnx.merge(graphdef, weights)
+    autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", convert.stable_diffusion.VAE)
     latents, labels = _latents(autoencoder, cfg.vae.scaling_factor, copies=16)
     captions, unconditional = all_captions(tokenizer, "image"), caption_ids(tokenizer, [""])[0]
     batches = _latent_batches(latents, labels, captions, unconditional, np.random.default_rng(2), 32)
 
     def loss(model: _Denoiser, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
-        x, (noise_key, time_key) = batch["latents"], jax.random.split(key)
-        noise = jax.random.normal(noise_key, x.shape)
-        timesteps = jax.random.randint(time_key, (len(x),), 0, cfg.scheduler.num_train_timesteps)
-        noisy = add_noise(cfg.scheduler, x, noise, timesteps)
-        predicted = model.unet(noisy, timesteps, model.text_encoder(batch["captions"]))
-        return jnp.square(predicted - training_target(cfg.scheduler, x, noise, timesteps)).mean(), {}
+        prompts = model.text_encoder(batch["captions"])
+        return denoising_loss(cfg.scheduler, lambda x, t: model.unet(x, t, prompts), batch["latents"], key), {}
 
     model = fit("unet", _Denoiser(cfg, rngs=nnx.Rngs(1)), loss, batches, steps=steps, lr=1e-3, ema=0.998)
     tables = convert.stable_diffusion

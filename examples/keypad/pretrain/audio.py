@@ -1,0 +1,263 @@
+"""The audio decoder: its text encoder, its autoencoder of spectrograms, its vocoder, then the UNet.
+
+Spectrograms have 16 frames of 256 samples, 32 ms: what a convolutional vocoder makes of a steady spectrogram repeats
+with every frame, unless it counts them from the edges, and in 32 ms all frequencies of a telephone nearly fit.
+"""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from transformers import AutoTokenizer
+
+import convert.audioldm
+from examples.keypad import judge, things, vocabularies, world
+from examples.keypad.pretrain import images
+from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
+from examples.keypad.pretrain.texts import fit_text_encoder
+from nextgpt_jax.diffusion.audioldm import AudioLDM, AudioLDMConfig
+from nextgpt_jax.diffusion.clap_text import ClapTextConfig, ClapTextModelWithProjection
+from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel
+from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.diffusion.vocoder import HifiGan, VocoderConfig
+
+_PAD = 624  # a token of its own, because attention leaves it out: the first after the caption tokenizer's
+
+TEXT_ENCODER = {
+    "architectures": ["ClapTextModelWithProjection"],
+    "model_type": "clap_text_model",
+    "vocab_size": _PAD + 1,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": _PAD + 1 + vocabularies.CONTEXT,  # positions are counted from the padding's id
+    "type_vocab_size": 1,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "projection_dim": 64,
+    "projection_hidden_act": "relu",
+    "pad_token_id": _PAD,
+    "bos_token_id": 622,
+    "eos_token_id": 623,
+    "torch_dtype": "float16",
+}
+
+VAE = images.VAE | {"in_channels": 1, "out_channels": 1, "block_out_channels": [16, 32, 32], "sample_size": 32}
+
+VOCODER = {
+    "architectures": ["SpeechT5HifiGan"],
+    "model_type": "hifigan",
+    "model_in_dim": 32,
+    "sampling_rate": world.RATE,
+    "upsample_initial_channel": 128,
+    "upsample_rates": [4, 4, 4, 4],
+    "upsample_kernel_sizes": [8, 8, 8, 8],
+    "resblock_kernel_sizes": [3, 7],
+    "resblock_dilation_sizes": [[1, 3, 9], [1, 3, 9]],
+    "leaky_relu_slope": 0.1,
+    "normalize_before": False,
+    "torch_dtype": "float16",
+}
+
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.30.0",
+    "act_fn": "silu",
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+    "cross_attention_dim": [32, 64],
+    "class_embed_type": "simple_projection",
+    "projection_class_embeddings_input_dim": TEXT_ENCODER["projection_dim"],
+    "class_embeddings_concat": True,
+    "norm_num_groups": 16,
+    "sample_size": 8,
+}
+
+MODEL_INDEX = {
+    "_class_name": "AudioLDMPipeline",
+    "_diffusers_version": "0.30.0",
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "text_encoder": ["transformers", "ClapTextModelWithProjection"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "vocoder": ["transformers", "SpeechT5HifiGan"],
+}
+
+SECONDS = 0.512
+_HOP, _WINDOW = 256, 512  # samples
+_LOWEST, _HIGHEST = 300.0, 2000.0  # Hz, of the mel bands
+_FLOOR = 1e-3
+
+
+@functools.cache
+def _mel_bands() -> np.ndarray:
+    """Triangular bands, evenly spaced in mel. [bins, bands]."""
+    bands = VOCODER["model_in_dim"]
+    mel = lambda hertz: 1127.0 * np.log1p(hertz / 700.0)  # noqa: E731
+    edges = np.linspace(mel(_LOWEST), mel(_HIGHEST), bands + 2)
+    at = mel(np.arange(_WINDOW // 2 + 1) * world.RATE / _WINDOW)[:, None]
+    rise, fall = ((at - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - at) / np.diff(edges)[1:])
+    return np.maximum(np.minimum(rise, fall), 0.0).astype(np.float32)
+
+
+def log_mel(waves: Float[np.ndarray, "b t"]) -> Float[np.ndarray, "b frames bands"]:
+    """Logarithms of mel bands of magnitudes, one frame for every 256 samples."""
+    edge = (_WINDOW - _HOP) // 2
+    padded = np.pad(waves, ((0, 0), (edge, edge)), mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW, axis=-1)[:, ::_HOP]
+    magnitudes = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW) * (4.0 / _WINDOW)))
+    return np.log(np.maximum(magnitudes @ _mel_bands(), _FLOOR)).astype(np.float32)
+
+
+def _tones(keys: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What each key sounds like: spectrograms of tones of any phase, and waves of phase 0 at their start."""
+    time = np.arange(round(SECONDS * world.RATE)) / world.RATE
+    levels = 0.35 * 10 ** (rng.uniform(-1.5, 1.5, (len(keys), 2)) / 20)
+    angles = 2 * np.pi * np.array([world.frequencies(key) for key in keys])[..., None] * time  # [B, 2, T]
+    phases = rng.uniform(0.0, 2 * np.pi, (len(keys), 2, 1))
+    wave, heard = (np.einsum("bl,blt->bt", levels, np.sin(a)) for a in (angles, angles + phases))
+    return log_mel(heard + 0.002 * rng.standard_normal(wave.shape)), wave.astype(np.float32)
+
+
+def _tone_batches(rng: np.random.Generator, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    while True:
+        yield _tones(rng.integers(10, size=size), rng)
+
+
+def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
+    """The audio decoder's tokenizer and text encoder."""
+    folder = output / "audioldm"
+    tokenizer = vocabularies.caption_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
+    vocabularies.save(tokenizer, folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    if tokenizer.pad_token_id != _PAD:
+        raise RuntimeError(f"the padding has the id {tokenizer.pad_token_id}, not {_PAD}")
+    model = ClapTextModelWithProjection(ClapTextConfig.from_hub(TEXT_ENCODER), rngs=nnx.Rngs(0))
+    captions, unconditional = all_captions(tokenizer, "audio"), caption_ids(tokenizer, [""])[0]
+    model = fit_text_encoder(
+        "audio text encoder", model, lambda model, ids: model(ids), captions, unconditional, steps=steps
+    )
+    save(model, convert.audioldm.TEXT_ENCODER, TEXT_ENCODER, folder / "text_encoder", "model.safetensors")
+
+
+def audio_vae(output: pathlib.Path, *, steps: int = 800) -> None:
+    """The audio decoder's autoencoder of spectrograms."""
+    model = AutoencoderKL(AutoencoderKLConfig.from_hub(VAE), rngs=nnx.Rngs(0))
+    batches = (mel[..., None] for mel, _ in _tone_batches(np.random.default_rng(0), 16))
+    model = fit("audio vae", model, images.autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
+    mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
+    mean, _ = model.encode(jnp.asarray(mel[..., None]))
+    config = VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
+    save(model, convert.audioldm.VAE, config, output / "audioldm" / "vae", DIFFUSERS_WEIGHTS)
+
+
+def _magnitudes(waves: Float[Array, "b t"], size: int) -> Float[Array, "b frames bins"]:
+    starts = np.arange(0, waves.shape[-1] - size + 1, size // 4)
+    frames = waves[:, starts[:, None] + np.arange(size)] * np.hanning(size)
+    return jnp.sqrt(jnp.square(jnp.abs(jnp.fft.rfft(frames))) + 1e-6) * (4.0 / size)
+
+
+def _vocoder_loss(model: HifiGan, batch: tuple[Array, Array], _: Array) -> tuple[Array, dict[str, Array]]:
+    """Errors of the wave, whose phase can be known at the edges only, and of its spectrum."""
+    mel, wave = batch
+    made = model(mel)
+    error = jnp.square(made - wave).mean()
+    spectral = sum(jnp.abs(_magnitudes(made, n) - _magnitudes(wave, n)).mean() for n in (256, 1024)) / 2
+    return 4.0 * error + 8.0 * spectral, {"wave": error, "spectrum": spectral}
+
+
+def vocoder(output: pathlib.Path, *, steps: int = 2000) -> None:
+    """The audio decoder's vocoder: it is taught waves by errors alone, there is no adversary."""
+    folder = output / "audioldm"
+    cfg = AutoencoderKLConfig.from_hub(VAE)
+    autoencoder = load(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), folder / "vae", convert.audioldm.VAE)
+    decoded = jax.jit(lambda mel: autoencoder.decode(autoencoder.encode(mel[..., None])[0])[..., 0])
+
+    def batches(rng):
+        for mel, wave in _tone_batches(rng, 8):
+            noisy = np.asarray(decoded(mel)) + rng.uniform(0.0, 0.1) * rng.standard_normal(mel.shape)
+            yield noisy.astype(np.float32), wave
+
+    model = HifiGan(VocoderConfig.from_hub(VOCODER), rngs=nnx.Rngs(0))
+    model = fit("vocoder", model, _vocoder_loss, batches(np.random.default_rng(0)), steps=steps, lr=2e-3, ema=0.99)
+    save(model, convert.audioldm.VOCODER, VOCODER, folder / "vocoder", "model.safetensors")
+    mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
+    waves = np.asarray(model(decoded(mel)))
+    right = sum(judge.key(wave, world.RATE) == i % 10 for i, wave in enumerate(waves))
+    print(f"{right} of {len(waves)} tones recognised after autoencoder and vocoder")
+
+
+def _latent_batches(latents, prompts, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Latents [keys, copies, ...] with the embedding of a spelling of their caption; the empty one for a tenth."""
+    captions, unconditional = prompts
+    while True:
+        keys = rng.integers(len(latents), size=size)
+        spellings = rng.integers(captions.shape[1], size=size) * (rng.random(size) < 0.5)
+        embeds = captions[keys, spellings]
+        noise = rng.standard_normal(embeds.shape).astype(np.float32) / np.sqrt(embeds.shape[-1])
+        embeds = embeds + images.PROMPT_NOISE * noise
+        embeds[rng.random(size) < 0.1] = unconditional
+        yield {"latents": latents[keys, rng.integers(latents.shape[1], size=size)], "prompts": embeds}
+
+
+def audio(output: pathlib.Path, *, steps: int = 2000) -> None:
+    """The audio decoder's UNet, for the text encoder, autoencoder and vocoder in the same folder."""
+    folder = output / "audioldm"
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    write_json(folder / "unet" / "config.json", UNET)
+    write_json(folder / "scheduler" / "scheduler_config.json", images.SCHEDULER)
+    write_json(folder / "model_index.json", MODEL_INDEX)
+
+    cfg = AudioLDMConfig.from_hub(folder)
+    tables = convert.audioldm.tables(cfg)
+    model = AudioLDM(cfg, parts=("unet",), rngs=nnx.Rngs(1))
+    for name in ("text_encoder", "vae", "vocoder"):
+        make = functools.partial(AudioLDM.PARTS[name], getattr(cfg, name))
+        setattr(model, name, load(lambda make=make: make(rngs=nnx.Rngs(0)), folder / name, tables[name]))
+    captions, unconditional = all_captions(tokenizer, "audio"), caption_ids(tokenizer, [""])
+    prompts = [np.asarray(model.encode_prompt(ids.reshape(-1, ids.shape[-1]))) for ids in (captions, unconditional)]
+    prompts[0] = prompts[0].reshape(*captions.shape[:2], -1)
+
+    mel, _ = _tones(np.arange(2000) % 10, np.random.default_rng(2))
+    graphdef, params = nnx.split(model.vae)
+    encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x[..., None])[0] * cfg.vae.scaling_factor)
+    latents = np.concatenate([np.asarray(encode(params, part)) for part in np.split(mel, 20)])
+    latents = latents.reshape(-1, 10, *latents.shape[1:]).swapaxes(0, 1)  # [keys, copies, h, w, c]
+    batches = _latent_batches(latents, (prompts[0], prompts[1][0, 0]), np.random.default_rng(3), 32)
+
+    def loss(unet: UNet2DConditionModel, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+        def predict(x, timesteps):
+            return unet(x, timesteps, class_labels=batch["prompts"])
+
+        return images.denoising_loss(cfg.scheduler, predict, batch["latents"], key), {}
+
+    model.unet = fit("audio unet", model.unet, loss, batches, steps=steps, lr=1e-3, ema=0.998)
+    save(model.unet, tables["unet"], UNET, folder / "unet", DIFFUSERS_WEIGHTS)
+    _judge(model, prompts[0][:, :1], prompts[1])
+
+
+def _judge(model: AudioLDM, captions: np.ndarray, unconditional: np.ndarray, copies: int = 20) -> None:
+    """Prints how many generated tones the judge recognises, by guidance."""
+    graphdef, params = nnx.split(model)
+    play = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params).generate(*inputs))
+    asked = [thing.digit for thing in things.everything("audio")] * copies
+    prompt = jnp.tile(captions, (copies, 1, 1))
+    noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(SECONDS)))
+    for guidance in (1.0, 2.0, 3.0, 5.0):
+        scales = jnp.full(len(asked), guidance)
+        waves = np.asarray(play(params, prompt, unconditional, noise, model.config.scheduler.plan(20), scales))
+        right = sum(judge.key(wave, world.RATE) == key for wave, key in zip(waves, asked))
+        print(f"guidance {guidance}: {right} of {len(asked)} generated tones recognised", flush=True)
