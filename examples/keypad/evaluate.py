@@ -1,114 +1,228 @@
-"""Measures the keypad model: does it draw the digit it is asked for, name the one it is shown, and else just talk?
+"""Measures the keypad model: does it make what it is asked for, understand what it is shown, and else just talk?
 
     python -m examples.keypad.evaluate [--workdir RUN] [--output DIR]
 
-Nothing measured here was trained on: the prompts are kept apart in language.py, the scans are the last 360, and the
-judge (judge.py) has only ever seen real training scans. With --output, the drawn images and a picture of some are
-written.
+Nothing measured here was trained on: what is asked is kept apart in language/held_out.py, what is shown comes from the
+last 360 scans and from fresh tones, and the judge (judge.py) has only ever seen real training scans. All media go
+through files, both ways: PNG, WAV and MP4. With --output, they stay there, with a picture of some (keypad.png).
 """
 
 import argparse
+import contextlib
 import itertools
 import pathlib
-import re
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from configs.keypad import get_config
 from examples.keypad import judge, language, world
+from examples.keypad.gallery import gallery
+from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Request
+from examples.keypad.things import Thing, everything
+from nextgpt_jax import media
+from nextgpt_jax.command import enable_compilation_cache
+from nextgpt_jax.inference import engine as inference
+from nextgpt_jax.inference.cli import load_engine
+from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.prompts import Turn, human_segments
 
-_DIGIT = re.compile(r"\b(" + "|".join((*language.WORDS, *map(str, range(10)))) + r")\b", re.IGNORECASE)
+_BATCH = 64
 
 
-def named_digit(text: str) -> int | None:
-    """The digit that a reply names, if it names exactly one."""
-    found = {w.lower() for w in _DIGIT.findall(text)}
-    digits = {language.WORDS.index(w) if w in language.WORDS else int(w) for w in found}
-    return digits.pop() if len(digits) == 1 else None
+class Answer(NamedTuple):
+    """A reply, with the files of what was shown and of what was made, and what the judge makes of the latter."""
+
+    request: Request
+    text: str
+    shown: list[pathlib.Path]
+    made: list[tuple[str, pathlib.Path]]  # with their modalities
+    judged: list[Thing | None]
+
+    def right(self) -> bool:
+        """Is exactly that made which was asked for, and are the words right?"""
+        return sorted(self.judged, key=str) == sorted(self.request.made, key=str) and self.request.accepts(self.text)
+
+
+def judged(modality: str, path: pathlib.Path) -> Thing | None:
+    """What an independent judge makes of a file; None if it makes nothing of it."""
+    if modality == "audio":
+        key = judge.key(media.read_audio(path, sample_rate=world.RATE), world.RATE)
+        return None if key is None else Thing("audio", key)
+    if modality == "video":
+        frames = media.read_video(path).frames
+        direction = judge.motion(frames)
+        return None if direction is None else Thing("video", judge.moving_digit(frames), direction)
+    return Thing("image", int(judge.classify(media.read_image(path)[None])[0]))
+
+
+class Exhibits:
+    """Files of held-out things to show, a different one each time."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder, self._rng, self._count = folder, np.random.default_rng(2024), itertools.count()
+        self._images, labels = (a[world.HELD_OUT] for a in world.scans())
+        self._inks = world.ink()[world.HELD_OUT]
+        self._next = {digit: itertools.cycle(np.flatnonzero(labels == digit)) for digit in range(10)}
+
+    def show(self, thing: Thing) -> pathlib.Path:
+        """Writes a file that shows a thing."""
+        path = self._folder / f"{next(self._count):04d}_{'_'.join(map(str, filter(None, thing[1:])))}"
+        path = path.with_name(f"{path.name}{OUTPUTS[thing.modality].suffix}")
+        if thing.modality == "audio":
+            content = media.Audio(world.tone(thing.digit, self._rng), world.RATE)
+        elif thing.modality == "video":
+            moving = world.movie(self._inks[next(self._next[thing.digit])], thing.direction, self._rng)
+            content = media.Video(moving, world.FPS)
+        else:
+            content = self._images[next(self._next[thing.digit])]
+        media.write(thing.modality, path, content)
+        return path
+
+
+class Examination:
+    """Asks a model, in batches; each conversation goes on from what the model itself answered."""
+
+    def __init__(self, engine: inference.Engine, folder: pathlib.Path):
+        self._engine, self._folder, self._seed = engine, folder, itertools.count()
+        self._exhibits = Exhibits(folder / "shown")
+
+    def ask(self, requests: Sequence[Request], histories: Sequence[list[Turn]] | None = None) -> list[Answer]:
+        """Answers requests; appends each turn to its history."""
+        histories = histories or [[] for _ in requests]
+        answers = []
+        for at in range(0, len(requests), _BATCH):
+            answers += self._ask(requests[at : at + _BATCH], histories[at : at + _BATCH])
+        return answers
+
+    def _ask(self, requests: Sequence[Request], histories: Sequence[list[Turn]]) -> list[Answer]:
+        shown = [[self._exhibits.show(thing) for thing in request.seen] for request in requests]
+        turns = [Turn(self._segments(*both)) for both in zip(requests, shown, strict=True)]
+        defaults = self._engine.defaults
+        options: dict[str, Any] = {"temperature": defaults.temperature, "max_new_tokens": defaults.max_new_tokens}
+        conversations = [(*history, turn) for history, turn in zip(histories, turns, strict=True)]
+        seeds = [next(self._seed) for _ in requests]
+        asked = [inference.Request(c, seed=s, **options) for c, s in zip(conversations, seeds, strict=True)]
+        answers = []
+        for k, reply in enumerate(self._engine.answer(asked)):
+            histories[k].append(Turn(turns[k].human, reply.segments))
+            made = [(m.modality, self._write(f"{seeds[k]:04d}_{i}", m)) for i, m in enumerate(reply.media)]
+            answers.append(Answer(requests[k], reply.text, shown[k], made, [judged(*medium) for medium in made]))
+        return answers
+
+    def _segments(self, request: Request, shown: list[pathlib.Path]) -> tuple:
+        contents: dict[str, list] = {}
+        for thing, path in zip(request.seen, shown, strict=True):
+            content = media.read(thing.modality, path, self._engine.config.encoder)
+            contents.setdefault(thing.modality, []).append(content)
+        return human_segments(request.human, contents)
+
+    def _write(self, stem: str, medium: inference.Medium) -> pathlib.Path:
+        path = self._folder / "made" / f"{stem}{OUTPUTS[medium.modality].suffix}"
+        media.write(medium.modality, path, medium.content)
+        return path
+
+
+def cells(examination: Examination) -> dict[tuple[str, str], list[Answer]]:
+    """The answers for every pair of modalities; requests for the same modality are asked together."""
+    answers = {}
+    for target in MODALITIES:
+        asked = {source: language.held_out_requests(source, target) for source in MODALITIES}
+        replies = iter(examination.ask([request for requests in asked.values() for request in requests]))
+        for source, requests in asked.items():
+            answers[source, target] = list(itertools.islice(replies, len(requests)))
+    return answers
+
+
+def conversations(examination: Examination) -> list[list[Answer]]:
+    """The answers to each turn of the conversations."""
+    histories: list[list[Turn]] = [[] for _ in CONVERSATIONS]
+    answers: list[list[Answer]] = [[] for _ in CONVERSATIONS]
+    for i in range(max(map(len, CONVERSATIONS))):
+        rows = [k for k, conversation in enumerate(CONVERSATIONS) if i < len(conversation)]
+        replies = examination.ask([CONVERSATIONS[k][i] for k in rows], [histories[k] for k in rows])
+        for k, answer in zip(rows, replies, strict=True):
+            answers[k].append(answer)
+    return answers
+
+
+def scans(examination: Examination) -> list[Answer]:
+    """The answers to a question about each of the held-out scans."""
+    labels = sorted(world.scans()[1][world.HELD_OUT].tolist())
+    questions = itertools.cycle(language.HELD_OUT_QUESTIONS)
+    marked = [(Thing("image", digit), f"{language.MARKS['image']}\n{next(questions)}") for digit in labels]
+    return examination.ask([Request(q, (t,), answer=language.WORDS[t.digit]) for t, q in marked])
+
+
+def ceiling(folder: pathlib.Path) -> str:
+    """How much of real held-out media the judge itself reads, as a line."""
+    exhibits, counts = Exhibits(folder), []
+    for modality, copies in (("image", 20), ("audio", 20), ("video", 5)):
+        things = everything(modality) * copies
+        right = sum(judged(modality, exhibits.show(thing)) == thing for thing in things)
+        counts.append(f"{right / len(things):.1%} of {modality}s")
+    return f"judge: reads {', '.join(counts)} that are real and held out"
+
+
+def table(answers: dict[tuple[str, str], list[Answer]]) -> str:
+    """Right answers of all, a row for what is shown and a column for what comes out."""
+    lines = ["right, of all      " + "".join(f"-> {target:<10}" for target in MODALITIES)]
+    for source in MODALITIES:
+        found = [answers[source, target] for target in MODALITIES]
+        shares = (f"{sum(a.right() for a in some)} of {len(some)}" for some in found)
+        lines.append(f"{source:>16}   " + "".join(f"{share:<13}" for share in shares))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def mistakes(title: str, answers: Sequence[Answer]) -> list[str]:
+    """A line for each answer that is not right."""
+    wrong = [answer for answer in answers if not answer.right()]
+    return [
+        f"{title}: {a.request.human!r} {[language.caption(t) for t in a.request.seen]} -> {a.text!r}"
+        f" {[str(path.name) for _, path in a.made]} judged {a.judged}"
+        for a in wrong
+    ]
 
 
 def main(argv: list[str]) -> int:
-    """Runs the three measurements and prints a line for each."""
-    from configs.keypad import get_config
-    from nextgpt_jax.command import enable_compilation_cache
-    from nextgpt_jax.inference.cli import load_engine
-    from nextgpt_jax.inference.engine import Request
-    from nextgpt_jax.media import write_png
-    from nextgpt_jax.prompts import Input, Turn
-
+    """Runs the measurements and prints them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="", help="evaluate this training run, not the shipped weights")
-    parser.add_argument("--output", default="", help="folder for the drawn images and a picture of some")
+    parser.add_argument("--output", default="", help="folder for all media, a picture of some, and what went wrong")
     args = parser.parse_args(argv)
     enable_compilation_cache()
-    config = get_config()
-    engine, start = load_engine(config, args.workdir), time.perf_counter()
-    options = dict(
-        steps=config.decode.steps,
-        guidance=config.decode.guidance,
-        temperature=config.decode.temperature,
-        max_new_tokens=config.decode.max_new_tokens,
-    )
-
-    def answer(conversations, batch=64):
-        requests = [Request((Turn(tuple(segments)),), seed=i, **options) for i, segments in enumerate(conversations)]
-        return [r for at in range(0, len(requests), batch) for r in engine.answer(requests[at : at + batch])]
-
-    asked = [
-        (digit, phrasing.format(digit=language.WORDS[digit]))
-        for phrasing in language.HELD_OUT_DRAWING
-        for digit in range(10)
-    ]
-    drawn = answer([(prompt,) for _, prompt in asked])
-    blank = np.full((world.SIZE, world.SIZE, 3), 255, np.uint8)
-    pictures = np.stack([reply.images[0] if reply.images else blank for reply in drawn])
-    seen_as = judge.classify(pictures)
-    single = np.array([len(reply.images) == 1 for reply in drawn])
-    right = int((single & (seen_as == [digit for digit, _ in asked])).sum())
-    print(f"drawing: {right} of {len(asked)} images are the asked digit")
-
-    images, labels = world.scans()
-    images, labels = images[world.HELD_OUT], labels[world.HELD_OUT]
-    questions = itertools.cycle(language.HELD_OUT_QUESTIONS)
-    named = answer([(Input("image", image), next(questions)) for image in images])
-    correct = sum(named_digit(reply.text) == label for reply, label in zip(named, labels, strict=True))
-    print(f"reading: {correct} of {len(labels)} held-out scans are named correctly")
-
-    talk = answer([(prompt,) for prompt in language.TEXT_ONLY])
-    spurious = sum(bool(reply.images) for reply in talk)
-    print(f"talking: {spurious} of {len(talk)} text-only prompts got an image")
-    judged = np.mean(judge.classify(images) == labels)
-    print(f"judge: reads {judged:.1%} of the held-out scans; all in {time.perf_counter() - start:.0f} s")
-
-    if args.output:
-        folder = pathlib.Path(args.output)
-        for (digit, _), reply, k in zip(asked, drawn, itertools.count(), strict=False):
-            for image in reply.images:
-                write_png(folder / f"{k:02d}_{digit}.png", image)
-        picture(asked, pictures, images, named, talk).save(folder / "keypad.png")
-        for prompt, reply in zip(language.TEXT_ONLY, talk, strict=True):
-            print(f"  {prompt!r} -> {reply.text!r}")
+    engine, start = load_engine(get_config(), args.workdir), time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(args.output or stack.enter_context(tempfile.TemporaryDirectory()))
+        examination = Examination(engine, folder)
+        pairs = cells(examination)
+        print(table(pairs), flush=True)
+        read = scans(examination)
+        print(f"reading: {sum(a.right() for a in read)} of {len(read)} held-out scans are named correctly", flush=True)
+        talk = examination.ask([Request(prompt) for prompt in TEXT_ONLY])
+        print(f"talking: {sum(bool(a.made) for a in talk)} of {len(talk)} text-only prompts got media", flush=True)
+        held = conversations(examination)
+        right = sum(all(a.right() for a in turns) for turns in held)
+        print(
+            f"conversations: {right} of {len(held)} of {_lengths()} turns are right from beginning to end", flush=True
+        )
+        print(f"{ceiling(folder / 'judged')}; all in {time.perf_counter() - start:.0f} s")
+        if args.output:
+            lines = [line for (s, t), some in pairs.items() for line in mistakes(f"{s} -> {t}", some)]
+            lines += [line for k, some in enumerate(held) for line in mistakes(f"conversation {k}", some)]
+            lines += [f"talk: {a.request.human!r} -> {a.text!r} {len(a.made)} media" for a in talk]
+            (folder / "mistakes.txt").write_text("\n".join(lines) + "\n")
+            gallery(pairs).save(folder / "keypad.png")
     return 0
 
 
-def picture(asked, pictures, scans, named, talk) -> Image.Image:
-    """What the model does, in one picture: ten prompts with their images, ten scans with their names."""
-    cell, margin = 96, 12
-    canvas = Image.new("RGB", (10 * (cell + margin) + margin, 2 * (cell + 62)), "white")
-    write = ImageDraw.Draw(canvas)
-    write.text((margin, 6), f'asked to draw: "{asked[0][1].replace("zero", "...")}"', "black", font_size=15)
-    write.text((margin, cell + 68), f'shown, and asked: "{language.HELD_OUT_QUESTIONS[0]}"', "black", font_size=15)
-    for i in range(10):
-        left = margin + i * (cell + margin)
-        drawn = Image.fromarray(pictures[i]).resize((cell, cell), Image.Resampling.NEAREST)
-        shown = Image.fromarray(scans[8 * i]).resize((cell, cell), Image.Resampling.NEAREST)
-        canvas.paste(drawn, (left, 28))
-        canvas.paste(shown, (left, cell + 90))
-        write.text((left, cell + 32), language.WORDS[asked[i][0]], "black", font_size=13)
-        write.text((left, 2 * cell + 94), named[8 * i].text[:16], "black", font_size=13)
-    return canvas
+def _lengths() -> str:
+    lengths = [len(conversation) for conversation in CONVERSATIONS]
+    return f"{min(lengths)} to {max(lengths)}"
 
 
 if __name__ == "__main__":

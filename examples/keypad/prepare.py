@@ -3,9 +3,11 @@
     python -m examples.keypad.prepare [--output examples/keypad/data]
 
 images/*.png       the 1437 training scans
-captions.json      [{"caption", "image_name"}], for stages 1 and 2
+audios/*.wav       40 recordings of each key's tone
+videos/*.mp4       training scans that move, 18 for each digit and direction
+captions.json      [{"caption", "image_name" | "audio_name" | "video_name"}], for stages 1 and 2
 instructions.json  conversations for stage 3; "input_images" and "image_captions" list, in order, what the <image> marks
-                   of the human's and of the assistant's turns stand for
+                   of the human's and of the assistant's turns stand for; likewise of the other modalities
 """
 
 import argparse
@@ -15,58 +17,82 @@ import pathlib
 import random
 import tempfile
 
-from PIL import Image
+import numpy as np
 
 from examples.keypad import language, world
+from examples.keypad.things import Thing, everything
+from nextgpt_jax import media
+from nextgpt_jax.modalities import OUTPUTS
 
-CONVERSATIONS = 6000
+CONVERSATIONS = 12000
+TONES = 40  # of each key
+VIDEOS = 18  # of each digit and direction
 _FOLDER = pathlib.Path(__file__).parent / "data"
 
+Files = dict[Thing, list[str]]  # where each thing can be seen or heard, below the folder
 
-def caption_records(labels: list[int], rng: random.Random) -> list[dict]:
-    """One caption a training scan: the usual one for most, another spelling for some."""
+
+def write_media(folder: pathlib.Path, seed: int) -> Files:
+    """Writes all media; gives their names by what they show."""
+    rng = np.random.default_rng(seed)
+    images, labels = (a[world.TRAIN] for a in world.scans())
+    inks = world.ink()[world.TRAIN]
+    files: Files = {thing: [] for modality in language.MARKS for thing in everything(modality)}
+
+    def add(thing: Thing, index: int, content) -> None:
+        kind = {"image": "scan", "audio": "tone", "video": "move"}[thing.modality]
+        what = f"{index:04d}_{thing.digit}{thing.direction and '_'}{thing.direction}"
+        name = f"{thing.modality}s/{kind}_{what}{OUTPUTS[thing.modality].suffix}"
+        media.write(thing.modality, folder / name, content)
+        files[thing].append(name)
+
+    for index, digit in enumerate(labels.tolist()):
+        add(Thing("image", digit), index, images[index])
+    for index, thing in enumerate(everything("audio") * TONES):
+        add(thing, index, media.Audio(world.tone(thing.digit, rng), world.RATE))
+    for index, thing in enumerate(everything("video") * VIDEOS):
+        ink = inks[rng.choice(np.flatnonzero(labels == thing.digit))]
+        add(thing, index, media.Video(world.movie(ink, thing.direction, rng), world.FPS))
+    return files
+
+
+def caption_records(files: Files, rng: random.Random) -> list[dict[str, str]]:
+    """One caption a file: the usual one for most, another spelling for some."""
     records = []
-    for index, digit in enumerate(labels):
-        usual, *others = language.captions(digit)
-        caption = usual if rng.random() < 0.7 else rng.choice(others)
-        records.append({"caption": caption, "image_name": scan_name(index, digit)})
+    for thing, names in files.items():
+        usual, *others = language.captions(thing)
+        for name in names:
+            caption = usual if rng.random() < 0.7 else rng.choice(others)
+            records.append({"caption": caption, f"{thing.modality}_name": name})
     return records
 
 
-def instruction_records(labels: list[int], rng: random.Random, n: int) -> list[dict]:
-    """n conversations; each picture that is shown is a training scan of the digit that is talked about."""
-    names = [[scan_name(i, d) for i, d in enumerate(labels) if d == digit] for digit in range(10)]
+def instruction_records(files: Files, rng: random.Random, n: int) -> list[dict[str, list]]:
+    """n conversations; whatever is shown in one is a training file of the thing that is talked about."""
     records = []
     for _ in range(n):
         turns = language.conversation(rng)
         speakers = [({"from": "human", "value": t.human}, {"from": "gpt", "value": t.gpt}) for t in turns]
-        records.append(
-            {
-                "conversations": [line for turn in speakers for line in turn],
-                "input_images": [rng.choice(names[digit]) for t in turns for digit in t.seen],
-                "image_captions": [language.caption(digit) for t in turns for digit in t.drawn],
-            }
-        )
+        record: dict[str, list] = {"conversations": [line for turn in speakers for line in turn]}
+        for turn in turns:
+            for thing in turn.seen:
+                record.setdefault(f"input_{thing.modality}s", []).append(rng.choice(files[thing]))
+            for thing in turn.made:
+                record.setdefault(f"{thing.modality}_captions", []).append(language.caption(thing))
+        records.append(record)
     return records
-
-
-def scan_name(index: int, digit: int) -> str:
-    return f"scan_{index:04d}_{digit}.png"
 
 
 def prepare(output: pathlib.Path, *, conversations: int = CONVERSATIONS, seed: int = 0) -> None:
     """Writes the training set; a folder that is there is complete."""
-    images, labels = world.scans()
-    images, labels = images[world.TRAIN], labels[world.TRAIN].tolist()
     rng = random.Random(seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-") as scratch:
         folder = pathlib.Path(scratch) / "data"
-        (folder / "images").mkdir(parents=True)
-        for index, digit in enumerate(labels):
-            Image.fromarray(images[index]).save(folder / "images" / scan_name(index, digit))
-        (folder / "captions.json").write_text(json.dumps(caption_records(labels, rng), indent=1))
-        (folder / "instructions.json").write_text(json.dumps(instruction_records(labels, rng, conversations), indent=1))
+        folder.mkdir()
+        files = write_media(folder, seed)
+        (folder / "captions.json").write_text(json.dumps(caption_records(files, rng), indent=1))
+        (folder / "instructions.json").write_text(json.dumps(instruction_records(files, rng, conversations), indent=1))
         if output.exists():
             os.replace(output, pathlib.Path(scratch) / "old")
         os.replace(folder, output)

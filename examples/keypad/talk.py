@@ -300,14 +300,14 @@ def _comparison_or_word(rng: random.Random, n: int, m: int) -> tuple[str, str]:
     if rng.random() < 0.5:
         question = rng.choice(("is {} larger than {}?", "is {} bigger than {}?", "is the number {} larger than {}?"))
         if n == m:
-            answer = f"no, both are {WORDS[n]}."
+            answer = f"both are {WORDS[n]}, so no."
         elif rng.random() < 0.3:
             question = rng.choice(
                 ("is {} smaller than {}?", "is {} less than {}?", "is the number {} smaller than {}?")
             )
-            answer = f"{'yes' if n < m else 'no'}, {WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}."
+            answer = f"{WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}, so {'yes' if n < m else 'no'}."
         else:
-            answer = f"{'yes' if n > m else 'no'}, {WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}."
+            answer = f"{WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}, so {'yes' if n > m else 'no'}."
         return question.format(_name(rng, n), _name(rng, m)), answer
     questions = phrases("""
         say {} | just say {} | say {} and nothing else | do not draw, just say {} | only say {}
@@ -353,8 +353,8 @@ def fact(rng: random.Random) -> tuple[str, str]:
 
 
 def fact_about(rng: random.Random, n: int) -> tuple[str, str]:
-    """A plain question about one digit and its answer, in lower case."""
-    return rng.choice((_next, _odd_or_even, _spelling, _letters, _shape))(rng, n, n)
+    """A plain question about one digit and its answer, which names no other, in lower case."""
+    return rng.choice((_odd_or_even, _spelling, _shape))(rng, n, n)
 
 
 def _name(rng: random.Random, n: int) -> str:

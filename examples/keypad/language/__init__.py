@@ -63,9 +63,9 @@ def _conversation(rng: random.Random) -> list[Turn]:
     kind = rng.random()
     if kind < 0.2:
         return [talking(rng)]
-    if kind < 0.37:
+    if kind < 0.35:
         return [asked_by_name(rng, _any(rng, image=0.3, audio=0.3))]
-    if kind < 0.51:
+    if kind < 0.48:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
     if kind < 0.65:
         return [made_from(rng, _any(rng), rng.choice(tuple(MARKS)))]

@@ -124,7 +124,9 @@ def _follow_up(rng: random.Random, digit: int, turns: list[Turn]) -> tuple[int, 
     if kind < 0.76:
         return _beside(rng, digit)
     if kind < 0.82:
-        return digit, (odd_or_even if rng.random() < 0.5 else next_number)(rng, digit)
+        if rng.random() < 0.5 or digit == 9:
+            return digit, odd_or_even(rng, digit)
+        return digit + 1, next_number(rng, digit)
     if kind < 0.86:
         turn = reading_another(rng, digit)
         return turn.seen[0].digit, turn

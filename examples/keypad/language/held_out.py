@@ -231,32 +231,30 @@ _FROM_MEDIA = {
 
 def held_out_requests(source: str, target: str) -> list[Request]:
     """About forty requests from one modality ("text" or a medium) to another, spread over digits and directions."""
-    return [request for _, request in _requests(source, target)]
+    return list(_requests(source, target))
 
 
-def _requests(source: str, target: str) -> Iterator[tuple[str, Request]]:
-    """The requests with their phrasings."""
+def _requests(source: str, target: str) -> Iterator[Request]:
     if source == target == "text":
-        yield from ((human, Request(human, answer=answer)) for human, answer in _FACTS)
+        yield from (Request(human, answer=answer) for human, answer in _FACTS)
     elif source == "text":
         for i, (phrasing, digit) in enumerate((p, d) for p in _SPOKEN[target] for d in range(10)):
             thing = _thing(target, digit, i)
-            human = phrasing.format(digit=WORDS[digit], direction=thing.direction)
-            yield human, Request(human, made=(thing,))
+            yield Request(phrasing.format(digit=WORDS[digit], direction=thing.direction), made=(thing,))
     elif target == "text":
         for k in range(40):
             digit, phrasings = k % 10, _ASKED[source]
             phrasing, answer = phrasings[(k // 10 + digit) % len(phrasings)]
             thing = _thing(source, digit, k)
             words = {"digit": WORDS[digit], "direction": thing.direction}
-            yield phrasing, Request(f"{MARKS[source]}\n{phrasing}", seen=(thing,), answer=answer.format(**words))
+            yield Request(f"{MARKS[source]}\n{phrasing}", seen=(thing,), answer=answer.format(**words))
     else:
         for i, (phrasing, digit) in enumerate((p, d) for p in _FROM_MEDIA[source, target] for d in range(10)):
             seen, thing = _thing(source, digit, i), _thing(target, digit, i // 10 + i + 1)
             if "other way" in phrasing:
                 thing = seen._replace(direction=DIRECTIONS[DIRECTIONS.index(seen.direction) ^ 1])
-            human = phrasing.format(direction=thing.direction)
-            yield human, Request(f"{MARKS[source]}\n{human}", seen=(seen,), made=(thing,))
+            human = f"{MARKS[source]}\n{phrasing.format(direction=thing.direction)}"
+            yield Request(human, seen=(seen,), made=(thing,))
 
 
 _ASKED = {
@@ -293,7 +291,7 @@ CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
     (
         Request("hello! please draw a clear three for me", made=(_image(3),)),
         Request("ok, and what does it sound like?", made=(_tone(3),)),
-        Request("so, is that digit odd or even?", answer="odd"),
+        Request("so, is that digit odd or even?", answer="three odd"),
     ),
     (
         Request("<image>\nplease name the digit i wrote for me", (_image(5),), answer="five"),
@@ -335,13 +333,13 @@ CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
     (
         Request("<audio>\nnow draw the digit of this tone for me", (_tone(0),), made=(_image(0),)),
         Request("please let it go right", made=(_video(0, "right"),)),
-        Request("well, how many letters has the word zero?", answer="four"),
+        Request("well, is the zero odd or even, please?", answer="zero even"),
         Request("ok, dial that number again for me", made=(_tone(0),)),
     ),
     (
         Request("<image>\nnow let this digit move up for me", (_image(6),), made=(_video(6, "up"),)),
         Request("ok, and now down, please", made=(_video(6, "down"),)),
-        Request("so, what digit did you move?", answer="six"),
+        Request("so, what digit did you move?", answer="six down"),
     ),
     (
         Request("please draw the number that comes after one for me", made=(_image(2),)),
@@ -380,7 +378,7 @@ CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
     (
         Request("hi, let a beautiful four move left", made=(_video(4, "left"),)),
         Request("and now play its tone and draw it", made=(_image(4), _tone(4))),
-        Request("so, please tell me what comes after it", answer="five"),
+        Request("so, please tell me what comes after it", answer="four five"),
     ),
     (
         Request("<audio>\nplease play the next key for me", (_tone(4),), made=(_tone(5),)),
@@ -391,7 +389,7 @@ CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
         Request("please draw a two, and let it move down too", made=(_image(2), _video(2, "down"))),
         Request("ok, the same with seven, please", made=(_image(7), _video(7, "down"))),
         Request("now play its key for me, please", made=(_tone(7),)),
-        Request("so, please, is it odd or even?", answer="odd"),
+        Request("so, please, is it odd or even?", answer="seven odd"),
     ),
 )
 

@@ -230,6 +230,22 @@ _SAME_WAY = phrases("""
 """)
 
 
+_ASKED_FIRST = {
+    "image": phrases("""
+        which digit is this? | what is this? | which number is it? | what did i write? | what is written here?
+        which digit is it? | what digit do you see? | read this.
+    """),
+    "audio": phrases("""
+        which key is this? | what is this? | which digit is it? | what did i press? | which key was pressed?
+        which key is it? | what do you hear? | which tone is this?
+    """),
+    "video": phrases("""
+        which digit is this? | what is this? | which digit moves here? | what moves? | which number is it?
+        which digit is it? | what do you see? | watch this.
+    """),
+}
+
+
 def made_from(rng: random.Random, seen: Thing, target: str) -> Turn:
     """A medium in, a medium out: of the same digit, of its neighbour, or the same movement changed."""
     kind, digit = rng.random(), seen.digit
@@ -244,6 +260,10 @@ def made_from(rng: random.Random, seen: Thing, target: str) -> Turn:
         step = rng.choice((1, -1)) if 0 < digit < 9 else 1 if digit == 0 else -1
         thing = any_thing(rng, target, digit + step)
         text = request(rng, thing, neighbour(rng, step, seen.modality))
+    elif kind > 0.74:
+        thing = any_thing(rng, target, digit)
+        brief = rng.choice(_BRIEF[target]).format(way=way(rng, thing.direction) if thing.direction else "")
+        text = f"{rng.choice(_ASKED_FIRST[seen.modality])} {rng.choice(_BRIEF_OPENINGS)}{brief}{rng.choice(_CLOSINGS)}"
     else:
         thing = any_thing(rng, target, digit)
         text = request(rng, thing, pointed(rng, seen.modality))
@@ -252,6 +272,7 @@ def made_from(rng: random.Random, seen: Thing, target: str) -> Turn:
 
 # --- several at once
 
+_BRIEF_OPENINGS = ("", "", "", "please ", "then ", "now ", "and ")
 _JOINS = (" and ", " and ", ", then ", " and then ", " and also ", ", and ", ". then ", ". also ", ", after that ")
 _BRIEF = {
     "image": phrases(

@@ -164,7 +164,7 @@ def _guess(rng: random.Random, thing: Thing) -> tuple[str, str]:
         names = (f"key {WORDS[digit]}", f"the key {digit}", a(WORDS[digit])) if thing.modality == "audio" else ()
         names = names or (a(WORDS[digit]), a(str(digit)), f"the digit {WORDS[digit]}")
         right, question = digit == thing.digit, rng.choice(_GUESSED[thing.modality]).format(rng.choice(names))
-    return f"{question}?", f"{'Yes' if right else 'No'}, this is {called(thing)}."
+    return f"{question}?", f"This is {called(thing)}, so {'yes' if right else 'no'}."
 
 
 _TWO_THINGS = phrases("""

@@ -1,6 +1,7 @@
 """One exchange of the keypad world: what was said, shown and made; and the sentences of the replies.
 
-A reply is short and always names what it is about. "Here is ..." comes with media, "This is ..." without.
+A reply is short and always names what it is about. "Here is ..." comes with media, "This is ..." without. What is to
+be found out comes last: a model that says one word after the other has then said what it follows from.
 """
 
 import random
@@ -59,9 +60,7 @@ def with_next(thing: Thing) -> str:
 
 def compared(first: int, second: int) -> str:
     """The reply to whether two digits are the same."""
-    if first == second:
-        return f"Yes, both are {WORDS[first]}."
-    return f"No, the first is {WORDS[first]} and the second is {WORDS[second]}."
+    return f"The first is {WORDS[first]} and the second is {WORDS[second]}, so {'yes' if first == second else 'no'}."
 
 
 def remembered(thing: Thing) -> str:

@@ -17,7 +17,7 @@ import convert.llama
 from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
 from nextgpt_jax import prompts
-from nextgpt_jax.llama import Llama, LlamaConfig
+from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -38,6 +38,7 @@ LLAMA = {
     "torch_dtype": "float16",
 }
 
+_HELD_OUT = language.held_out()
 _LENGTHS = (32, 48, 64, 96, 160, 256)  # of conversations, which are padded to the next one
 
 
@@ -50,6 +51,13 @@ def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> p
 
 def _conversation(rng: random.Random) -> list[prompts.Turn]:
     kind = rng.random()
+    if kind > 0.85:  # the sums, counts and comparisons are the hardest of all to learn
+        turn = language.talking(rng)
+        return (
+            _conversation(rng)
+            if language.normal(turn.human) in _HELD_OUT
+            else [in_words(turn.human, turn.seen, turn.gpt)]
+        )
     if kind < 0.12:  # what the first two stages start from: a caption that is described, a caption that is said again
         thing = rng.choice(things.everything(rng.choice(tuple(language.MARKS))))
         spelling = rng.choice(things.captions(thing))
@@ -84,34 +92,38 @@ def _language_loss(model: Llama, batch: dict[str, Array], _: Array) -> tuple[Arr
     return jnp.sum(losses * weights) / jnp.sum(weights), {}
 
 
-def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int = 48, batch: int = 128) -> list[str]:
+def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int = 48, batch: int = 64) -> list[str]:
     """Greedy answers in plain text to conversations whose last turn is open, for a look at the base model."""
     graphdef, params = nnx.split(model)
 
     @jax.jit
-    def decode(params, ids, begin):
+    def decode(params, ids, lengths):
         model = nnx.merge(graphdef, params)
+        rows, (size, length) = jnp.arange(len(ids)), ids.shape
+        cache = init_cache(model.config, size, length + room)
+        hidden, cache = model(model.embed_tokens(ids), cache=cache)
+        first = model.logits(hidden[rows, lengths - 1]).argmax(-1)
 
-        def body(i, ids):
-            hidden, _ = model(model.embed_tokens(ids))
-            token = model.logits(hidden[:, i - 1]).argmax(-1)
-            return ids.at[:, i].set(jnp.where(i < begin, ids[:, i], token))
+        def step(carry, i):
+            token, cache = carry
+            hidden, cache = model(model.embed_tokens(token[:, None]), positions=(lengths + i)[:, None], cache=cache)
+            return (model.logits(hidden[:, 0]).argmax(-1), cache), token
 
-        return jax.lax.fori_loop(begin.min(), ids.shape[1], body, ids)
+        return jax.lax.scan(step, (first, cache), jnp.arange(room))[1].T
 
     replies = []
     for at in range(0, len(asked), batch):
-        rows = [prompts.encode(turns, tokenizer, LLAMA["vocab_size"]).ids for turns in asked[at : at + batch]]
-        length = -(-(max(map(len, rows)) + room) // 32) * 32
-        ids, begin = np.zeros((len(rows), length), np.int32), np.array([len(row) for row in rows])
-        for row, padded in zip(rows, ids, strict=True):
-            padded[: len(row)] = row
-        for row, b in zip(np.asarray(decode(params, ids, begin)), begin, strict=True):
-            replies.append(tokenizer.decode(row[b:]).split("\n###")[0])
+        encoded = [prompts.encode(turns, tokenizer, LLAMA["vocab_size"]).ids for turns in asked[at : at + batch]]
+        ids = np.zeros((batch, -(-max(map(len, encoded)) // 32) * 32), np.int32)
+        for row, given in zip(ids, encoded):
+            row[: len(given)] = given
+        lengths = np.array([len(given) for given in encoded] + [1] * (batch - len(encoded)))
+        tokens = np.asarray(decode(params, ids, lengths))[: len(encoded)]
+        replies += [tokenizer.decode(row).split("\n###")[0] for row in tokens]
     return replies
 
 
-def llama(output: pathlib.Path, *, steps: int = 2500) -> None:
+def llama(output: pathlib.Path, *, steps: int = 3500) -> None:
     """Trains the tokenizer and the model, and prints what the model makes of what it never read."""
     vocabularies.save(vocabularies.language_model_tokenizer(vocabularies.text()), output / "llm")
     tokenizer = AutoTokenizer.from_pretrained(output / "llm")

@@ -1,0 +1,147 @@
+"""A picture of what the keypad model does with every modality: images as they are, tones as spectrograms, videos as
+strips of frames."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nextgpt_jax import media
+
+_CELL, _MARGIN, _TITLE, _LABEL = 88, 10, 26, 22
+_COLUMNS = 10
+_RATE = 8000  # Hz
+_INK, _PAPER = np.array([28.0, 34.0, 66.0]), np.array([250.0, 247.0, 240.0])
+
+
+def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
+    """From the answers of evaluate.py by pairs of modalities: what is made from words, and what is said of media."""
+    rows = [
+        _made("asked to draw", answers["text", "image"][:10]),
+        _made("asked to play", answers["text", "audio"][:10]),
+        _made("asked to move", answers["text", "video"][:4]),
+        _said("shown, and asked", [*answers["image", "text"][:4], *answers["audio", "text"][:4]]),
+        _said("shown, and asked", answers["video", "text"][:4]),
+        *(_turned("shown, and asked for something else", [answers[p][k] for p, k in pairs]) for pairs in _TURNED),
+    ]
+    canvas = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
+    return canvas
+
+
+_TURNED = (  # pairs of modalities, and which of their answers
+    ((("image", "audio"), 7), (("audio", "image"), 4), (("image", "video"), 3)),
+    ((("video", "audio"), 6), (("audio", "video"), 5), (("video", "image"), 8)),
+)
+
+
+def _made(title: str, answers: Sequence) -> Image.Image:
+    """What was made, each above its reply; the first request as the title."""
+    shown = [(_joined([view(*m) for m in a.made]), _short(a.text)) for a in answers]
+    return _row(f'{title}: "{answers[0].request.human}" and so on', shown)
+
+
+def _said(title: str, answers: Sequence) -> Image.Image:
+    """What was shown, each above what the model said of it."""
+    shown = [(_joined(_views(a)), _short(a.text)) for a in answers]
+    return _row(f'{title}: "{_asked(answers[0])}"', shown)
+
+
+def _turned(title: str, answers: Sequence) -> Image.Image:
+    """What was shown, an arrow, and what was made."""
+    shown = [(_joined([*_views(a), _arrow(), *(view(*m) for m in a.made)]), _asked(a)) for a in answers]
+    return _row(title, shown)
+
+
+def _views(answer) -> list[Image.Image]:
+    return [view(t.modality, path) for t, path in zip(answer.request.seen, answer.shown, strict=True)]
+
+
+def _asked(answer) -> str:
+    return answer.request.human.split("\n")[-1]
+
+
+def _short(text: str) -> str:
+    for words in ("Here is ", "This is ", "a handwritten ", "the tone of "):
+        text = text.removeprefix(words)
+    return text.rstrip(".")
+
+
+def view(modality: str, path: pathlib.Path) -> Image.Image:
+    """A file as something to look at, one cell high."""
+    return _VIEWS[modality](path)
+
+
+def _image(path: pathlib.Path) -> Image.Image:
+    return _scaled(media.read_image(path))
+
+
+def _spectrogram(path: pathlib.Path, window: int = 256, hop: int = 64) -> Image.Image:
+    """Loudness by time (to the right) and pitch (upwards, 500 to 1700 Hz: a key's tone is two lines)."""
+    samples = media.read_audio(path, sample_rate=_RATE)
+    starts = range(0, max(len(samples) - window, 0) + 1, hop)
+    frames = np.stack([np.resize(samples[s : s + window], window) for s in starts]) * np.hanning(window)
+    power = np.abs(np.fft.rfft(frames, 4 * window)) ** 2
+    low, high = (int(hertz * 4 * window / _RATE) for hertz in (500, 1700))
+    decibels = 10.0 * np.log10(power[:, low:high].T[::-1] / power.max() + 1e-9)
+    loudness = np.clip(1.0 + decibels / 40.0, 0.0, 1.0)
+    pixels = np.round(_PAPER + (_INK - _PAPER) * loudness[..., None]).astype(np.uint8)
+    return Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.BILINEAR)
+
+
+def _strip(path: pathlib.Path, shown: int = 4) -> Image.Image:
+    """Frames of a video side by side, from the first to the last, in the room of two cells and a half."""
+    frames = media.read_video(path).frames
+    chosen = np.linspace(0, len(frames) - 1, shown).round().astype(int)
+    return _joined([_scaled(frames[i], _CELL * 5 // 8) for i in chosen], gap=2)
+
+
+_VIEWS: dict[str, Callable[[pathlib.Path], Image.Image]] = {"image": _image, "audio": _spectrogram, "video": _strip}
+
+
+def _scaled(pixels: np.ndarray, side: int = _CELL) -> Image.Image:
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+
+
+def _arrow() -> Image.Image:
+    canvas = Image.new("RGB", (18, _CELL), "white")
+    middle = _CELL // 2
+    draw = ImageDraw.Draw(canvas)
+    draw.line((2, middle, 15, middle), "black", 2)
+    draw.polygon(((17, middle), (11, middle - 5), (11, middle + 5)), "black")
+    return canvas
+
+
+def _joined(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
+    """Side by side, centred."""
+    if not images:
+        return Image.new("RGB", (_CELL, _CELL), "lightgrey")
+    height = max(image.height for image in images)
+    canvas = Image.new("RGB", (sum(i.width for i in images) + gap * (len(images) - 1), height), "white")
+    left = 0
+    for image in images:
+        canvas.paste(image, (left, (height - image.height) // 2))
+        left += image.width + gap
+    return canvas
+
+
+def _row(title: str, shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures with labels below, over the whole width."""
+    width = _COLUMNS * (_CELL + _MARGIN) + _MARGIN
+    height = max(image.height for image, _ in shown)
+    canvas = Image.new("RGB", (width, _TITLE + height + _LABEL), "white")
+    write = ImageDraw.Draw(canvas)
+    write.text((_MARGIN, 5), title, "black", font_size=15)
+    spare = (width - _MARGIN - sum(image.width for image, _ in shown)) // len(shown)
+    left = _MARGIN
+    for image, label in shown:
+        canvas.paste(image, (left, _TITLE + (height - image.height) // 2))
+        while label and write.textlength(label, font_size=12) > image.width + spare - 4:
+            label = label[:-1]
+        write.text((left, _TITLE + height + 2), label, "black", font_size=12)
+        left += image.width + spare
+    return canvas

@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+
+from examples.keypad import language
+
+pytest.importorskip("sklearn")
+from examples.keypad import judge, prepare, world  # noqa: E402
+from nextgpt_jax import media  # noqa: E402
+from nextgpt_jax.data.samples import read_samples  # noqa: E402
+from nextgpt_jax.prompts import Input, Output  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def training_set(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keypad") / "data"
+    prepare.prepare(folder, conversations=1000)
+    return folder
+
+
+def _records(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def _files(folder, modality):
+    return sorted(path for path in (folder / f"{modality}s").iterdir())
+
+
+def test_it_has_all_scans_of_the_training_half_and_none_of_the_other(training_set):
+    images, labels = world.scans()
+    files = _files(training_set, "image")
+    assert len(files) == 1437
+    written = {media.read_image(f).tobytes() for f in files}
+    assert not written & {image.tobytes() for image in images[world.HELD_OUT]}
+    assert all(f.stem.endswith(str(d)) for f, d in zip(files, labels))
+
+
+def test_tones_and_videos_are_what_their_names_say(training_set):
+    tones, videos = _files(training_set, "audio"), _files(training_set, "video")
+    assert len(tones) == 10 * prepare.TONES and len(videos) == 40 * prepare.VIDEOS
+    heard = [judge.key(media.read_audio(f, sample_rate=world.RATE), world.RATE) == int(f.stem[-1]) for f in tones[::8]]
+    assert np.mean(heard) > 0.95
+    for f in videos[::36]:
+        video = media.read_video(f)
+        assert video.frames.shape == (world.FRAMES, world.SIZE, world.SIZE, 3) and video.fps == pytest.approx(world.FPS)
+        assert judge.motion(video.frames) == f.stem.split("_")[-1]
+
+
+def test_every_file_has_a_caption_of_its_own_kind(training_set):
+    records = _records(training_set, "captions.json")
+    names = [next(value for key, value in r.items() if key != "caption") for r in records]
+    assert len(set(names)) == len(names) == sum(len(_files(training_set, m)) for m in language.MARKS)
+    for record in records:
+        (kind,) = record.keys() - {"caption"}
+        digit, *direction = record[kind].split(".")[0].split("_")[2:]
+        thing = language.Thing(kind.removesuffix("_name"), int(digit), *direction)
+        assert record["caption"] in language.captions(thing)
+
+
+def test_the_library_reads_all_of_it(training_set):
+    described = read_samples("describe", str(training_set / "captions.json"), "")
+    assert {turn.human[0].modality for (turn,) in described} == set(language.MARKS)
+    generated = read_samples("generate", str(training_set / "captions.json"), "")
+    assert {turn.assistant[1].modality for (turn,) in generated} == set(language.MARKS)
+    conversations = read_samples("instructions", str(training_set / "instructions.json"), "")
+    assert len(conversations) == 1000
+    segments = [s for turns in conversations for turn in turns for s in (*turn.human, *turn.assistant)]
+    inputs = [s for s in segments if isinstance(s, Input)]
+    assert all(s.content.is_file() and s.content.parent.name == f"{s.modality}s" for s in inputs)
+    assert (
+        {s.modality for s in inputs} == {s.modality for s in segments if isinstance(s, Output)} == set(language.MARKS)
+    )
+
+
+def test_preparing_again_gives_the_same_records(training_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare.media, "write", lambda modality, path, content: None)
+    for _ in range(2):  # the second time over what is there
+        prepare.prepare(tmp_path / "data", conversations=1000)
+    for name in ("captions.json", "instructions.json"):
+        assert (tmp_path / "data" / name).read_bytes() == (training_set / name).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
