@@ -105,6 +105,7 @@ class VideoOptions:
     width: int = 576
     fps: float = 8.0  # frames per second of the file
     batch: int = 1
+    feed_forward_chunk: int = 0  # tokens that the UNet's widest layers take at once, for less memory; 0: all
 
 
 @dataclasses.dataclass

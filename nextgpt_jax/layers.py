@@ -202,7 +202,7 @@ _QUERY_BLOCK = 512
 def _attention_by_heads(q, k, v):
     """The same, one head and one block of queries at a time: 6 times as fast at 4096 tokens on two cores."""
     b, t, h, d = q.shape
-    block = _QUERY_BLOCK if t % _QUERY_BLOCK == 0 else t
+    block = max((n for n in range(64, _QUERY_BLOCK + 1) if t % n == 0), default=t)
 
     def head(qkv):
         q, k, v = qkv  # [T, d], [S, d], [S, d]

@@ -17,6 +17,7 @@ from flax import nnx
 from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
+from nextgpt_jax.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
@@ -82,6 +83,8 @@ class Engine:
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
         for name, decoder in self._decoders.items():
             decoder.latent_shape(*self._size(name))  # raises if the size does not fit
+        if "video" in self._decoders and defaults.video.feed_forward_chunk:
+            chunk_feed_forward(self._model.decoders["video"].unet, defaults.video.feed_forward_chunk)
         self._template = system.template
         stops = stop_sequences(self._tokenizer, self._template)
         self._stops = (*stops, (self._tokenizer.eos_token_id,)) if self._tokenizer.eos_token_id is not None else stops
