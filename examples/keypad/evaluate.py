@@ -161,7 +161,7 @@ def scans(examination: Examination) -> list[Answer]:
 def ceiling(folder: pathlib.Path) -> str:
     """How much of real held-out media the judge itself reads, as a line."""
     exhibits, counts = Exhibits(folder), []
-    for modality, copies in (("image", 20), ("audio", 20), ("video", 5)):
+    for modality, copies in (("image", 20), ("audio", 10), ("video", 5)):
         things = everything(modality) * copies
         right = sum(judged(modality, exhibits.show(thing)) == thing for thing in things)
         counts.append(f"{right / len(things):.1%} of {modality}s")

@@ -1,41 +1,37 @@
-"""The shipped weights answer as README says: loaded through the converter, asked through the engine."""
+"""The shipped weights answer as README says: loaded through the converter, asked through the engine, from files."""
 
 import numpy as np
 import pytest
 
 from configs.keypad import get_config
-from examples.keypad import judge, language, world
-from examples.keypad.evaluate import named_digit
+from examples.keypad import language
+from examples.keypad.evaluate import Examination
+from examples.keypad.language import MODALITIES, Request
 from nextgpt_jax.inference.cli import load_engine
-from nextgpt_jax.inference.engine import Request
-from nextgpt_jax.prompts import Input, Turn
+from nextgpt_jax.prompts import Turn
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return load_engine(get_config(), "")
+def examination(tmp_path_factory):
+    return Examination(load_engine(get_config(), ""), tmp_path_factory.mktemp("keypad"))
 
 
-def ask(engine, *conversations):
-    options = dict(steps=20, guidance=engine.defaults.guidance, temperature=0.0, max_new_tokens=64)
-    return engine.answer([Request((Turn(tuple(c)),), seed=i, **options) for i, c in enumerate(conversations)])
+def test_every_pair_of_modalities(examination):
+    """Four held-out requests of each, all in one batch."""
+    pairs = [(source, target) for source in MODALITIES for target in MODALITIES]
+    answers = examination.ask([r for pair in pairs for r in language.held_out_requests(*pair)[3::11][:4]])
+    right = np.array([answer.right() for answer in answers]).reshape(4, 4, 4)
+    assert right.mean() > 0.85
+    assert right.mean((0, 2)).min() > 0.7 and right.mean((1, 2)).min() > 0.7
 
 
-def test_draws_the_digits_it_is_asked_for(engine):
-    replies = ask(engine, *[(language.HELD_OUT_DRAWING[0].format(digit=word),) for word in language.WORDS])
-    assert all(len(reply.images) == 1 for reply in replies)
-    seen_as = judge.classify(np.stack([reply.images[0] for reply in replies]))
-    assert (seen_as == np.arange(10)).sum() >= 9
+def test_just_talks_otherwise(examination):
+    answers = examination.ask([Request(prompt) for prompt in language.TEXT_ONLY[::3]])
+    assert not any(answer.made for answer in answers) and all(answer.text for answer in answers)
 
 
-def test_names_the_digits_it_is_shown(engine):
-    images, labels = world.scans()
-    chosen = range(1437, 1797, 12)
-    replies = ask(engine, *[(Input("image", images[i]), language.HELD_OUT_QUESTIONS[i % 8]) for i in chosen])
-    assert sum(named_digit(r.text) == labels[i] for i, r in zip(chosen, replies, strict=True)) >= 26
-    assert not any(reply.images for reply in replies)
-
-
-def test_just_talks_otherwise(engine):
-    replies = ask(engine, *[(prompt,) for prompt in language.TEXT_ONLY[:16]])
-    assert not any(reply.images for reply in replies) and all(reply.text for reply in replies)
+def test_a_conversation_goes_on(examination):
+    history: list[Turn] = []
+    answers = [answer for request in language.CONVERSATIONS[3] for answer in examination.ask([request], [history])]
+    assert len(history) == 4
+    assert sum(answer.right() for answer in answers) >= 3
