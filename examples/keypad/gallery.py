@@ -23,7 +23,7 @@ def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
         _made("asked to move", answers["text", "video"][:4]),
         _said("shown, and asked", [*answers["image", "text"][:4], *answers["audio", "text"][:4]]),
         _said("shown, and asked", answers["video", "text"][:4]),
-        *(_turned("shown, and asked for something else", [answers[p][k] for p, k in pairs]) for pairs in _TURNED),
+        *(_turned(title, [answers[p][k] for p, k in pairs]) for title, pairs in _TURNED.items()),
     ]
     canvas = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     top = 0
@@ -33,10 +33,10 @@ def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
     return canvas
 
 
-_TURNED = (  # pairs of modalities, and which of their answers
-    ((("image", "audio"), 7), (("audio", "image"), 4), (("image", "video"), 3)),
-    ((("video", "audio"), 6), (("audio", "video"), 5), (("video", "image"), 8)),
-)
+_TURNED = {  # pairs of modalities, and which of their answers
+    "shown, and asked for something else": ((("image", "audio"), 7), (("audio", "image"), 4), (("video", "image"), 8)),
+    "from tones to videos, and back": ((("audio", "video"), 5), (("video", "audio"), 6)),
+}
 
 
 def _made(title: str, answers: Sequence) -> Image.Image:
@@ -48,7 +48,8 @@ def _made(title: str, answers: Sequence) -> Image.Image:
 def _said(title: str, answers: Sequence) -> Image.Image:
     """What was shown, each above what the model said of it."""
     shown = [(_joined(_views(a)), _short(a.text)) for a in answers]
-    return _row(f'{title}: "{_asked(answers[0])}"', shown)
+    questions = {a.request.seen[0].modality: f'"{_asked(a)}"' for a in reversed(answers)}  # the first of each
+    return _row(f"{title}: {' or '.join(reversed(questions.values()))}", shown)
 
 
 def _turned(title: str, answers: Sequence) -> Image.Image:
