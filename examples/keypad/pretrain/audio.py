@@ -223,7 +223,7 @@ def audio(output: pathlib.Path, *, steps: int = 2000) -> None:
 
     cfg = AudioLDMConfig.from_hub(folder)
     tables = convert.audioldm.tables(cfg)
-    model = AudioLDM(cfg, parts=("unet",), rngs=nnx.Rngs(1))
+    model = AudioLDM(cfg, rngs=nnx.Rngs(1))
     for name in ("text_encoder", "vae", "vocoder"):
         make = functools.partial(AudioLDM.PARTS[name], getattr(cfg, name))
         setattr(model, name, load(lambda make=make: make(rngs=nnx.Rngs(0)), folder / name, tables[name]))

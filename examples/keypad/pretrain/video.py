@@ -117,7 +117,7 @@ def _latent_batches(latents, shown, prompts, rng, size: int) -> Iterator[dict[st
         yield {"latents": latents[rows], "prompts": embeds}
 
 
-def video(output: pathlib.Path, *, steps: int = 1500) -> None:
+def video(output: pathlib.Path, *, steps: int = 700) -> None:
     """The video decoder's UNet, for the text encoder in the same folder and the autoencoder of the image decoder."""
     image_folder, folder = output / "stable-diffusion", output / "text-to-video"
     shutil.copytree(image_folder / "vae", folder / "vae", dirs_exist_ok=True)
@@ -140,7 +140,7 @@ def video(output: pathlib.Path, *, steps: int = 1500) -> None:
     captions, unconditional = all_captions(tokenizer, "video"), caption_ids(tokenizer, [""])
     prompts = [np.asarray(texts(ids.reshape(-1, ids.shape[-1]))) for ids in (captions, unconditional)]
     prompts[0] = prompts[0].reshape(*captions.shape, -1)
-    latents, shown = _latents(autoencoder, cfg.vae.scaling_factor, copies=3)
+    latents, shown = _latents(autoencoder, cfg.vae.scaling_factor, copies=1)
     batches = _latent_batches(latents, shown, prompts, np.random.default_rng(2), 8)
     unet = _inflated(UNet3DConditionModel(cfg.unet, rngs=nnx.Rngs(1)), image_unet)
 
@@ -149,7 +149,7 @@ def video(output: pathlib.Path, *, steps: int = 1500) -> None:
             cfg.scheduler, lambda x, t: unet(x, t, batch["prompts"]), batch["latents"], key
         ), {}
 
-    unet = fit("video unet", unet, loss, batches, steps=steps, lr=1e-3, ema=0.998)
+    unet = fit("video unet", unet, loss, batches, steps=steps, lr=1e-3, ema=0.99)
     save(unet, convert.text_to_video.UNET, UNET, folder / "unet", DIFFUSERS_WEIGHTS)
     decoder = TextToVideo(cfg, rngs=nnx.Rngs(0))
     decoder.text_encoder, decoder.unet, decoder.vae = texts, unet, autoencoder
