@@ -101,14 +101,17 @@ _LOWEST, _HIGHEST = 300.0, 2000.0  # Hz, of the mel bands
 _FLOOR = 1e-3
 
 
+def _mel(hertz):
+    return 1127.0 * np.log1p(hertz / 700.0)
+
+
 @functools.cache
 def _mel_bands() -> np.ndarray:
     """Triangular bands, evenly spaced in mel. [bins, bands]."""
     bands = VOCODER["model_in_dim"]
-    mel = lambda hertz: 1127.0 * np.log1p(hertz / 700.0)  # noqa: E731
-    edges = np.linspace(mel(_LOWEST), mel(_HIGHEST), bands + 2)
-    at = mel(np.arange(_WINDOW // 2 + 1) * world.RATE / _WINDOW)[:, None]
-    rise, fall = ((at - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - at) / np.diff(edges)[1:])
+    edges = np.linspace(_mel(_LOWEST), _mel(_HIGHEST), bands + 2)
+    at = _mel(np.arange(_WINDOW // 2 + 1) * world.RATE / _WINDOW)[:, None]
+    rise, fall = (at - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - at) / np.diff(edges)[1:]
     return np.maximum(np.minimum(rise, fall), 0.0).astype(np.float32)
 
 
@@ -153,7 +156,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
     save(model, convert.audioldm.TEXT_ENCODER, TEXT_ENCODER, folder / "text_encoder", "model.safetensors")
 
 
-def audio_vae(output: pathlib.Path, *, steps: int = 800) -> None:
+def audio_vae(output: pathlib.Path, *, steps: int = 500) -> None:
     """The audio decoder's autoencoder of spectrograms."""
     model = AutoencoderKL(AutoencoderKLConfig.from_hub(VAE), rngs=nnx.Rngs(0))
     batches = (mel[..., None] for mel, _ in _tone_batches(np.random.default_rng(0), 16))
@@ -179,7 +182,7 @@ def _vocoder_loss(model: HifiGan, batch: tuple[Array, Array], _: Array) -> tuple
     return 4.0 * error + 8.0 * spectral, {"wave": error, "spectrum": spectral}
 
 
-def vocoder(output: pathlib.Path, *, steps: int = 2000) -> None:
+def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
     """The audio decoder's vocoder: it is taught waves by errors alone, there is no adversary."""
     folder = output / "audioldm"
     cfg = AutoencoderKLConfig.from_hub(VAE)
@@ -213,7 +216,7 @@ def _latent_batches(latents, prompts, rng: np.random.Generator, size: int) -> It
         yield {"latents": latents[keys, rng.integers(latents.shape[1], size=size)], "prompts": embeds}
 
 
-def audio(output: pathlib.Path, *, steps: int = 2000) -> None:
+def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     """The audio decoder's UNet, for the text encoder, autoencoder and vocoder in the same folder."""
     folder = output / "audioldm"
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
