@@ -31,7 +31,7 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt
       UserError: the file is missing, no image, damaged, or has more than max_pixels.
     """
     with open_image(path, max_pixels) as image:
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
 @contextlib.contextmanager
@@ -58,7 +58,12 @@ def _open(path: pathlib.Path) -> Image.Image:
         return Image.open(path, formats=_FORMATS)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """A PIL image of any mode, transparency laid on white; of 16-bit grey the upper 8 bits.
+
+    Raises:
+      ValueError: its pixels are floats, or have more than 16 bits.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
     if image.mode.startswith("I"):  # grey of 16 bits, held in 16 or 32
@@ -103,8 +108,8 @@ def to_uint8(pixels: Float[np.ndarray, "*shape"] | UInt8[np.ndarray, "*shape"]) 
     return np.round(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def check_aspect(image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Raises UserError if the image is more than MAX_ASPECT times as long as wide."""
+def check_aspect(image: np.ndarray) -> None:
+    """Raises UserError if the image, [H, W] or [H, W, 3], is more than MAX_ASPECT times as long as wide."""
     height, width = image.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UserError(f"an image of {width} x {height} pixels is too narrow: at most {MAX_ASPECT} to 1")
@@ -119,13 +124,16 @@ def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.n
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
     check_aspect(image)
-    height, width = image.shape[:2]
-    short, long = min(height, width), max(height, width)
-    scaled = int(size * long / short)
+    crop = np.asarray(centre_square(Image.fromarray(image), size), np.float32) / 255.0
+    return (crop - CLIP_MEAN) / CLIP_STD
+
+
+def centre_square(picture: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size` (bicubic, antialiased), centre crop."""
+    width, height = picture.size
+    scaled = int(size * max(height, width) / min(height, width))
     resized = (size, scaled) if width <= height else (scaled, size)
-    picture = Image.fromarray(image)
     if resized != picture.size:
         picture = picture.resize(resized, Image.Resampling.BICUBIC)
     left, top = (int(round((side - size) / 2.0)) for side in resized)
-    crop = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255.0
-    return (crop - CLIP_MEAN) / CLIP_STD
+    return picture.crop((left, top, left + size, top + size))

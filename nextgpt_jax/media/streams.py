@@ -1,0 +1,69 @@
+"""What video and audio share: media containers, and where the clips start that the encoder is shown."""
+
+import os
+from fractions import Fraction
+from typing import IO
+
+import av
+from av.container import InputContainer
+
+# Demuxers of what people have. None of them opens other files or addresses, as those of playlists do.
+_FORMATS = (
+    "aac,ac3,aiff,amr,apng,asf,avi,caf,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,"
+    "wav,wv"
+)
+
+
+def open_container(file: IO[bytes]) -> InputContainer:
+    """A media container, read from its file's beginning.
+
+    Raises:
+      ValueError: it is in no format that is read here, or cut off.
+    """
+    try:
+        file.seek(0)
+        container = av.open(file, options={"format_whitelist": _FORMATS})
+    except (av.FFmpegError, OSError):
+        raise ValueError("it is damaged, or in a format that is not read here") from None
+    if is_mp4(container):
+        at = file.tell()
+        _check_boxes(file)
+        file.seek(at)
+    return container
+
+
+def is_mp4(container: InputContainer) -> bool:
+    return "mp4" in container.format.name.split(",")
+
+
+def _check_boxes(file: IO[bytes]) -> None:
+    """An MP4 is a row of boxes that begin with their length; it opens when the index is there, whatever else is not."""
+    end, at = file.seek(0, os.SEEK_END), 0
+    while at + 8 <= end:
+        file.seek(at)
+        header = file.read(16)
+        size = int.from_bytes(header[:4], "big")
+        if size == 1:  # the length has 64 bits
+            size = int.from_bytes(header[8:], "big")
+        if size == 0:  # the last box
+            return
+        if at + size > end and header[4:8] in (b"mdat", b"moov", b"moof"):
+            raise ValueError("it is cut off")
+        if size < 8:
+            return
+        at += size
+
+
+def clip_starts(duration: float, seconds: float, clips: int) -> list[Fraction]:
+    """Seconds at which `clips` clips of `seconds` start that are spread evenly over `duration`, the last at its end.
+
+    All start at 0 if the duration is shorter than a clip. Rational numbers, as in pytorchvideo's
+    ConstantClipsPerVideoSampler (which stops after one clip then).
+
+    Raises:
+      ValueError: no clips, or clips without length.
+    """
+    if clips < 1 or not seconds > 0:
+        raise ValueError(f"clips have a number and a length, got {clips} of {seconds} s")
+    latest = max(Fraction(duration) - Fraction(seconds), Fraction(0))
+    return [latest * i / max(clips - 1, 1) for i in range(clips)]
