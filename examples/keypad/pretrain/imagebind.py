@@ -107,7 +107,7 @@ def _contrastive_loss(model: ImageBind, batch: dict[str, Array], _: Array) -> tu
     return (to_text + to_media) / 2, {name: hits.mean() for name, hits in zip(_MODALITIES, right)}
 
 
-def imagebind(output: pathlib.Path, *, steps: int = 3200) -> None:
+def imagebind(output: pathlib.Path, *, steps: int = 2200) -> None:
     """The encoder: scans, movies and tones against their captions."""
     vocabularies.save(vocabularies.caption_tokenizer(), output / "imagebind")
     tokenizer = AutoTokenizer.from_pretrained(output / "imagebind")
