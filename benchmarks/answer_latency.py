@@ -1,4 +1,4 @@
-"""Times an answer of the keypad model with one image: the whole process, cold and warm, and a warm engine.
+"""Times an answer of the keypad model with one medium: the whole process, cold and warm, and a warm engine.
 
     python benchmarks/answer_latency.py
 
@@ -21,12 +21,17 @@ from nextgpt_jax.inference.cli import load_engine
 from nextgpt_jax.inference.requests import make_request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROMPT = "please draw a seven"
+PROMPTS = {
+    "image": "please draw a seven",
+    "audio": "play the tone of key seven",
+    "video": "show me a seven moving left",
+}
 
 
 def process(cache: str, output: str) -> float:
     """Seconds that infer.py takes from start to finish."""
-    command = [sys.executable, "infer.py", "--config=configs/keypad.py", f"--prompt={PROMPT}", f"--output={output}"]
+    options = [f"--prompt={PROMPTS['image']}", f"--output={output}"]
+    command = [sys.executable, "infer.py", "--config=configs/keypad.py", *options]
     start = time.perf_counter()
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -36,22 +41,21 @@ def process(cache: str, output: str) -> float:
 def main() -> None:
     """Prints a row a measurement."""
     print(f"jax {jax.__version__}, {platform.machine()}, {os.cpu_count()} cores")
-    print("| from prompt to image | seconds |")
+    print("| from prompt to file | seconds |")
     print("|---|---|")
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as output:
-        print(f"| process, empty compilation cache | {process(cache, output):.1f} |")
-        print(
-            f"| process, warm compilation cache | {statistics.median(process(cache, output) for _ in range(3)):.1f} |"
-        )
-    config = get_config()
-    engine = load_engine(config, "")
-    times = []
-    for seed in range(11):
-        request = make_request(PROMPT, [], {"seed": seed}, config.decode)
-        start = time.perf_counter()
-        assert len(engine.answer([request])[0].images) == 1
-        times.append(time.perf_counter() - start)
-    print(f"| warm engine | {statistics.median(times[1:]):.2f} |")
+        print(f"| image, process, empty compilation cache | {process(cache, output):.1f} |")
+        warm = statistics.median(process(cache, output) for _ in range(3))
+        print(f"| image, process, warm compilation cache | {warm:.1f} |")
+    engine = load_engine(get_config(), "")
+    for name, prompt in PROMPTS.items():
+        times = []
+        for seed in range(11):
+            request = make_request(prompt, {}, {"seed": seed, "modality": name}, engine.config, engine.defaults)
+            start = time.perf_counter()
+            assert engine.answer([request])[0].media[0].modality == name
+            times.append(time.perf_counter() - start)
+        print(f"| {name}, warm engine | {statistics.median(times[1:]):.2f} |")
 
 
 if __name__ == "__main__":
