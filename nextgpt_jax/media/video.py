@@ -44,13 +44,13 @@ def read_video(path: str | os.PathLike, *, max_frames: int = MAX_FRAMES, max_pix
         or more than MAX_BYTES of pixels.
     """
     path = pathlib.Path(path)
-    with reading(path, "video"), _opened(path, max_pixels) as (container, stream):
+    with reading(path, "video"), _opened(path, max_pixels) as (container, stream, _):
         for _ in _packets(container, stream):
             pass
-    with reading(path, "video"), _opened(path, max_pixels) as (container, stream):
+    with reading(path, "video"), _opened(path, max_pixels) as (container, stream, shape):
         frames, stamps, size = [], [], 0
         for frame in container.decode(stream):
-            pixels = _pixels(path, frame, stream, max_pixels)
+            pixels = _pixels(path, frame, shape, max_pixels)
             size += pixels.nbytes
             if len(frames) == max_frames or size > MAX_BYTES:
                 limits = f"{max_frames} frames and {MAX_BYTES >> 20} MiB of pixels"
@@ -110,7 +110,8 @@ def _indices(times: np.ndarray, fps: float, *, clips: int, frames: int, seconds:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: pathlib.Path, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStream, dict[str, int]]]:
+    """The container, its pictures, and their size, to which those are brought that differ."""
     with path.open("rb") as file, open_container(file) as container:
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
@@ -122,7 +123,8 @@ def _opened(path: pathlib.Path, max_pixels: int) -> Iterator[tuple[InputContaine
         stream.thread_type = "AUTO"
         # Frames may grow later. The decoder rounds their sides up to its blocks, hence the slack.
         stream.codec_context.options = {"max_pixels": str(2 * max_pixels + 65536)}
-        yield container, stream
+        shape = {"width": stream.width, "height": stream.height} if stream.width and stream.height else {}
+        yield container, stream, shape
 
 
 def _check_pixels(path: pathlib.Path, frame: VideoStream | av.VideoFrame, max_pixels: int) -> None:
@@ -166,7 +168,7 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
 
     None where the container does not tell when its frames are shown, or the decoder tells something else.
     """
-    with _opened(path, max_pixels) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream, shape):
         if not is_mp4(container) and "matroska" not in container.format.name:
             return None
         stamps, keys = [], []
@@ -197,16 +199,16 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
                     break
             if at != stamp:
                 return None
-            found[index] = _pixels(path, frame, stream, max_pixels)
+            found[index] = _pixels(path, frame, shape, max_pixels)
     return _gather(found, wanted)
 
 
 def _walk_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray:
     """The picked frames [clips, frames, H, W, 3]: all are decoded, to see when they are shown, and then once more."""
-    with _opened(path, max_pixels) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream, _):
         for _ in _packets(container, stream):
             pass
-    with _opened(path, max_pixels) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream, _):
         stamps = []
         for frame in container.decode(stream):
             stamps.append(frame.pts)
@@ -217,11 +219,11 @@ def _walk_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
         times, fps = _times(stamps, stream)
         _check_seconds(path, times[-1])
         wanted = pick(times, fps)
-    with _opened(path, max_pixels) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream, shape):
         needed, found = set(wanted.ravel().tolist()), {}
         for i, frame in enumerate(container.decode(stream)):
             if i in needed:
-                found[i] = _pixels(path, frame, stream, max_pixels)
+                found[i] = _pixels(path, frame, shape, max_pixels)
                 if len(found) == len(needed):
                     break
     return _gather(found, wanted)
@@ -232,11 +234,10 @@ def _gather(found: dict[int, np.ndarray], wanted: np.ndarray) -> np.ndarray:
     return frames.reshape(*wanted.shape, *frames.shape[1:])
 
 
-def _pixels(path: pathlib.Path, frame: av.VideoFrame, stream: VideoStream, max_pixels: int) -> np.ndarray:
-    """RGB, uint8 [H, W, 3], of the size that the stream announces, turned upright."""
+def _pixels(path: pathlib.Path, frame: av.VideoFrame, shape: dict[str, int], max_pixels: int) -> np.ndarray:
+    """RGB, uint8 [H, W, 3], turned upright."""
     _check_pixels(path, frame, max_pixels)
-    size = {"width": stream.width, "height": stream.height} if stream.width and stream.height else {}
-    pixels = frame.to_ndarray(format="rgb24", **size)
+    pixels = frame.to_ndarray(format="rgb24", **shape)
     if frame.rotation % 90 == 0:
         pixels = np.rot90(pixels, frame.rotation // 90)
     return np.ascontiguousarray(pixels)
