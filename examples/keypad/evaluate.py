@@ -26,6 +26,7 @@ from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Reque
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
 from nextgpt_jax.command import enable_compilation_cache
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine as inference
 from nextgpt_jax.inference.cli import load_engine
 from nextgpt_jax.modalities import OUTPUTS
@@ -107,12 +108,22 @@ class Examination:
         conversations = [(*history, turn) for history, turn in zip(histories, turns, strict=True)]
         seeds = [next(self._seed) for _ in requests]
         asked = [inference.Request(c, seed=s, **options) for c, s in zip(conversations, seeds, strict=True)]
-        answers = []
-        for k, reply in enumerate(self._engine.answer(asked)):
+        fitting = [k for k, request in enumerate(asked) if self._fits(request)]
+        answers = [Answer(request, "", paths, [], []) for request, paths in zip(requests, shown, strict=True)]
+        replies = self._engine.answer([asked[k] for k in fitting]) if fitting else []
+        for k, reply in zip(fitting, replies, strict=True):
             histories[k].append(Turn(turns[k].human, reply.segments))
             made = [(m.modality, self._write(f"{seeds[k]:04d}_{i}", m)) for i, m in enumerate(reply.media)]
-            answers.append(Answer(requests[k], reply.text, shown[k], made, [judged(*medium) for medium in made]))
+            answers[k] = Answer(requests[k], reply.text, shown[k], made, [judged(*medium) for medium in made])
         return answers
+
+    def _fits(self, request: inference.Request) -> bool:
+        """Is there room in the context? A model that talks on and on in a conversation is wrong from there on."""
+        try:
+            self._engine.encode(request)
+        except UserError:
+            return False
+        return True
 
     def _segments(self, request: Request, shown: list[pathlib.Path]) -> tuple:
         contents: dict[str, list] = {}

@@ -11,6 +11,7 @@ from examples.keypad.language import Request, Thing
 from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.inference.engine import Medium, Reply
 
@@ -19,6 +20,7 @@ class Known:
     """An engine that knows what will be asked, in order, and answers with `things` and `text` of a request."""
 
     defaults = DecodeDefaults()
+    room = 5  # turns
     config = types.SimpleNamespace(encoder=ImageBindConfig.from_hub(IMAGEBIND))
 
     def __init__(self, requests, text=lambda r: r.answer, things=lambda r: r.made):
@@ -27,6 +29,10 @@ class Known:
         images, self._labels = (a[world.TRAIN] for a in world.scans())
         self._inks = world.ink()[world.TRAIN]
         self._images = images
+
+    def encode(self, request):
+        if len(request.turns) > self.room:
+            raise UserError("the prompt is too long")
 
     def answer(self, asked):
         self.asked += asked
@@ -109,6 +115,14 @@ def test_conversations_go_on_from_what_was_answered(tmp_path):
     longest = max(engine.asked, key=lambda request: len(request.turns)).turns
     assert [turn.assistant for turn in longest] == [("said",)] * (len(longest) - 1) + [None]
     assert sum(all(a.right() for a in some) for some in answers) >= 14, "the judge may misread a scan"
+
+
+def test_a_conversation_that_outgrows_the_context_is_wrong_from_there(tmp_path):
+    requests = [Request("hello", answer=""), Request("hello again", answer="")]
+    engine = Known(requests, text=lambda request: "Hello!")
+    engine.room, history = 1, []
+    answers = [evaluate.Examination(engine, tmp_path).ask([request], [history])[0] for request in requests]
+    assert [answer.right() for answer in answers] == [True, False] and len(history) == 1 == len(engine.asked)
 
 
 def test_what_is_shown_differs_from_time_to_time_and_is_held_out(tmp_path):

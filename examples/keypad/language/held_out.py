@@ -25,7 +25,7 @@ class Request(NamedTuple):
             return True
         shown = " ".join(f"{thing.digit} {thing.direction}" for thing in self.seen)
         said, needed, known = (set(normal(t).split()) for t in (text, self.answer, f"{self.human} {shown}"))
-        return needed <= said and not (said & _VALUES) - needed - known
+        return bool(said) and needed <= said and not (said & _VALUES) - needed - known
 
 
 HELD_OUT_DRAWING = (
