@@ -43,7 +43,7 @@ def read_audio(
         not finite.
     """
     path = pathlib.Path(path)
-    with reading(path, "audio"), path.open("rb") as file:
+    with reading(path, "audio file"), path.open("rb") as file:
         samples, rate = _read_samples(path, file, max_seconds)
         if not len(samples):
             raise ValueError("it has no samples")

@@ -80,7 +80,7 @@ def read_imu(path: str | os.PathLike) -> Float[np.ndarray, "t 6"]:
       UserError: the file is missing, is not six columns of finite numbers, or has more than MAX_IMU_SAMPLES rows.
     """
     path = pathlib.Path(path)
-    with reading(path, "recording"):
+    with reading(path, "IMU recording"):
         values = _load_array(path) if path.suffix.lower() == ".npy" else _load_table(path)
         if values.ndim != 2 or values.shape[1] != IMU_CHANNELS or not len(values):
             raise ValueError(f"it has {list(values.shape)} values, not rows of {IMU_CHANNELS}")

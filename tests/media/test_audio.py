@@ -121,7 +121,7 @@ def test_resampled_lengths(n, rate, target):
 
 
 def test_unreadable_files_give_one_line(tmp_path, monkeypatch, capfd):
-    fails(tmp_path / "nothing.wav", "no such audio")
+    fails(tmp_path / "nothing.wav", "no such audio file")
     fails(tmp_path, "directory")
     fails("/dev/null", "not a regular file")
     (tmp_path / "text.wav").write_text("not audio\nat all")

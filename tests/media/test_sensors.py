@@ -132,7 +132,7 @@ def test_recordings(tmp_path):
 
 def test_unreadable_recordings_give_one_line(tmp_path, monkeypatch, recwarn):
     path = tmp_path / "a.csv"
-    fails(path, "no such recording", read=media.read_imu)
+    fails(path, "no such IMU recording", read=media.read_imu)
     fails(tmp_path, "directory", read=media.read_imu)
     for text, reason in [
         ("", "no rows"),
