@@ -80,7 +80,7 @@ def encode_used(encode: Callable[[Array], Array], x: Array, used: Bool[Array, "b
     size = -(-b * m // chunk) * chunk
     order = jnp.argsort(~used.reshape(-1), stable=True)
     order = jnp.concatenate([order, jnp.full(size - b * m, b * m)])  # filling up: out of range
-    flat = x.reshape(b * m, *x.shape[2:])
+    flat = jnp.asarray(x).reshape(b * m, *x.shape[2:])
 
     def at(i):
         return jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
