@@ -30,7 +30,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.lora_alpha = 16.0
     config.model.lora_dropout = 0.05
     config.decode.image = ImageOptions(steps=20, guidance=4.0, height=32, width=32, batch=32)
-    config.decode.video = VideoOptions(steps=20, guidance=3.0, frames=8, height=32, width=32, fps=4.0, batch=16)
+    config.decode.video = VideoOptions(steps=20, guidance=5.0, frames=8, height=32, width=32, fps=4.0, batch=16)
     config.decode.audio = AudioOptions(steps=20, guidance=3.0, seconds=0.5, batch=32)
     config.decode.temperature = 0.0
     config.decode.max_new_tokens = 96
