@@ -259,7 +259,7 @@ def test_towers_are_those_that_the_config_sizes():
     seeing = {k: v for k, v in raw.items() if k.split("_")[0] not in ("audio", *SENSORS)}
     assert ImageBindConfig.from_hub(seeing).modalities == ("vision", "text")
     assert ImageBindConfig.from_hub({**raw, "modalities": ["audio", "vision"]}).modalities == ("audio", "vision")
-    assert ImageBindConfig.from_hub(read_json(KEYPAD / "config.json")).modalities == ("vision", "text")
+    assert ImageBindConfig.from_hub(read_json(KEYPAD / "config.json")).modalities == ("vision", "text", "audio")
 
 
 def test_huge_is_the_published_config():
