@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from convert.engine import save_safetensors
+from convert.shards import save_safetensors
 from convert.nextgpt import export_delta
 from nextgpt_jax.command import parse_flags, run_command
 from nextgpt_jax.errors import UserError

@@ -4,13 +4,12 @@ The file holds the projections, the LoRA updates and the *whole* embedding and h
 tokens. Here the whole matrices become the base's rows and the 38 new ones parameters of their own, and go back so.
 """
 
-from collections.abc import Callable, Mapping
-
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from convert import engine, llama, projectors
-from convert.checkpoints import Checkpoint
+from convert.checkpoints import Checkpoint, Tensor
 from convert.rules import LINEAR, Table, prefixed, rule
 from nextgpt_jax.modalities import NEW_TOKENS
 from nextgpt_jax.model import is_trained
@@ -57,28 +56,33 @@ def _lora_rules():
 
 def split_rows(checkpoint: Checkpoint, new: int = len(NEW_TOKENS)) -> Checkpoint:
     """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
-    shapes, readers = {}, {}
-
-    def rows(key: str, part: slice) -> Callable[[str], np.ndarray]:
-        return lambda _: checkpoint[key][part]
-
-    for key, shape in checkpoint.shapes.items():
+    tensors = {}
+    for key, whole in checkpoint.tensors.items():
         if key.endswith(_MATRICES):
-            shapes[key + _BASE], readers[key + _BASE] = (shape[0] - new, *shape[1:]), rows(key, slice(None, -new))
-            shapes[key + _NEW], readers[key + _NEW] = (new, *shape[1:]), rows(key, slice(-new, None))
+            rows, *rest = whole.shape
+            tensors[key + _BASE] = Tensor((rows - new, *rest), whole.dtype, lambda w=whole: w.read()[:-new])
+            tensors[key + _NEW] = Tensor((new, *rest), whole.dtype, lambda w=whole: w.read()[-new:])
         else:
-            shapes[key], readers[key] = shape, checkpoint.__getitem__
-    return Checkpoint(checkpoint.source, shapes, readers)
+            tensors[key] = whole
+    return checkpoint.with_tensors(tensors)
 
 
-def join_rows(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def join_rows(checkpoint: Checkpoint) -> Checkpoint:
     """The inverse of split_rows."""
-    joined = {k: v for k, v in tensors.items() if not k.endswith((_BASE, _NEW))}
-    for key in tensors:
+    tensors = {}
+    for key, part in checkpoint.tensors.items():
         if key.endswith(_BASE):
             whole = key.removesuffix(_BASE)
-            joined[whole] = np.concatenate([tensors[key], tensors[whole + _NEW]])
-    return joined
+            tensors[whole] = _joined(part, checkpoint.tensors[whole + _NEW])
+        elif not key.endswith(_NEW):
+            tensors[key] = part
+    return checkpoint.with_tensors(tensors)
+
+
+def _joined(base: Tensor, new: Tensor) -> Tensor:
+    dtype = np.dtype(jnp.promote_types(base.dtype, new.dtype))
+    shape = (base.shape[0] + new.shape[0], *base.shape[1:])
+    return Tensor(shape, dtype, lambda: np.concatenate([base.read(), new.read()]).astype(dtype, copy=False))
 
 
 def is_delta(path: tuple) -> bool:
@@ -98,7 +102,7 @@ def load_delta(checkpoint: Checkpoint, state: nnx.State, rows: Table, **options)
       ConversionError: anything else is missing, unexpected or of the wrong shape.
     """
     checkpoint = split_rows(checkpoint)
-    with_lora = any("lora_" in key for key in checkpoint.shapes)
+    with_lora = any("lora_" in key for key in checkpoint)
     leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
     wanted = [(p, v) for p, v in leaves if with_lora or p[-1] not in ("lora_a", "lora_b")]
     filled = engine.load(checkpoint, nnx.from_flat_state(wanted), rows, **options)
@@ -106,7 +110,7 @@ def load_delta(checkpoint: Checkpoint, state: nnx.State, rows: Table, **options)
     return filled, [*(t for t in taken if t != "llm"), "embedding and head rows", *(["LoRA"] if with_lora else [])]
 
 
-def export_delta(state: nnx.State, rows: Table) -> dict[str, np.ndarray]:
+def export_delta(state: nnx.State, rows: Table) -> Checkpoint:
     """The delta of a NExTGPT's state in the reference's layout."""
     leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
     return join_rows(engine.export(nnx.from_flat_state(leaves), rows))

@@ -10,7 +10,9 @@ from flax import nnx
 
 import convert.imagebind
 import convert.llama
-from convert.engine import export, save_safetensors
+from convert.checkpoints import Checkpoint
+from convert.engine import export
+from convert.shards import save_safetensors
 from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
@@ -105,10 +107,11 @@ def _write(folder: pathlib.Path, config: dict, make, table, part: str = "") -> N
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def lively(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def lively(tensors: Checkpoint) -> Checkpoint:
     """What starts at zero made random, so that everything has an influence."""
     rng = np.random.default_rng(0)
-    return {k: v if v.any() else rng.normal(0, 0.2, v.shape).astype(v.dtype) for k, v in tensors.items()}
+    arrays = {k: v if v.any() else rng.normal(0, 0.2, v.shape).astype(v.dtype) for k, v in tensors.items()}
+    return Checkpoint.of("lively", arrays)
 
 
 def write_data(folder: pathlib.Path, n: int = 12) -> None:
