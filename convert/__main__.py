@@ -14,8 +14,8 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from convert.shards import save_safetensors
 from convert.nextgpt import export_delta
+from convert.shards import save_safetensors
 from nextgpt_jax.command import parse_flags, run_command
 from nextgpt_jax.errors import UserError
 

@@ -25,6 +25,12 @@ from nextgpt_jax.errors import UserError
 class ConversionError(UserError):
     """The checkpoint and the model do not fit; the message lists how."""
 
+    @classmethod
+    def of(cls, source: str, problems: list[str], shown: int = 8) -> "ConversionError":
+        """The first problems of what is called `source`, and how many more there are."""
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        return cls(f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}")
+
 
 class Source(NamedTuple):
     """Where a Flax parameter comes from: the spellings of each of its PyTorch tensors (several if it is stacked)."""
@@ -136,7 +142,7 @@ def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused:
         rest = [key for key in left if not ignored.fullmatch(key)]
         problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in rest]
     if problems:
-        raise ConversionError(_summary(checkpoint.source, problems))
+        raise ConversionError.of(checkpoint.source, problems)
     return Fitted(parameters, tuple(used), tuple(left))
 
 
@@ -165,11 +171,6 @@ def load(
         return leaf.replace(jnp.asarray(parameters[names[path]].cast(dtype).read()))
 
     return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
-
-
-def _summary(source: str, problems: list[str], shown: int = 8) -> str:
-    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}"
 
 
 def export(state: nnx.State, table: Table) -> Checkpoint:
