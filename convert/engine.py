@@ -105,10 +105,10 @@ class Parameter:
 
 
 class Fitted(NamedTuple):
-    """What fills a model: its parameters by dotted path; the keys of the checkpoint they take and those they leave."""
+    """What fills a model: its parameters by dotted path, the checkpoint's keys for each, and the keys that are left."""
 
     parameters: dict[str, Parameter]
-    used: tuple[str, ...]
+    sources: dict[str, list[str]]
     left: tuple[str, ...]
 
 
@@ -121,7 +121,7 @@ def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused:
       ConversionError: keys missing, unexpected or of the wrong shape; all of them are listed.
     """
     sources, checkpoint = plan(state, table), table.view(checkpoint)
-    parameters, problems, used = {}, [], collections.Counter()
+    parameters, chosen, problems = {}, collections.defaultdict(list), []
     for name, source in sources.items():
         tensors = []
         for spellings in source.keys:
@@ -129,7 +129,7 @@ def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused:
             if key is None:
                 problems.append(f"missing {spellings[0]} {list(source.torch_shape)}")
                 continue
-            used[key] += 1
+            chosen[name].append(key)
             tensors.append(checkpoint.tensors[key])
             if tensors[-1].shape != source.torch_shape:
                 found, wanted = list(tensors[-1].shape), list(source.torch_shape)
@@ -137,13 +137,14 @@ def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused:
         if not problems:
             parameters[name] = _parameter(source, tensors)
     ignored = re.compile("|".join(f"(?:{p})" for p in table.ignored) or r"(?!)")
+    used = {key for keys in chosen.values() for key in keys}
     left = [key for key in checkpoint.tensors if key not in used]
     if not allow_unused:
         rest = [key for key in left if not ignored.fullmatch(key)]
         problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in rest]
     if problems:
         raise ConversionError.of(checkpoint.source, problems)
-    return Fitted(parameters, tuple(used), tuple(left))
+    return Fitted(parameters, dict(chosen), tuple(left))
 
 
 def _parameter(source: Source, tensors: list[Tensor]) -> Parameter:
@@ -164,13 +165,17 @@ def load(
     Raises:
       ConversionError: as `fit`.
     """
-    parameters = fit(checkpoint, state, table, allow_unused=allow_unused).parameters
-    names = flat_paths(state)
+    return fill(state, fit(checkpoint, state, table, allow_unused=allow_unused).parameters, dtype)
 
-    def filled(path, leaf):
-        return leaf.replace(jnp.asarray(parameters[names[path]].cast(dtype).read()))
 
-    return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
+def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float32) -> nnx.State:
+    """`state` with parameters that fit it; floating-point ones are cast to `dtype`."""
+    return nnx.from_flat_state(
+        [
+            (path, leaf.replace(jnp.asarray(parameters[".".join(map(str, path))].cast(dtype).read())))
+            for path, leaf in nnx.to_flat_state(state)
+        ]
+    )
 
 
 def export(state: nnx.State, table: Table) -> Checkpoint:

@@ -1,5 +1,11 @@
 """LLaMA in transformers' layout, and its LoRA updates in peft's."""
 
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.engine import Parameter
 from convert.rules import LINEAR, Table, affine, norm, rule
 
 _LAYER = "model.layers.{i}"
@@ -40,3 +46,22 @@ LORA = Table(
         for side in "AB"
     )
 )
+
+
+def merged(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:
+    """LLaMA's parameters with low-rank updates A B scale added to their kernels, in float32, layer by layer."""
+    parameters = dict(base)
+    for name in {name.rsplit(".", 1)[0] for name in lora}:
+        kernel, a, b = base[f"{name}.kernel"], lora[f"{name}.lora_a"], lora[f"{name}.lora_b"]
+        pieces = [_sum(*readers, scale) for readers in zip(kernel.pieces, a.pieces, b.pieces, strict=True)]
+        parameters[f"{name}.kernel"] = dataclasses.replace(kernel, pieces=tuple(pieces))
+    return parameters
+
+
+def _sum(kernel, a, b, scale: float):
+    def read() -> np.ndarray:
+        weights = kernel()
+        update = a().astype(np.float32) @ b().astype(np.float32) * scale
+        return (weights.astype(np.float32) + update).astype(weights.dtype)
+
+    return read
