@@ -375,9 +375,8 @@ def test_a_whole_system(system, tmp_path, capsys):
 
 
 def test_a_system_from_one_folder(system, tmp_path):
-    missing = refused(
-        "nextgpt", *model_flags(pathlib.Path("weights")), f"--source={tmp_path}", f"--output={tmp_path / 'a'}"
-    )
+    named = model_flags(pathlib.Path("weights"))
+    missing = refused("nextgpt", *named, f"--source={tmp_path}", f"--output={tmp_path / 'a'}")
     assert f"model.llm: not found (looked for {tmp_path / 'llm'} and weights/llm)" in missing
     convert("nextgpt", *named, f"--source={system}", f"--output={tmp_path / 'a'}")
     assert (tmp_path / "a" / "delta" / "params").is_dir()
