@@ -197,7 +197,7 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
     }
     tensors = {}
     for key, value in content.items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or not isinstance(key, str):
             continue
         if value.dtype not in dtypes:
             raise UserError(f"{path}: {key} has the dtype {value.dtype}, which is not supported")
@@ -208,6 +208,8 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         else:
             read = _in_memory(value, dtype)
         tensors[key] = Tensor(shape, dtype, read)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
     return tensors
 
 

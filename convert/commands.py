@@ -76,7 +76,7 @@ def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype
 
 def _llama_json(folder: pathlib.Path, values) -> dict[str, Any]:
     """The config of what comes out: the delta's if there is one, with the rows that are kept."""
-    config = hub.read_json((pathlib.Path(values.delta) if values.delta else folder) / "config.json")
+    config = hub.read_config((pathlib.Path(values.delta) if values.delta else folder) / "config.json")
     return {**config, "vocab_size": values.vocab_size or config.get("vocab_size")}
 
 
@@ -95,18 +95,19 @@ def _missing_config(component: str, folder: pathlib.Path, values) -> dict[str, A
 def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[Fitted], dict[str, Any]]:
     if not values.base:
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
-    base = hub.read_json(pathlib.Path(values.base) / "config.json")
+    base = hub.read_config(pathlib.Path(values.base) / "config.json")
     part = components.lora_part(LlamaConfig.from_hub(base), components.lora_config(folder))
     return [folders.fit(part, open_checkpoint(folder), dtype)], {components.BASE_CONFIG: base}
 
 
-def _abstract(config: ExperimentConfig) -> tuple[nnx.State, Any]:
-    model = load.model_config(config.model)
+def _abstract(config: ExperimentConfig, delta: pathlib.Path) -> tuple[nnx.State, Any]:
+    """The parameters of the model that a delta belongs to, and the delta's table."""
+    model = load.model_config(dataclasses.replace(config.model, delta=str(delta)))
     return load.abstract_state(model), load.delta_table(model)
 
 
 def _fit_delta(values, path: pathlib.Path, dtype) -> list[Fitted]:
-    state, table = _abstract(values.config)
+    state, table = _abstract(values.config, path)
     checkpoint = open_checkpoint(path)
     wanted, found, held = convert.nextgpt.fit_delta(checkpoint, state, table, allow_partial=values.allow_partial)
     print(f"{checkpoint.source} holds {', '.join(held)}")
@@ -131,7 +132,7 @@ def _import_system(output: pathlib.Path, values) -> None:
         if store.is_converted(found[name]):
             raise UserError(f"model.{name}: {found[name]} is converted already")
         if component == "delta":
-            state, table = _abstract(config)
+            state, table = _abstract(config, found[name])
             wanted, fitted, _ = convert.nextgpt.fit_delta(
                 checkpoint := open_checkpoint(found[name]), state, table, allow_partial=values.allow_partial
             )
@@ -202,7 +203,7 @@ def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, 
 
 
 def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
-    state, table = _abstract(values.config)
+    state, table = _abstract(values.config, source)
     wanted, _ = convert.nextgpt.saved_delta(source, state)
     parameters = store.parameters(source, wanted, table)
     return convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
@@ -211,7 +212,7 @@ def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:
     """LLaMA's weights with an adapter's updates added."""
     (part,) = COMPONENTS["llama"](source)
-    base = LlamaConfig.from_hub(hub.read_json(source / "config.json"))
+    base = LlamaConfig.from_hub(hub.read_config(source / "config.json"))
     config = components.lora_config(adapter)
     low_rank = components.lora_part(base, config)
     if store.is_converted(adapter):

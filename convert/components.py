@@ -52,14 +52,14 @@ def llama_part(config: LlamaConfig) -> Part:
 
 def llama(folder: pathlib.Path) -> list[Part]:
     """LLaMA, Vicuna and their like in transformers' layout."""
-    return [llama_part(LlamaConfig.from_hub(hub.read_json(folder / "config.json")))]
+    return [llama_part(LlamaConfig.from_hub(hub.read_config(folder / "config.json")))]
 
 
 def imagebind_config(folder: pathlib.Path) -> ImageBindConfig:
     """The config of a folder with ImageBind; the release is a file of weights alone."""
     if (folder / IMAGEBIND_FILE).is_file() and not (folder / "config.json").exists():
         return ImageBindConfig.huge()
-    return ImageBindConfig.from_hub(hub.read_json(folder / "config.json"))
+    return ImageBindConfig.from_hub(hub.read_config(folder / "config.json"))
 
 
 def imagebind(folder: pathlib.Path) -> list[Part]:
@@ -97,7 +97,7 @@ def lora_config(folder: pathlib.Path) -> LoRAConfig:
     Raises:
       UserError: it is no LoRA, or one that computes something else.
     """
-    raw = hub.read_json(folder / ADAPTER)
+    raw = hub.read_config(folder / ADAPTER)
     supported = {
         "peft_type": ("LORA",),
         "bias": ("none",),
@@ -131,7 +131,7 @@ def lora_part(base: LlamaConfig, config: LoRAConfig) -> Part:
 
 def lora(folder: pathlib.Path) -> list[Part]:
     """A converted adapter; the config of its base stands beside it as BASE_CONFIG."""
-    base = LlamaConfig.from_hub(hub.read_json(folder / BASE_CONFIG))
+    base = LlamaConfig.from_hub(hub.read_config(folder / BASE_CONFIG))
     return [lora_part(base, lora_config(folder))]
 
 

@@ -244,7 +244,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} is no converted folder (no {MANIFEST})")
-    return hub.read_json(folder / MANIFEST)
+    return hub.read_config(folder / MANIFEST)
 
 
 def _sha256(file: pathlib.Path) -> str:

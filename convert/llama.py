@@ -31,6 +31,12 @@ BASE = Table(
     ignored=(r".*rotary_emb\.inv_freq",),  # buffers in files of 2023
 )
 
+# Without what a delta replaces as a whole, of whatever size it is in the base.
+LAYERS = Table(
+    rules=tuple(row for row in BASE.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),
+    ignored=(*BASE.ignored, r"model\.embed_tokens\.weight", r"lm_head\.weight"),
+)
+
 # peft >= 0.3 puts the adapter's name into the key; files saved by save_pretrained and peft 0.2 have none.
 LORA = Table(
     rules=tuple(

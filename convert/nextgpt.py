@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from convert import engine, llama, projectors, store
-from convert.checkpoints import Checkpoint, Tensor
+from convert.checkpoints import Checkpoint, Tensor, open_checkpoint
 from convert.engine import ConversionError
 from convert.rules import LINEAR, Table, prefixed, rule
 from nextgpt_jax.modalities import NEW_TOKENS
@@ -87,6 +87,16 @@ def _joined(base: Tensor, new: Tensor) -> Tensor:
     dtype = np.dtype(jnp.promote_types(base.dtype, new.dtype))
     shape = (base.shape[0] + new.shape[0], *base.shape[1:])
     return Tensor(shape, dtype, lambda: np.concatenate([base.read(), new.read()]).astype(dtype, copy=False))
+
+
+def vocabulary(path: pathlib.Path) -> int | None:
+    """The base's tokens, as a delta counts them: the rows it has but for the new tokens'. None: it holds no rows."""
+    if store.is_converted(path):
+        embedding = store.saved(path).get("llm.embed_tokens.embedding")
+        return embedding and embedding.shape[0]
+    tensors = open_checkpoint(path).tensors
+    whole = next((tensor for key, tensor in tensors.items() if key.endswith(_MATRICES[0])), None)
+    return whole and whole.shape[0] - len(NEW_TOKENS)
 
 
 def is_delta(path: tuple) -> bool:

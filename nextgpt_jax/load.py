@@ -43,7 +43,9 @@ def model_config(config: ModelConfig) -> NExTGPTConfig:
     Raises:
       UserError: a folder is missing or a part is not supported.
     """
-    llm = LlamaConfig.from_hub(hub.read_json(_folder(config.llm, "model.llm") / "config.json"))
+    llm = LlamaConfig.from_hub(hub.read_config(_folder(config.llm, "model.llm") / "config.json"))
+    if config.delta and (rows := convert.nextgpt.vocabulary(pathlib.Path(config.delta))):
+        llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
     encoder = imagebind_config(_folder(config.encoder, "model.encoder"))
     decoders = {
         name: DECODERS[name][0].from_hub(_folder(folder, f"model.{name}_decoder"))
@@ -147,16 +149,19 @@ def load_system(
 
     leaves = dict(nnx.to_flat_state(abstract))
     filled = {}
-    for prefix, (folder, table) in sources.items():
-        part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and not _is_lora(p)}
-        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype)
-        filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if config.delta:
         delta, taken = _restored_delta(pathlib.Path(config.delta), abstract, delta_table(cfg))
         for path, leaf in nnx.to_flat_state(delta):
             filled[path] = leaf.replace(leaf[...].astype(dtype)) if path[0] == "llm" and not _is_lora(path) else leaf
         if verbose:
             print(f"delta {config.delta}: took {', '.join(taken)}")
+        if ("llm", "embed_tokens", "embedding") in filled:
+            sources[("llm",)] = config.llm, convert.llama.LAYERS
+    for prefix, (folder, table) in sources.items():
+        part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
+        part = {p: v for p, v in part.items() if not _is_lora(p)}
+        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype)
+        filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
         initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
         filled |= dict(nnx.to_flat_state(initial))
@@ -214,4 +219,5 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
         # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
         return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
     except Exception as error:  # the libraries behind it raise many kinds, bare Exception among them
-        raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder} holds no readable tokenizer: {reason}") from None
