@@ -206,7 +206,8 @@ def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
     state, table = _abstract(values.config, source)
     wanted, _ = convert.nextgpt.saved_delta(source, state)
     parameters = store.parameters(source, wanted, table)
-    return convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
+    tensors = convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
+    return folders.with_left(tensors, source)
 
 
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:

@@ -29,6 +29,8 @@ from nextgpt_jax import hub
 from nextgpt_jax.errors import UserError, check_folder
 
 MANIFEST = "nextgpt_jax.json"
+LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
+_LEFT_BYTES = 16 * 2**20  # more than that are weights of parts that are not built
 _KEPT = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # beside the weights: configs, tokenizers, terms
 _NOT_KEPT = ("*.index.json", "*.index.*.json", MANIFEST)
 
@@ -108,6 +110,9 @@ def import_folder(
         for fitted in parts:
             copy_beside(source / fitted.part.folder, folder / fitted.part.folder)
             store.save(fitted.parameters, folder / fitted.part.folder)
+            left = {key: fitted.checkpoint.tensors[key] for key in fitted.ignored if key in fitted.checkpoint}
+            if left and sum(math.prod(t.shape) * t.dtype.itemsize for t in left.values()) <= _LEFT_BYTES:
+                save_safetensors(Checkpoint("left", left), folder / fitted.part.folder / LEFT)
         copy_beside(source, folder, recursive=len(parts) > 1)
         for name, content in extra.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -153,7 +158,14 @@ def export_parts(
         copy_beside(source, folder, recursive=len(parts) > 1)
         for part, parameters in parts:
             tensors = engine.export_parameters(parameters, part.state, part.table)
-            save_safetensors(tensors, folder / part.folder / part.file, dtype=dtype)
+            save_safetensors(with_left(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype)
+
+
+def with_left(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
+    """The tensors with those that were left when `folder` was made."""
+    if not (folder / LEFT).is_file():
+        return tensors
+    return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / LEFT).tensors})
 
 
 @contextlib.contextmanager
