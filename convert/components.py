@@ -47,7 +47,8 @@ def _abstract(make: Callable[[], nnx.Module]) -> nnx.State:
 
 def llama_part(config: LlamaConfig) -> Part:
     """The weights of a LLaMA."""
-    return Part("", _abstract(lambda: Llama(config, rngs=nnx.Rngs(0))), convert.llama.BASE)
+    table = convert.llama.TIED if config.tie_word_embeddings else convert.llama.BASE
+    return Part("", _abstract(lambda: Llama(config, rngs=nnx.Rngs(0))), table)
 
 
 def llama(folder: pathlib.Path) -> list[Part]:

@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,12 @@ MANIFEST = "nextgpt_jax.json"
 LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
 _LEFT_BYTES = 16 * 2**20  # more than that are weights of parts that are not built
 _KEPT = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # beside the weights: configs, tokenizers, terms
+_BESIDE_PARTS = ("tokenizer", "scheduler", "feature_extractor")  # folders of a pipeline that hold no weights
 _NOT_KEPT = ("*.index.json", "*.index.*.json", MANIFEST)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class FittedPart:
     """A part with what its checkpoint gives it."""
 
     part: Part
@@ -46,14 +47,14 @@ class Fitted:
     ignored: tuple[str, ...]
 
 
-def fit(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> Fitted:
+def fit(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> FittedPart:
     """Checks that a checkpoint fits a part, and casts it to `dtype` (None: each tensor stays as it is)."""
     found = engine.fit(checkpoint, part.state, part.table)
     parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
-    return Fitted(part, checkpoint, parameters, found.sources, found.left)
+    return FittedPart(part, checkpoint, parameters, found.sources, found.left)
 
 
-def fit_component(component: str, source: pathlib.Path, dtype: np.dtype | None = None) -> list[Fitted]:
+def fit_component(component: str, source: pathlib.Path, dtype: np.dtype | None = None) -> list[FittedPart]:
     """Opens and checks all parts of a component before any is converted.
 
     Raises:
@@ -62,7 +63,7 @@ def fit_component(component: str, source: pathlib.Path, dtype: np.dtype | None =
     return [fit(part, open_checkpoint(source / part.folder), dtype) for part in COMPONENTS[component](source)]
 
 
-def report(component: str, source: Any, parts: list[Fitted]) -> dict[str, Any]:
+def report(component: str, source: Any, parts: list[FittedPart]) -> dict[str, Any]:
     """What a conversion takes from where: every parameter with its keys, shape and dtypes."""
     return {
         "component": component,
@@ -81,7 +82,7 @@ def report(component: str, source: Any, parts: list[Fitted]) -> dict[str, Any]:
     }
 
 
-def summary(parts: list[Fitted]) -> str:
+def summary(parts: list[FittedPart]) -> str:
     """The same in a line: how much there is."""
     count = sum(len(f.parameters) for f in parts)
     elements = sum(math.prod(p.shape) for f in parts for p in f.parameters.values())
@@ -92,7 +93,7 @@ def import_folder(
     component: str,
     source: pathlib.Path,
     output: pathlib.Path,
-    parts: list[Fitted],
+    parts: list[FittedPart],
     *,
     facts: Mapping[str, Any],
     extra: Mapping[str, Any],
@@ -107,13 +108,12 @@ def import_folder(
     with new_folder(output, sum(map(bytes_of, parts))) as folder, concurrent.futures.ThreadPoolExecutor(1) as hashing:
         files = sorted({file for fitted in parts for file in fitted.checkpoint.files})
         digests = {file: hashing.submit(_sha256, file) for file in files}
+        copy_beside(source, folder, [fitted.part.folder for fitted in parts])
         for fitted in parts:
-            copy_beside(source / fitted.part.folder, folder / fitted.part.folder)
             store.save(fitted.parameters, folder / fitted.part.folder)
             left = {key: fitted.checkpoint.tensors[key] for key in fitted.ignored if key in fitted.checkpoint}
             if left and sum(math.prod(t.shape) * t.dtype.itemsize for t in left.values()) <= _LEFT_BYTES:
                 save_safetensors(Checkpoint("left", left), folder / fitted.part.folder / LEFT)
-        copy_beside(source, folder, recursive=len(parts) > 1)
         for name, content in extra.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
         manifest = {
@@ -155,7 +155,7 @@ def export_parts(
     """Writes parameters of parts in the hub's layout, with what stands beside them in `source`."""
     size = sum(math.prod(p.shape) * p.cast(dtype).dtype.itemsize for _, some in parts for p in some.values())
     with new_folder(output, size) as folder:
-        copy_beside(source, folder, recursive=len(parts) > 1)
+        copy_beside(source, folder, [part.folder for part, _ in parts])
         for part, parameters in parts:
             tensors = engine.export_parameters(parameters, part.state, part.table)
             save_safetensors(with_left(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype)
@@ -221,22 +221,25 @@ def _sync(folder: pathlib.Path) -> None:
                 os.fsync(opened.fileno())
 
 
-def copy_beside(source: pathlib.Path, target: pathlib.Path, *, recursive: bool = False) -> None:
-    """Copies what stands beside the weights: configs, tokenizers, schedulers, terms."""
-    if not source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    folders = [
-        source,
-        *(sorted(p for p in source.iterdir() if p.is_dir() and p.name != store.FOLDER) if recursive else ()),
-    ]
-    for folder in folders:
-        place = target / folder.relative_to(source)
-        place.mkdir(parents=True, exist_ok=True)
-        for pattern in _KEPT:
-            for file in folder.glob(pattern):
-                if file.is_file() and not any(file.match(p) for p in _NOT_KEPT):
-                    shutil.copyfile(file, place / file.name)
+def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
+    """Copies what stands beside the weights of a folder and, in a pipeline, of `parts`: configs, tokenizers, terms."""
+    for name in ("", *(parts if len(parts) > 1 else ()), *_BESIDE_PARTS):
+        if name in ("", *parts):
+            (target / name).mkdir(parents=True, exist_ok=True)
+        for file in sorted(file for pattern in _KEPT for file in (source / name).glob(pattern)):
+            if file.is_file() and not any(file.match(p) for p in _NOT_KEPT):
+                (target / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target / name / file.name)
+
+
+def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:
+    """model_index.json without the parts that are not converted (a safety checker), which a loader would look for."""
+    if not (source / "model_index.json").is_file():
+        return {}
+    index = hub.read_config(source / "model_index.json")
+    kept = {*parts, *_BESIDE_PARTS}
+    index = {k: [None, None] if isinstance(v, list) and k not in kept else v for k, v in index.items()}
+    return {"model_index.json": index}
 
 
 def licence(source: pathlib.Path) -> str:
@@ -264,7 +267,7 @@ def _sha256(file: pathlib.Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def bytes_of(fitted: Fitted) -> int:
+def bytes_of(fitted: FittedPart) -> int:
     return sum(math.prod(p.shape) * p.dtype.itemsize for p in fitted.parameters.values())
 
 

@@ -31,6 +31,9 @@ BASE = Table(
     ignored=(r".*rotary_emb\.inv_freq",),  # buffers in files of 2023
 )
 
+# As transformers, which ties the head whatever a file has for it.
+TIED = Table(BASE.rules, ignored=(*BASE.ignored, r"lm_head\.weight"))
+
 # Without what a delta replaces as a whole, of whatever size it is in the base.
 LAYERS = Table(
     rules=tuple(row for row in BASE.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),

@@ -138,7 +138,7 @@ def load_system(
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
-        ("llm",): (config.llm, convert.llama.BASE),
+        ("llm",): (config.llm, convert.llama.TIED if cfg.llm.tie_word_embeddings else convert.llama.BASE),
         ("encoder",): (config.encoder, convert.imagebind.table(cfg.branches)),
     }
     folders = {name: pathlib.Path(folder) for name, folder in _decoder_folders(config).items()}

@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import peft
@@ -554,13 +553,3 @@ def test_what_is_downloaded():
              "model.safetensors.index.json", "pytorch_model.bin", "unet/config.json", "unet/model.bin",
              "unet/model.fp16.bin", "tokenizer.model", "img/cat.png"]  # fmt: skip
     assert wanted(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
-
-
-def test_restoring_onto_a_mesh_reads_shards(tiny_root, tmp_path):
-    convert("llama", f"--source={tiny_root / 'hub' / 'llm'}", f"--output={tmp_path / 'jax'}")
-    mesh = jax.make_mesh((1,), ("fsdp",))
-    state = COMPONENTS["llama"](tmp_path / "jax")[0].state
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
-    for leaf in jax.tree.leaves(store.restore(tmp_path / "jax", placed, dtype=jnp.bfloat16)):
-        assert leaf.sharding == sharding and leaf.dtype == jnp.bfloat16
