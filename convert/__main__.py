@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from convert import commands
+from convert.exports import export_to
+from convert.imports import import_to
 from convert.sources import LAYOUTS
 from nextgpt_jax.command import nearest, parse_flags, run_command
 from nextgpt_jax.errors import UserError
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--output=DIR is missing")
     if not values.source and not values.workdir and component != "nextgpt":
         raise UserError(f"--source is missing: {LAYOUTS[component]}")
-    (commands.export_to if export else commands.import_to)(pathlib.Path(values.output), component, values)
+    (export_to if export else import_to)(pathlib.Path(values.output), component, values)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands of `python -m convert` do, once their flags are parsed."""
+"""python -m convert COMPONENT: from the published layout to converted folders."""
 
 import dataclasses
 import hashlib
@@ -11,19 +11,16 @@ from absl import flags
 from flax import nnx
 
 import convert.nextgpt
-from convert import components, engine, folders, llama, sources, store, vicuna
-from convert.checkpoints import Checkpoint, open_checkpoint
+from convert import components, folders, sources, store, vicuna
+from convert.checkpoints import open_checkpoint
 from convert.components import COMPONENTS, Part
-from convert.folders import Fitted
-from convert.shards import save_safetensors
+from convert.folders import FittedPart
 from nextgpt_jax import hub, load
-from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.model import is_trained
 
 
 def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
@@ -45,12 +42,12 @@ def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) ->
         facts = {}
     else:
         parts = _fit(component, source.path, folder, values, dtype)
-        extra = _missing_config(component, folder, values)
+        extra = _other_files(component, folder, parts, values)
         facts = {"delta": str(pathlib.Path(values.delta).absolute())} if values.delta else {}
     _finish(output, component, source, folder, parts, values, facts, extra)
 
 
-def _finish(output, component, source, folder, parts: list[Fitted], values, facts, extra) -> None:
+def _finish(output, component, source, folder, parts: list[FittedPart], values, facts, extra) -> None:
     if values.report:
         with atomic_write(values.report) as temporary:
             temporary.write_text(json.dumps(folders.report(component, source.facts(), parts), indent=1) + "\n")
@@ -61,7 +58,7 @@ def _finish(output, component, source, folder, parts: list[Fitted], values, fact
     print(f"{component}: {folders.summary(parts)}: {output}")
 
 
-def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype) -> list[Fitted]:
+def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype) -> list[FittedPart]:
     parts = COMPONENTS[component](folder) if component != "llama" else [_llama_part(folder, values)]
     fitted = []
     for part in parts:
@@ -84,15 +81,16 @@ def _llama_part(folder: pathlib.Path, values) -> Part:
     return components.llama_part(LlamaConfig.from_hub(_llama_json(folder, values)))
 
 
-def _missing_config(component: str, folder: pathlib.Path, values) -> dict[str, Any]:
-    if component == "llama" and (values.delta or values.vocab_size):
+def _other_files(component: str, folder: pathlib.Path, parts: list[FittedPart], values=None) -> dict[str, Any]:
+    """JSON files that the published folder lacks, or that describe more than is converted."""
+    if component == "llama" and values and (values.delta or values.vocab_size):
         return {"config.json": _llama_json(folder, values)}
     if component == "imagebind" and not (folder / "config.json").exists():
         return {"config.json": dataclasses.asdict(ImageBindConfig.huge())}
-    return {}
+    return folders.pipeline_index(folder, [fitted.part.folder for fitted in parts])
 
 
-def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[Fitted], dict[str, Any]]:
+def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[FittedPart], dict[str, Any]]:
     if not values.base:
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
     base = hub.read_config(pathlib.Path(values.base) / "config.json")
@@ -100,19 +98,19 @@ def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[Fitted], dict[s
     return [folders.fit(part, open_checkpoint(folder), dtype)], {components.BASE_CONFIG: base}
 
 
-def _abstract(config: ExperimentConfig, delta: pathlib.Path) -> tuple[nnx.State, Any]:
+def delta_state(config: ExperimentConfig, delta: pathlib.Path) -> tuple[nnx.State, Any]:
     """The parameters of the model that a delta belongs to, and the delta's table."""
     model = load.model_config(dataclasses.replace(config.model, delta=str(delta)))
     return load.abstract_state(model), load.delta_table(model)
 
 
-def _fit_delta(values, path: pathlib.Path, dtype) -> list[Fitted]:
-    state, table = _abstract(values.config, path)
+def _fit_delta(values, path: pathlib.Path, dtype) -> list[FittedPart]:
+    state, table = delta_state(values.config, path)
     checkpoint = open_checkpoint(path)
     wanted, found, held = convert.nextgpt.fit_delta(checkpoint, state, table, allow_partial=values.allow_partial)
     print(f"{checkpoint.source} holds {', '.join(held)}")
     parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
-    return [Fitted(Part("", wanted, table), checkpoint, parameters, found.sources, found.left)]
+    return [FittedPart(Part("", wanted, table), checkpoint, parameters, found.sources, found.left)]
 
 
 def _import_system(output: pathlib.Path, values) -> None:
@@ -132,12 +130,12 @@ def _import_system(output: pathlib.Path, values) -> None:
         if store.is_converted(found[name]):
             raise UserError(f"model.{name}: {found[name]} is converted already")
         if component == "delta":
-            state, table = _abstract(config, found[name])
+            state, table = delta_state(config, found[name])
             wanted, fitted, _ = convert.nextgpt.fit_delta(
                 checkpoint := open_checkpoint(found[name]), state, table, allow_partial=values.allow_partial
             )
             cast = {key: parameter.cast(dtype) for key, parameter in fitted.parameters.items()}
-            parts[name] = [Fitted(Part("", wanted, table), checkpoint, cast, fitted.sources, fitted.left)]
+            parts[name] = [FittedPart(Part("", wanted, table), checkpoint, cast, fitted.sources, fitted.left)]
         else:
             parts[name] = folders.fit_component(component, found[name], dtype)
     if values.report:
@@ -153,11 +151,7 @@ def _import_system(output: pathlib.Path, values) -> None:
         for name, (component, path) in named.items():
             folder = found[name] if found[name].is_dir() else found[name].parent
             target = scratch / pathlib.Path(path).name
-            extra = (
-                {}
-                if component != "imagebind" or (folder / "config.json").exists()
-                else {"config.json": dataclasses.asdict(ImageBindConfig.huge())}
-            )
+            extra = _other_files(component, folder, parts[name])
             facts = sources.Source(found[name]).facts()
             folders.import_folder(component, folder, target, parts[name], facts=facts, extra=extra)
             manifest["parts"][name] = {"folder": target.name, **folders.read_manifest(target)}
@@ -171,105 +165,3 @@ def config_hash(config: ExperimentConfig) -> str:
     """SHA-256 of a config's model section, whatever file it came from."""
     model = dataclasses.asdict(config.model)
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
-
-
-def export_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
-    """Writes converted or trained weights to the folder `output`, in the published layout.
-
-    Raises:
-      UserError: the source is not complete, or the output exists.
-    """
-    dtype = np.dtype(values.dtype) if values.dtype else None
-    if values.workdir:
-        return _export_run(output, component, values, dtype)
-    if component == "nextgpt":
-        return _export_system(output, values, dtype)
-    source = pathlib.Path(values.source)
-    if component == "delta":
-        tensors = _saved_delta(source, values)
-        _write_tensors(output, tensors, dtype, "model.safetensors")
-    elif component == "llama" and values.lora:
-        _export_merged(output, source, pathlib.Path(values.lora), dtype)
-    else:
-        folders.export_folder(component, source, output, dtype=dtype)
-    print(f"{component}: {output}")
-
-
-def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, **beside: Any) -> None:
-    with folders.new_folder(output) as folder:
-        for name, content in beside.items():
-            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-        save_safetensors(tensors, folder / file, dtype=dtype)
-
-
-def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
-    state, table = _abstract(values.config, source)
-    wanted, _ = convert.nextgpt.saved_delta(source, state)
-    parameters = store.parameters(source, wanted, table)
-    tensors = convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
-    return folders.with_left(tensors, source)
-
-
-def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:
-    """LLaMA's weights with an adapter's updates added."""
-    (part,) = COMPONENTS["llama"](source)
-    base = LlamaConfig.from_hub(hub.read_config(source / "config.json"))
-    config = components.lora_config(adapter)
-    low_rank = components.lora_part(base, config)
-    if store.is_converted(adapter):
-        updates = store.parameters(adapter, low_rank.state, low_rank.table)
-    else:
-        updates = engine.fit(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
-    parameters = llama.merged(store.parameters(source, part.state, part.table), updates, config.alpha / config.rank)
-    folders.export_parts(source, output, [(part, parameters)], dtype=dtype)
-
-
-def _export_run(output: pathlib.Path, component: str, values, dtype) -> None:
-    """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
-    if component not in ("delta", "lora"):
-        raise UserError(f"export {component} takes --source; of a --workdir, delta and lora can be exported")
-    config = values.config.model
-    if component == "delta":
-        model = load.load_trained(config, values.workdir, decoder_parts=("text_encoder",)).model
-        tensors = convert.nextgpt.export_delta(nnx.state(model), load.delta_table(model.config))
-        _write_tensors(output, tensors, dtype, "model.safetensors")
-    else:
-        model = load.model_config(config)
-        trained = nnx.filter_state(load.abstract_state(model), is_trained)
-        delta, _ = Workdir(values.workdir).restore_delta(trained)
-        updates = nnx.filter_state(delta["llm"], nnx.LoRAParam)
-        tensors = engine.export(updates, llama.LORA)
-        _write_tensors(output, tensors, dtype, "adapter_model.safetensors", adapter_config=_adapter_config(model.lora))
-    print(f"{len(tensors)} tensors: {output}")
-
-
-def _adapter_config(config) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": list(config.targets),
-        "bias": "none",
-        "inference_mode": True,
-    }
-
-
-def _export_system(output: pathlib.Path, values, dtype) -> None:
-    """Every part of a converted system."""
-    source = pathlib.Path(values.source)
-    manifest = folders.read_manifest(source)
-    if "parts" not in manifest:
-        raise UserError(f"{source} is no converted system: export its component ({manifest.get('component')})")
-    named = {name: source / entry["folder"] for name, entry in manifest["parts"].items()}
-    model = dataclasses.replace(values.config.model, **{name: str(path) for name, path in named.items()})
-    values.config.model = model
-    with folders.new_folder(output) as scratch:
-        for name, entry in manifest["parts"].items():
-            target = scratch / entry["folder"]
-            if entry["component"] == "delta":
-                _write_tensors(target, _saved_delta(named[name], values), dtype, "model.safetensors")
-            else:
-                folders.export_folder(entry["component"], named[name], target, dtype=dtype)
-            print(f"{name}: {output / entry['folder']}")
