@@ -6,6 +6,7 @@ Tensors are read from their place in the file, not mapped: what was read does no
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -105,7 +106,7 @@ def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
         shard = folder / name
         if shard.parent != folder or "\0" in name or name in (".", ".."):
             raise UserError(f"{index} points outside its folder: {name!r}")
-        if not shard.is_file():
+        if not os.path.isfile(shard):  # Path.is_file raises for names that no file can have
             raise UserError(f"{index} names a shard that is not there: {name}")
         found = _open_file(shard)
         if twice := tensors.keys() & found.keys():
