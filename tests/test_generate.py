@@ -153,6 +153,26 @@ def test_both_modalities_can_be_forced_and_groups_are_limited(model):
     assert decode(model, ids, lengths, always, max_new_tokens=120, max_groups=2).num_groups[0] <= 2
 
 
+class Painter(NExTGPT):
+    """Begins an image whenever it may."""
+
+    def logits(self, hidden):
+        return super().logits(hidden).at[..., signal_ids("image", VOCAB)[0]].add(1e4)
+
+
+@pytest.mark.parametrize("room", [12, 13, 24, 96])
+def test_what_is_forced_keeps_its_room(model, room):
+    """12 tokens are an image and an audio; a model that likes images better must not spend them on images."""
+    painter = Painter(model.config, rngs=nnx.Rngs(0))
+    nnx.update(painter, nnx.state(model))
+    ids, lengths = prompts([3])
+    opts = dataclasses.replace(options(1, modality="image,audio"), max_new_tokens=jnp.full(1, room))
+    out = decode(painter, ids, lengths, opts, max_new_tokens=96, max_groups=4)
+    assert set(out.kind[0, : out.num_groups[0]].tolist()) == {0, 1}
+    if room >= 24:
+        assert out.num_groups[0] > 2
+
+
 def test_changing_options_does_not_recompile(model):
     ids, lengths = prompts([3, 3])
     decode(model, ids, lengths, options(2))

@@ -26,7 +26,7 @@ _LLAMA = {
     "model_type": "llama", "vocab_size": 720, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
-_IMAGEBIND = {
+IMAGEBIND = {
     "modalities": ["vision", "audio"], "vision_embed_dim": 16, "vision_num_blocks": 1, "vision_num_heads": 2,
     "audio_embed_dim": 16, "audio_num_blocks": 1, "audio_num_heads": 2, "audio_kernel_size": 8, "audio_stride": 8,
     "audio_num_mel_bins": 16, "audio_target_len": 24, "audio_clips": 2, "video_clips": 1, "video_crops": 3,
@@ -81,10 +81,10 @@ _DECODERS = {  # modality -> folder, parts
 
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
-    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(_IMAGEBIND)
+    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(IMAGEBIND)
     _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), convert.llama.BASE)
     table = convert.imagebind.table(encoder.modalities)
-    _write(folder / "imagebind", _IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
+    _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
     for modality, (name, parts) in _DECODERS.items():
         for part, config in parts.items():
             (folder / name / part).mkdir(parents=True)

@@ -121,7 +121,7 @@ def resample(samples: Float[np.ndarray, " n"], rate: int, target: int) -> Float[
     up, down = target // divisor, rate // divisor
     most = max(up, down)
     taps = scipy.signal.firwin(2 * _LOBES * most + 1, _CUTOFF / most, window=("kaiser", _BETA))
-    return scipy.signal.resample_poly(samples, up, down, window=taps).astype(np.float32)
+    return scipy.signal.resample_poly(samples, up, down, window=taps.astype(np.float32))
 
 
 def write_wav(

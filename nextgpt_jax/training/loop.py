@@ -19,7 +19,7 @@ from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.batches import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.samples import Conversation, read_samples
+from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.load import System, load_system
 from nextgpt_jax.modalities import OUTPUTS
@@ -107,6 +107,7 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     system = load_system(config.model, decoder_parts=("text_encoder",), seed=config.train.seed, verbose=True)
     encoder = row_encoder(config, system, samples)
+    check_files(samples)
     encoder(samples[0])  # media that cannot be read show before anything is written
 
     run = Workdir(workdir, config.train.keep)
@@ -140,7 +141,7 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
         delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
         run.save(step, delta, opt, data.get_state())
 
-    with tqdm(total=steps, initial=start, unit="step", disable=None, leave=False) as bar:
+    with writer, tqdm(total=steps, initial=start, unit="step", disable=None, leave=False) as bar:
         for step in range(start + 1, steps + 1):
             batch = next(data)
             tokens += int(batch.pop("lengths").sum())
@@ -148,7 +149,8 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
             window.append(metrics)
             bar.update()
             if step % config.train.log_every == 0 or step == steps:
-                elapsed, means = time.perf_counter() - since, jax.device_get(window)
+                means = jax.device_get(window)  # waits for the steps
+                elapsed = time.perf_counter() - since
                 logged = {name: float(sum(m[name] for m in means) / len(means)) for name in metrics}
                 logged |= {"tokens_per_second": tokens / elapsed, "learning_rate": float(rate(step - 1))}
                 window, tokens, since = [], 0, time.perf_counter()
@@ -157,8 +159,9 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
                 tqdm.write(_line(step, steps, logged))
                 _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps:
+                begun = time.perf_counter()
                 save(step, metrics)
-    writer.close()
+                since += time.perf_counter() - begun
     print(f"finished {config.train.stage}: {run.path}")
     return logged
 
@@ -171,6 +174,8 @@ def _check_finite(step: int, metrics: dict) -> None:
 def _validate(config: ExperimentConfig) -> None:
     if config.train.stage not in STAGES:
         raise UserError(f"train.stage: {config.train.stage!r} is not one of {', '.join(STAGES)}")
+    if not 0 <= config.train.seed < 2**31:
+        raise UserError(f"train.seed is {config.train.seed}: give a number from 0 to 2147483647")
     for name in ("batch_size", "max_length", "max_media", "threads"):
         if getattr(config.data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")

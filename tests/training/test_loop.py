@@ -198,6 +198,8 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
         ("model.input_projector", "tree", "config.model: input projection 'tree'"),
         ("model.lora_targets", ("q",), "config.model: LoRA targets"),
         ("train.steps", -5, "should not be negative"),
+        ("train.seed", -1, "train.seed is -1"),
+        ("train.seed", 2**63, "train.seed is"),
         ("data.captions", ".", "cannot be read"),
     ],
 )
