@@ -3,8 +3,8 @@
     python -m examples.keypad.prepare [--output examples/keypad/data]
 
 images/*.png       the 1437 training scans
-audios/*.wav       40 recordings of each key's tone
-videos/*.mp4       training scans that move, 18 for each digit and direction
+audios/*.wav       120 recordings of each key's tone
+videos/*.mp4       training scans that move, 72 for each digit and direction
 captions.json      [{"caption", "image_name" | "audio_name" | "video_name"}], for stages 1 and 2
 instructions.json  conversations for stage 3; "input_images" and "image_captions" list, in order, what the <image> marks
                    of the human's and of the assistant's turns stand for; likewise of the other modalities
@@ -29,8 +29,8 @@ from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.modalities import OUTPUTS
 
 CONVERSATIONS = 12000
-TONES = 40  # of each key
-VIDEOS = 18  # of each digit and direction
+TONES = 120  # of each key
+VIDEOS = 72  # of each digit and direction
 _FOLDER = pathlib.Path(__file__).parent / "data"
 
 Files = dict[Thing, list[str]]  # where each thing can be seen or heard, below the folder

@@ -296,27 +296,25 @@ def _between_or_double(rng: random.Random, *_: int) -> tuple[str, str]:
     return question.format(_name(rng, n)), f"twice {WORDS[n]} is {NUMBERS[2 * n]}."
 
 
-def _comparison_or_word(rng: random.Random, n: int, m: int) -> tuple[str, str]:
-    if rng.random() < 0.5:
-        question = rng.choice(("is {} larger than {}?", "is {} bigger than {}?", "is the number {} larger than {}?"))
-        if n == m:
-            answer = f"both are {WORDS[n]}, so no."
-        elif rng.random() < 0.3:
-            question = rng.choice(
-                ("is {} smaller than {}?", "is {} less than {}?", "is the number {} smaller than {}?")
-            )
-            answer = f"{WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}, so {'yes' if n < m else 'no'}."
-        else:
-            answer = f"{WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}, so {'yes' if n > m else 'no'}."
-        return question.format(_name(rng, n), _name(rng, m)), answer
+def _comparison(rng: random.Random, n: int, m: int) -> tuple[str, str]:
+    larger = rng.random() < 0.6
+    adjective = rng.choice(("larger", "bigger") if larger else ("smaller", "less"))
+    question = rng.choice(("is {} {} than {}?", "is {} {} than {}?", "is the number {} {} than {}?"))
+    true = n > m if larger else n < m
+    answer = f"{WORDS[n]} is {'larger' if n > m else 'smaller'} than {WORDS[m]}, so {'yes' if true else 'no'}."
+    if n == m:
+        answer = f"both are {WORDS[n]}, so no."
+    return question.format(_name(rng, n), adjective, _name(rng, m)), answer
+
+
+def _word(rng: random.Random, n: int, _: int) -> tuple[str, str]:
     questions = phrases("""
         say {} | just say {} | say {} and nothing else | do not draw, just say {} | only say {}
         no picture, just say {} | say the word {} | just write the word {} | without a picture, say {}
         no tone, just say {} | no video, just say {} | do not play it, just say {} | without a tone, say {}
         do not move it, just say {} | without a video, just say {} | do not play anything, only say {}
     """)
-    question = rng.choice(questions)
-    return question.format(_name(rng, n)), f"{WORDS[n]}."
+    return rng.choice(questions).format(_name(rng, n)), f"{WORDS[n]}."
 
 
 def _opposite(rng: random.Random, *_: int) -> tuple[str, str]:
@@ -328,28 +326,28 @@ def _opposite(rng: random.Random, *_: int) -> tuple[str, str]:
     return rng.choice(questions).format(pair[0]), f"the opposite of {pair[0]} is {pair[1]}."
 
 
-_FACTS = (
-    _opposite,
-    _next,
-    _previous,
-    _odd_or_even,
-    _spelling,
-    _sum,
-    _sum,
-    _difference,
-    _larger_of_two,
-    _counting,
-    _letters,
-    _shape,
-    _between_or_double,
-    _comparison_or_word,
-)
+_FACTS = {
+    _opposite: 1,
+    _next: 1,
+    _previous: 1,
+    _odd_or_even: 1,
+    _spelling: 1,
+    _sum: 3,
+    _difference: 2,
+    _larger_of_two: 2,
+    _comparison: 2,
+    _counting: 2,
+    _letters: 1,
+    _shape: 1,
+    _between_or_double: 1,
+    _word: 1,
+}  # and how often each is asked: more, the more there is to be learnt by heart
 
 
 def fact(rng: random.Random) -> tuple[str, str]:
     """A plain question about numbers and its answer, in lower case."""
     n, m = rng.randrange(10), rng.randrange(10)
-    return rng.choice(_FACTS)(rng, n, m)
+    return rng.choices(tuple(_FACTS), tuple(_FACTS.values()))[0](rng, n, m)
 
 
 def fact_about(rng: random.Random, n: int) -> tuple[str, str]:

@@ -61,15 +61,17 @@ def _conversation(rng: random.Random) -> list[Turn]:
     kind = rng.random()
     if kind < 0.2:
         return [talking(rng)]
-    if kind < 0.35:
+    if kind < 0.34:
         return [asked_by_name(rng, _any(rng, image=0.3, audio=0.3))]
-    if kind < 0.48:
+    if kind < 0.46:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
-    if kind < 0.65:
-        return [made_from(rng, _any(rng), rng.choice(tuple(MARKS)))]
-    if kind < 0.68:
+    if kind < 0.68:  # from video to video more has to be understood: the digit, and which way
+        seen = _any(rng, image=0.25, audio=0.25)
+        weights = {"image": 1, "audio": 1, "video": 2 if seen.modality == "video" else 1}
+        return [made_from(rng, seen, rng.choices(tuple(weights), tuple(weights.values()))[0])]
+    if kind < 0.71:
         return [reading_two(rng)]
-    if kind < 0.72:
+    if kind < 0.75:
         return [several_by_name(rng) if rng.random() < 0.6 else several_from(rng, _any(rng))]
     if kind < 0.95:
         return dialogue(rng)

@@ -249,11 +249,11 @@ _ASKED_FIRST = {
 def made_from(rng: random.Random, seen: Thing, target: str) -> Turn:
     """A medium in, a medium out: of the same digit, of its neighbour, or the same movement changed."""
     kind, digit = rng.random(), seen.digit
-    if seen.modality == target and kind < (0.35 if target != "video" else 0.2):
+    if seen.modality == target and kind < (0.35 if target != "video" else 0.1):
         thing, text = seen, rng.choice(_AGAIN[target])
-    elif seen.modality == target == "video" and kind < 0.45:
+    elif seen.modality == target == "video" and kind < 0.25:
         thing, text = seen._replace(direction=opposite(seen.direction)), rng.choice(_REVERSED)
-    elif seen.modality == target == "video" and kind < 0.6:
+    elif seen.modality == target == "video" and kind < 0.35:
         thing = seen._replace(digit=rng.randrange(10))
         text = rng.choice(_SAME_WAY).format(other=named(rng, thing.digit, "video"))
     elif kind > 0.84:

@@ -72,17 +72,17 @@ def _tones(rng: np.random.Generator, count: int) -> tuple[Float[np.ndarray, "n m
 
 
 def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """`size` augmented training scans, movies and tones each, and one caption of everything."""
+    """Augmented training scans, twice as many movies, half as many tones: `size` of them; a caption of everything."""
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
     tones, keys = _tones(rng, _TONES)
     while True:
         still, moving, heard = (
-            rng.integers(len(ink), size=size),
-            rng.integers(len(ink), size=size),
-            rng.integers(_TONES, size=size),
+            rng.integers(len(ink), size=2 * size // 7),
+            rng.integers(len(ink), size=4 * size // 7),
+            rng.integers(_TONES, size=size // 7),
         )
         images = world.paper(world.augmented(ink[still], rng))
-        frames, movies = _movies(world.augmented(ink[moving], rng, 0.7), labels[moving], rng)
+        frames, movies = _movies(world.augmented(ink[moving], rng), labels[moving], rng)
         clips = np.concatenate([np.repeat(images[:, None], 2, axis=1), frames])
         grain = rng.normal(0.0, rng.uniform(0.0, 0.06), clips.shape)  # as compression leaves it
         yield {
@@ -103,17 +103,18 @@ def _contrastive_loss(model: ImageBind, batch: dict[str, Array], _: Array) -> tu
     present = match.sum(0) > 0
     share = match.T / jnp.maximum(match.sum(0), 1.0)[:, None]
     to_media = jnp.sum(optax.softmax_cross_entropy(logits.T, share) * present) / present.sum()
-    right = jnp.split(logits.argmax(-1) == batch["things"], 3)
-    return (to_text + to_media) / 2, {name: hits.mean() for name, hits in zip(_MODALITIES, right)}
+    kinds = jnp.array([_MODALITIES.index(thing.modality) for thing in _THINGS])[batch["things"]]
+    right = logits.argmax(-1) == batch["things"]
+    return (to_text + to_media) / 2, {name: right.mean(where=kinds == i) for i, name in enumerate(_MODALITIES)}
 
 
-def imagebind(output: pathlib.Path, *, steps: int = 2200) -> None:
+def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
     """The encoder: scans, movies and tones against their captions."""
     vocabularies.save(vocabularies.caption_tokenizer(), output / "imagebind")
     tokenizer = AutoTokenizer.from_pretrained(output / "imagebind")
     captions = np.concatenate([all_captions(tokenizer, name) for name in _MODALITIES])
     model = ImageBind(_CONFIG, rngs=nnx.Rngs(0))
-    batches = _batches(captions, np.random.default_rng(0), 32)
+    batches = _batches(captions, np.random.default_rng(0), 98)
     model = fit("imagebind", model, _contrastive_loss, batches, steps=steps, lr=1e-3, ema=0.998, weight_decay=0.1)
     save(model, convert.imagebind.table(_CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
 

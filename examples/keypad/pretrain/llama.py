@@ -51,13 +51,10 @@ def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> p
 
 def _conversation(rng: random.Random) -> list[prompts.Turn]:
     kind = rng.random()
-    if kind > 0.85:  # the sums, counts and comparisons are the hardest of all to learn
-        turn = language.talking(rng)
-        return (
-            _conversation(rng)
-            if language.normal(turn.human) in _HELD_OUT
-            else [in_words(turn.human, turn.seen, turn.gpt)]
-        )
+    if kind > 0.78:  # the sums, counts and comparisons are the hardest of all to learn: several in a row
+        turns = [language.talking(rng) for _ in range(rng.choice((1, 2, 3, 4)))]
+        turns = [turn for turn in turns if language.normal(turn.human) not in _HELD_OUT]
+        return [in_words(turn.human, turn.seen, turn.gpt) for turn in turns] or _conversation(rng)
     if kind < 0.12:  # what the first two stages start from: a caption that is described, a caption that is said again
         thing = rng.choice(things.everything(rng.choice(tuple(language.MARKS))))
         spelling = rng.choice(things.captions(thing))
@@ -123,7 +120,7 @@ def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int 
     return replies
 
 
-def llama(output: pathlib.Path, *, steps: int = 3500) -> None:
+def llama(output: pathlib.Path, *, steps: int = 5000) -> None:
     """Trains the tokenizer and the model, and prints what the model makes of what it never read."""
     vocabularies.save(vocabularies.language_model_tokenizer(vocabularies.text()), output / "llm")
     tokenizer = AutoTokenizer.from_pretrained(output / "llm")
