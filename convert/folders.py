@@ -127,6 +127,7 @@ def import_folder(
                 }
                 for f in files
             },
+            "beside": {str(f.relative_to(folder)): _sha256(f) for f in sorted(folder.rglob("*")) if _is_beside(f)},
             "dtypes": dict(collections.Counter(str(p.dtype) for f in parts for p in f.parameters.values())),
             "ignored": [key for fitted in parts for key in fitted.ignored],
         }
@@ -226,10 +227,14 @@ def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[st
     for name in ("", *(parts if len(parts) > 1 else ()), *_BESIDE_PARTS):
         if name in ("", *parts):
             (target / name).mkdir(parents=True, exist_ok=True)
-        for file in sorted(file for pattern in _KEPT for file in (source / name).glob(pattern)):
-            if file.is_file() and not any(file.match(p) for p in _NOT_KEPT):
+        for file in sorted((source / name).glob("*")):
+            if _is_beside(file):
                 (target / name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target / name / file.name)
+
+
+def _is_beside(file: pathlib.Path) -> bool:
+    return file.is_file() and any(file.match(p) for p in _KEPT) and not any(file.match(p) for p in _NOT_KEPT)
 
 
 def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:

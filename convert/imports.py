@@ -116,6 +116,9 @@ def _fit_delta(values, path: pathlib.Path, dtype) -> list[FittedPart]:
 def _import_system(output: pathlib.Path, values) -> None:
     """Every part that a config names, each in a folder called as the last part of its path there."""
     named = load.part_folders(values.config.model)
+    folders_of = [pathlib.Path(path).name for _, path in named.values()]
+    if twice := [name for name in folders_of if folders_of.count(name) > 1]:
+        raise UserError(f"two parts lie in folders called {twice[0]}: rename one")
     found, parts = {}, {}
     dtype = np.dtype(values.dtype) if values.dtype else None
     for name, (_, path) in named.items():

@@ -98,6 +98,7 @@ def test_the_manifest_says_what_it_was_made_from(tiny_root, tmp_path):
     assert manifest["files"]["model.safetensors"]["bytes"] == (source / "model.safetensors").stat().st_size
     assert len(manifest["files"]["model.safetensors"]["sha256"]) == 64
     assert manifest["dtypes"] == {"float32": 12}
+    assert set(manifest["beside"]) == {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_dtype_and_dry_run(tiny_root, tmp_path, capsys):
