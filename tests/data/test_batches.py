@@ -1,6 +1,7 @@
 """Dataset files to conversations to batches."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -268,6 +269,22 @@ def test_the_pipeline_shuffles_every_epoch_and_resumes(folder):
     again.set_state(position)
     for expected in found[3:]:
         np.testing.assert_array_equal(next(again)["tokens"], expected)
+
+
+def test_no_more_batches_are_read_ahead_than_there_are_threads():
+    made, samples = [], [(Turn((str(i),), (str(i),)),) for i in range(50)]
+
+    class Counted:
+        max_length = 96
+
+        def __call__(self, sample):
+            made.append(sample)
+            return encoder()(sample)
+
+    data = batches(samples, Counted(), DataConfig(batch_size=1, threads=2), seed=0)
+    next(data)
+    time.sleep(0.5)
+    assert len(made) <= 3
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), size=st.integers(1, 5))
