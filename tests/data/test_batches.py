@@ -109,6 +109,9 @@ def test_media_go_to_their_turns(folder):
     assert sample[1].assistant == ("three", Output("image", "b"), Output("image", "c"))
 
 
+TALK = [{"from": "human", "value": "draw"}, {"from": "gpt", "value": "<image>"}]
+
+
 @pytest.mark.parametrize(
     "kind, records, message",
     [
@@ -130,6 +133,8 @@ def test_media_go_to_their_turns(folder):
             [{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "<image>"}]}],
             "record 0: no caption",
         ),
+        ("instructions", [{"conversations": []}], "record 0: turns should alternate"),
+        ("instructions", [{"conversations": TALK, "image_captions": [5]}], "record 0: image_caption should be texts"),
     ],
 )
 def test_malformed_files(folder, kind, records, message):

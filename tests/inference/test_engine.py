@@ -235,6 +235,44 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
     assert "nowhere.png" in output and "commands:" in output
 
 
+def test_what_is_answered_is_kept_when_a_later_batch_fails(tiny_engine, tmp_path, monkeypatch):
+    answer, batches = tiny_engine.answer, []
+
+    def fail_second(requests, on_step=None):
+        batches.append(requests)
+        if len(batches) == 2:
+            raise RuntimeError("out of memory")
+        return answer(requests, on_step)
+
+    monkeypatch.setattr(tiny_engine, "answer", fail_second)
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    records = read_requests(str(tmp_path / "r.jsonl"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cli.answer_file(tiny_engine, records, {"modality": "text"}, str(tmp_path), size=1)
+    assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_chat_outlives_a_full_disk(tiny_engine, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise UserError("image_000.png can't be written: No space left on device")
+
+    monkeypatch.setattr(cli, "save_media", full)
+    monkeypatch.setattr("sys.stdin", io.StringIO("draw\ndraw\n/quit\n"))
+    cli.chat(tiny_engine, {"modality": "image", "temperature": 0.0}, str(tmp_path))
+    assert capsys.readouterr().out.count("error: image_000.png can't be written: No space left") == 2
+
+
+def test_no_more_is_sampled_together_than_the_config_says(tiny_engine, monkeypatch):
+    """Nor is a batch filled up to more."""
+    seen, begin = [], engine._begin
+    monkeypatch.setattr(
+        engine, "_begin", lambda m, hidden, *a, **k: seen.append(len(hidden)) or begin(m, hidden, *a, **k)
+    )
+    monkeypatch.setattr(tiny_engine.defaults.image, "batch", 3)
+    replies = tiny_engine.answer([request("draw", modality="image", max_new_tokens=4, seed=s) for s in range(4)])
+    assert [len(reply.media) for reply in replies] == [1] * 4 and seen == [3, 1]
+
+
 def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
     good = json.dumps({"prompt": "hi", "modality": "text", "temperature": 0.0})
     bad = [

@@ -233,6 +233,17 @@ def test_an_unreadable_image_is_named(tmp_path):
         train(tiny.experiment(tmp_path, "stage1"), str(tmp_path / "run"))
 
 
+def test_a_missing_medium_is_named_before_anything_is_written(tmp_path):
+    """Also that of the last sample."""
+    tiny.write_hub(tmp_path / "hub")
+    tiny.write_data(tmp_path / "data")
+    (tmp_path / "data" / "audios" / "11.wav").unlink()
+    for stage in ("stage1", "stage3"):
+        with pytest.raises(UserError, match=r"sample 11: no such audio: .*11\.wav"):
+            train(tiny.experiment(tmp_path, stage), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_not_finite_are_never_saved(tiny_root, tmp_path):
     config = tiny.experiment(tiny_root, "stage1")
     config.optim.lr, config.optim.clip, config.train.log_every, config.train.save_every = 1e38, 1e38, 100, 2
