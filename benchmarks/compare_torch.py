@@ -324,10 +324,8 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 def loaded(case: Case, module: torch.nn.Module) -> nnx.Module:
     """Our model with the torch module's weights."""
     tensors = {key: value.detach().numpy() for key, value in module.state_dict().items()}
-    shapes = {key: value.shape for key, value in tensors.items()}
-    checkpoint = Checkpoint("torch", shapes, dict.fromkeys(tensors, tensors.__getitem__))
     graphdef, state = nnx.split(nnx.eval_shape(case.model))
-    model = nnx.merge(graphdef, engine.load(checkpoint, state, case.table))
+    model = nnx.merge(graphdef, engine.load(Checkpoint.of("torch", tensors), state, case.table))
     case.prepare(model)
     gc.collect()
     return model

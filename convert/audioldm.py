@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convert.checkpoints import Checkpoint
+from convert.checkpoints import Checkpoint, Tensor
 from convert.rules import CONV, TRANSPOSED_CONV, Rule, Table, affine, norm, prefixed, rule
 from convert.stable_diffusion import VAE, unet_table
 from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
@@ -40,21 +40,20 @@ def fold_weight_norm(checkpoint: Checkpoint) -> Checkpoint:
 
     Pairs that are not complete, don't fit each other, or stand beside a weight are left, to be reported as unexpected.
     """
-    shapes, readers = dict(checkpoint.shapes), dict.fromkeys(checkpoint.shapes, checkpoint.__getitem__)
-
-    def reader(g, v):
-        return lambda key: _weight(checkpoint[g], checkpoint[v])
-
+    tensors = dict(checkpoint.tensors)
     for magnitude, direction in _MAGNITUDE_AND_DIRECTION:
-        for g in [key for key in checkpoint.shapes if key.endswith(f".{magnitude}")]:
+        for g in [key for key in checkpoint if key.endswith(f".{magnitude}")]:
             layer = g.removesuffix(f".{magnitude}")
-            v, shape = f"{layer}.{direction}", checkpoint.shapes.get(f"{layer}.{direction}")
-            fits = shape and checkpoint.shapes[g] == (shape[0], *(1,) * (len(shape) - 1))
-            if fits and f"{layer}.weight" not in checkpoint.shapes:
-                for key in (g, v):
-                    del shapes[key], readers[key]
-                shapes[f"{layer}.weight"], readers[f"{layer}.weight"] = shape, reader(g, v)
-    return Checkpoint(checkpoint.source, shapes, readers)
+            both = checkpoint.tensors[g], checkpoint.tensors.get(f"{layer}.{direction}")
+            fits = both[1] and both[0].shape == (both[1].shape[0], *(1,) * (len(both[1].shape) - 1))
+            if fits and f"{layer}.weight" not in checkpoint:
+                del tensors[g], tensors[f"{layer}.{direction}"]
+                tensors[f"{layer}.weight"] = _folded(*both)
+    return checkpoint.with_tensors(tensors)
+
+
+def _folded(magnitude: Tensor, direction: Tensor) -> Tensor:
+    return Tensor(direction.shape, np.dtype(np.float32), lambda: _weight(magnitude.read(), direction.read()))
 
 
 def _weight(g: np.ndarray, v: np.ndarray) -> np.ndarray:

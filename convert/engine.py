@@ -1,29 +1,35 @@
 """The engine behind every table: match, check everything, then move the tensors one by one.
 
 A conversion either fills every target with a tensor of the right shape and uses every key of the source, or it raises
-one ConversionError that lists all problems, before anything is written.
+one ConversionError that lists all problems, before anything is read or written. Nothing here holds more than it was
+asked for: both sides are tensors that are read when they are needed.
 """
 
 import collections
-import pathlib
+import dataclasses
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 
-from convert.checkpoints import Checkpoint
+from convert.checkpoints import Checkpoint, Tensor
 from convert.rules import Rule, Table, Transform
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_write
 
 
 class ConversionError(UserError):
     """The checkpoint and the model do not fit; the message lists how."""
+
+    @classmethod
+    def of(cls, source: str, problems: list[str], shown: int = 8) -> "ConversionError":
+        """The first problems of what is called `source`, and how many more there are."""
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        return cls(f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}")
 
 
 class Source(NamedTuple):
@@ -70,67 +76,124 @@ def torch_shapes(state: nnx.State, table: Table) -> dict[str, tuple[int, ...]]:
     return {key[0]: s.torch_shape for s in plan(state, table).values() for key in s.keys}
 
 
-def load(
-    checkpoint: Checkpoint, state: nnx.State, table: Table, *, dtype=jnp.float32, allow_unused: bool = False
-) -> nnx.State:
-    """Fills `state` (usually abstract) from `checkpoint`.
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A Flax parameter that is read when it is asked for: in one piece, or layer by layer if layers are stacked."""
 
-    Floating-point tensors are cast to `dtype`. `allow_unused` takes a part out of a larger checkpoint.
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pieces: tuple[Callable[[], np.ndarray], ...]
+    stacked: bool
+
+    @classmethod
+    def of(cls, array: np.ndarray | jax.Array, stacked: bool) -> "Parameter":
+        """One that is in memory."""
+        array = np.asarray(array)
+        pieces = [lambda i=i: array[i] for i in range(len(array))] if stacked else [lambda: array]
+        return cls(array.shape, array.dtype, tuple(pieces), stacked)
+
+    def cast(self, dtype: np.dtype | None) -> "Parameter":
+        """With another dtype, if it is one of floating-point numbers."""
+        if dtype is None or self.dtype == dtype or not jnp.issubdtype(self.dtype, jnp.floating):
+            return self
+        pieces = [lambda read=read: read().astype(dtype) for read in self.pieces]
+        return dataclasses.replace(self, dtype=np.dtype(dtype), pieces=tuple(pieces))
+
+    def read(self) -> np.ndarray:
+        """The whole parameter."""
+        return np.stack([read() for read in self.pieces]) if self.stacked else self.pieces[0]()
+
+
+class Fitted(NamedTuple):
+    """What fills a model: its parameters by dotted path, the checkpoint's keys for each, and the keys that are left."""
+
+    parameters: dict[str, Parameter]
+    sources: dict[str, list[str]]
+    left: tuple[str, ...]
+
+
+def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused: bool = False) -> Fitted:
+    """Which parameters `checkpoint` gives `state` (abstract or real). Nothing is read yet.
+
+    `allow_unused` takes a part out of a larger checkpoint.
 
     Raises:
       ConversionError: keys missing, unexpected or of the wrong shape; all of them are listed.
     """
     sources, checkpoint = plan(state, table), table.view(checkpoint)
-    chosen, problems, used = {}, [], collections.Counter()
+    parameters, chosen, problems = {}, collections.defaultdict(list), []
     for name, source in sources.items():
+        tensors = []
         for spellings in source.keys:
-            key = next((k for k in spellings if k in checkpoint.shapes), None)
+            key = next((k for k in spellings if k in checkpoint.tensors), None)
             if key is None:
                 problems.append(f"missing {spellings[0]} {list(source.torch_shape)}")
                 continue
-            used[key] += 1
-            chosen[name, spellings] = key
-            if checkpoint.shapes[key] != source.torch_shape:
-                found, wanted = list(checkpoint.shapes[key]), list(source.torch_shape)
+            chosen[name].append(key)
+            tensors.append(checkpoint.tensors[key])
+            if tensors[-1].shape != source.torch_shape:
+                found, wanted = list(tensors[-1].shape), list(source.torch_shape)
                 problems.append(f"{key} has shape {found}, the model needs {wanted}")
+        if not problems:
+            parameters[name] = _parameter(source, tensors)
+    ignored = re.compile("|".join(f"(?:{p})" for p in table.ignored) or r"(?!)")
+    used = {key for keys in chosen.values() for key in keys}
+    left = [key for key in checkpoint.tensors if key not in used]
     if not allow_unused:
-        ignored = re.compile("|".join(f"(?:{p})" for p in table.ignored) or r"(?!)")
-        rest = [k for k in checkpoint.shapes if k not in used and not ignored.fullmatch(k)]
-        problems += [f"unexpected {key} {list(checkpoint.shapes[key])}" for key in rest]
+        rest = [key for key in left if not ignored.fullmatch(key)]
+        problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in rest]
     if problems:
-        raise ConversionError(_summary(checkpoint.source, problems))
+        raise ConversionError.of(checkpoint.source, problems)
+    return Fitted(parameters, dict(chosen), tuple(left))
 
-    def read(name: str, leaf) -> jax.Array:
-        source = sources[name]
-        arrays = [source.transform.to_flax(checkpoint[chosen[name, k]]) for k in source.keys]
-        array = np.stack(arrays) if source.stacked else arrays[0]
-        return jnp.asarray(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else None)
 
-    names = flat_paths(state)
+def _parameter(source: Source, tensors: list[Tensor]) -> Parameter:
+    dtype = functools.reduce(jnp.promote_types, (tensor.dtype for tensor in tensors))
+    view = source.transform.to_flax(np.broadcast_to(np.zeros((), np.int8), source.torch_shape))
+    shape = (len(tensors), *view.shape) if source.stacked else view.shape
+    pieces = [
+        lambda tensor=tensor: source.transform.to_flax(tensor.read()).astype(dtype, copy=False) for tensor in tensors
+    ]
+    return Parameter(shape, np.dtype(dtype), tuple(pieces), source.stacked)
+
+
+def load(
+    checkpoint: Checkpoint, state: nnx.State, table: Table, *, dtype=jnp.float32, allow_unused: bool = False
+) -> nnx.State:
+    """Fills `state` (usually abstract) from `checkpoint`; floating-point tensors are cast to `dtype`.
+
+    Raises:
+      ConversionError: as `fit`.
+    """
+    return fill(state, fit(checkpoint, state, table, allow_unused=allow_unused).parameters, dtype)
+
+
+def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float32) -> nnx.State:
+    """`state` with parameters that fit it; floating-point ones are cast to `dtype`."""
     return nnx.from_flat_state(
-        [(path, leaf.replace(read(names[path], leaf))) for path, leaf in nnx.to_flat_state(state)]
+        [
+            (path, leaf.replace(jnp.asarray(parameters[".".join(map(str, path))].cast(dtype).read())))
+            for path, leaf in nnx.to_flat_state(state)
+        ]
     )
 
 
-def _summary(source: str, problems: list[str], shown: int = 8) -> str:
-    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}"
-
-
-def export(state: nnx.State, table: Table) -> dict[str, np.ndarray]:
+def export(state: nnx.State, table: Table) -> Checkpoint:
     """The PyTorch tensors of `state`, contiguous, in the dtype they have."""
-    sources, tensors = plan(state, table), {}
-    for path, leaf in nnx.to_flat_state(state):
-        source = sources[".".join(map(str, path))]
-        array = np.asarray(leaf[...])
-        for key, value in zip(source.keys, array if source.stacked else [array], strict=True):
-            tensors[key[0]] = np.ascontiguousarray(source.transform.to_torch(value)).reshape(source.torch_shape)
-    return tensors
+    sources = plan(state, table)
+    leaves = {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return export_parameters({name: Parameter.of(leaves[name], s.stacked) for name, s in sources.items()}, state, table)
 
 
-def save_safetensors(tensors: Mapping[str, np.ndarray], path: str | pathlib.Path, *, dtype=None) -> None:
-    """Writes a safetensors file that is either whole or not there; floats are cast to `dtype` if given."""
-    if dtype is not None:
-        tensors = {k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()}
-    with atomic_write(path) as temporary:
-        safetensors.numpy.save_file(dict(tensors), temporary, metadata={"format": "pt"})
+def export_parameters(parameters: Mapping[str, Parameter], state: nnx.State, table: Table) -> Checkpoint:
+    """The PyTorch tensors of parameters that belong to `state` (abstract or real)."""
+    tensors = {}
+    for name, source in plan(state, table).items():
+        parameter = parameters[name]
+        for key, read in zip(source.keys, parameter.pieces, strict=True):
+            tensors[key[0]] = Tensor(source.torch_shape, parameter.dtype, _torch_reader(source, read))
+    return Checkpoint("exported", tensors)
+
+
+def _torch_reader(source: Source, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: np.ascontiguousarray(source.transform.to_torch(read())).reshape(source.torch_shape)

@@ -1,5 +1,11 @@
 """LLaMA in transformers' layout, and its LoRA updates in peft's."""
 
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.engine import Parameter
 from convert.rules import LINEAR, Table, affine, norm, rule
 
 _LAYER = "model.layers.{i}"
@@ -25,6 +31,15 @@ BASE = Table(
     ignored=(r".*rotary_emb\.inv_freq",),  # buffers in files of 2023
 )
 
+# As transformers, which ties the head whatever a file has for it.
+TIED = Table(BASE.rules, ignored=(*BASE.ignored, r"lm_head\.weight"))
+
+# Without what a delta replaces as a whole, of whatever size it is in the base.
+LAYERS = Table(
+    rules=tuple(row for row in BASE.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),
+    ignored=(*BASE.ignored, r"model\.embed_tokens\.weight", r"lm_head\.weight"),
+)
+
 # peft >= 0.3 puts the adapter's name into the key; files saved by save_pretrained and peft 0.2 have none.
 LORA = Table(
     rules=tuple(
@@ -40,3 +55,22 @@ LORA = Table(
         for side in "AB"
     )
 )
+
+
+def merged(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:
+    """LLaMA's parameters with low-rank updates A B scale added to their kernels, in float32, layer by layer."""
+    parameters = dict(base)
+    for name in {name.rsplit(".", 1)[0] for name in lora}:
+        kernel, a, b = base[f"{name}.kernel"], lora[f"{name}.lora_a"], lora[f"{name}.lora_b"]
+        pieces = [_sum(*readers, scale) for readers in zip(kernel.pieces, a.pieces, b.pieces, strict=True)]
+        parameters[f"{name}.kernel"] = dataclasses.replace(kernel, pieces=tuple(pieces))
+    return parameters
+
+
+def _sum(kernel, a, b, scale: float):
+    def read() -> np.ndarray:
+        weights = kernel()
+        update = a().astype(np.float32) @ b().astype(np.float32) * scale
+        return (weights.astype(np.float32) + update).astype(weights.dtype)
+
+    return read

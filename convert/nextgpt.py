@@ -4,13 +4,16 @@ The file holds the projections, the LoRA updates and the *whole* embedding and h
 tokens. Here the whole matrices become the base's rows and the 38 new ones parameters of their own, and go back so.
 """
 
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Collection
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert import engine, llama, projectors
-from convert.checkpoints import Checkpoint
+from convert import engine, llama, projectors, store
+from convert.checkpoints import Checkpoint, Tensor, open_checkpoint
+from convert.engine import ConversionError
 from convert.rules import LINEAR, Table, prefixed, rule
 from nextgpt_jax.modalities import NEW_TOKENS
 from nextgpt_jax.model import is_trained
@@ -57,28 +60,43 @@ def _lora_rules():
 
 def split_rows(checkpoint: Checkpoint, new: int = len(NEW_TOKENS)) -> Checkpoint:
     """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
-    shapes, readers = {}, {}
-
-    def rows(key: str, part: slice) -> Callable[[str], np.ndarray]:
-        return lambda _: checkpoint[key][part]
-
-    for key, shape in checkpoint.shapes.items():
+    tensors = {}
+    for key, whole in checkpoint.tensors.items():
         if key.endswith(_MATRICES):
-            shapes[key + _BASE], readers[key + _BASE] = (shape[0] - new, *shape[1:]), rows(key, slice(None, -new))
-            shapes[key + _NEW], readers[key + _NEW] = (new, *shape[1:]), rows(key, slice(-new, None))
+            rows, *rest = whole.shape
+            tensors[key + _BASE] = Tensor((rows - new, *rest), whole.dtype, lambda w=whole: w.read()[:-new])
+            tensors[key + _NEW] = Tensor((new, *rest), whole.dtype, lambda w=whole: w.read()[-new:])
         else:
-            shapes[key], readers[key] = shape, checkpoint.__getitem__
-    return Checkpoint(checkpoint.source, shapes, readers)
+            tensors[key] = whole
+    return checkpoint.with_tensors(tensors)
 
 
-def join_rows(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def join_rows(checkpoint: Checkpoint) -> Checkpoint:
     """The inverse of split_rows."""
-    joined = {k: v for k, v in tensors.items() if not k.endswith((_BASE, _NEW))}
-    for key in tensors:
+    tensors = {}
+    for key, part in checkpoint.tensors.items():
         if key.endswith(_BASE):
             whole = key.removesuffix(_BASE)
-            joined[whole] = np.concatenate([tensors[key], tensors[whole + _NEW]])
-    return joined
+            tensors[whole] = _joined(part, checkpoint.tensors[whole + _NEW])
+        elif not key.endswith(_NEW):
+            tensors[key] = part
+    return checkpoint.with_tensors(tensors)
+
+
+def _joined(base: Tensor, new: Tensor) -> Tensor:
+    dtype = np.dtype(jnp.promote_types(base.dtype, new.dtype))
+    shape = (base.shape[0] + new.shape[0], *base.shape[1:])
+    return Tensor(shape, dtype, lambda: np.concatenate([base.read(), new.read()]).astype(dtype, copy=False))
+
+
+def vocabulary(path: pathlib.Path) -> int | None:
+    """The base's tokens, as a delta counts them: the rows it has but for the new tokens'. None: it holds no rows."""
+    if store.is_converted(path):
+        embedding = store.saved(path).get("llm.embed_tokens.embedding")
+        return embedding and embedding.shape[0]
+    tensors = open_checkpoint(path).tensors
+    whole = next((tensor for key, tensor in tensors.items() if key.endswith(_MATRICES[0])), None)
+    return whole and whole.shape[0] - len(NEW_TOKENS)
 
 
 def is_delta(path: tuple) -> bool:
@@ -86,27 +104,88 @@ def is_delta(path: tuple) -> bool:
     return is_trained(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
 
 
-def load_delta(checkpoint: Checkpoint, state: nnx.State, rows: Table, **options) -> tuple[nnx.State, list[str]]:
-    """Fills the delta's parameters in `state` (abstract or real); the others are returned as they are.
+_LORA, _ROWS = "LoRA", "embedding and head rows"
 
-    Files of stages 1 and 2 have no LoRA updates: those parameters are then left out of the returned state.
+
+def group(path: tuple) -> str:
+    """Which piece of a delta a parameter belongs to; files hold all of a piece or nothing."""
+    if path[-1] in ("lora_a", "lora_b"):
+        return _LORA
+    if path[0] == "output_proj":
+        return f"output_proj.{path[1]}"
+    return "input_proj" if path[0] == "input_proj" else _ROWS
+
+
+def delta_state(state: nnx.State, held: Collection[str] | None = None) -> nnx.State:
+    """The parameters of a NExTGPT's state that are in a delta file; of the pieces `held` only, if given."""
+    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
+    return nnx.from_flat_state([(p, v) for p, v in leaves if held is None or group(p) in held])
+
+
+def pieces(checkpoint: Checkpoint, state: nnx.State, rows: Table) -> tuple[list[str], list[str]]:
+    """Which pieces of a delta a checkpoint (after split_rows) holds, if only in part, and which it lacks."""
+    sources, found = engine.plan(delta_state(state), rows), {}
+    for path, name in engine.flat_paths(delta_state(state)).items():
+        keys = sources[name].keys
+        found[group(path)] = found.get(group(path), False) or any(k in checkpoint for some in keys for k in some)
+    return [g for g, there in found.items() if there], [g for g, there in found.items() if not there]
+
+
+def fit_delta(
+    checkpoint: Checkpoint, state: nnx.State, rows: Table, *, allow_partial: bool = False
+) -> tuple[nnx.State, engine.Fitted, list[str]]:
+    """Which parameters of `state` (abstract or real) a delta file gives.
+
+    Files of stages 1 and 2 have no LoRA updates, and are complete without.
 
     Returns:
-      The filled state, and what was taken, in words.
+      The state of the parameters it gives, what fills them, and the names of the pieces.
 
     Raises:
-      ConversionError: anything else is missing, unexpected or of the wrong shape.
+      ConversionError: pieces are missing and `allow_partial` is not set; or a piece lacks a tensor, a tensor is
+        unexpected, or one has the wrong shape.
     """
     checkpoint = split_rows(checkpoint)
-    with_lora = any("lora_" in key for key in checkpoint.shapes)
-    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
-    wanted = [(p, v) for p, v in leaves if with_lora or p[-1] not in ("lora_a", "lora_b")]
-    filled = engine.load(checkpoint, nnx.from_flat_state(wanted), rows, **options)
-    taken = sorted({".".join(map(str, p[:2])) if p[0] == "output_proj" else str(p[0]) for p, _ in wanted})
-    return filled, [*(t for t in taken if t != "llm"), "embedding and head rows", *(["LoRA"] if with_lora else [])]
+    held, lacking = pieces(checkpoint, state, rows)
+    if not held:
+        raise ConversionError(f"{checkpoint.source} holds nothing of a NExT-GPT delta ({', '.join(lacking)})")
+    if set(lacking) - {_LORA} and not allow_partial:
+        raise ConversionError(
+            f"{checkpoint.source} holds {', '.join(held)}, but not {', '.join(lacking)}: to go on without, convert it "
+            "with --allow_partial"
+        )
+    wanted = delta_state(state, held)
+    return wanted, engine.fit(checkpoint, wanted, rows), held
 
 
-def export_delta(state: nnx.State, rows: Table) -> dict[str, np.ndarray]:
+def load_delta(
+    checkpoint: Checkpoint, state: nnx.State, rows: Table, *, dtype=jnp.float32
+) -> tuple[nnx.State, list[str]]:
+    """Reads the delta's parameters of `state`; those that the file does not give are left out of what is returned.
+
+    Returns:
+      The filled state, and the names of the pieces that were taken.
+
+    Raises:
+      ConversionError: as `fit_delta`.
+    """
+    wanted, fitted, held = fit_delta(checkpoint, state, rows)
+    return engine.fill(wanted, fitted.parameters, dtype), held
+
+
+def saved_delta(folder: pathlib.Path, state: nnx.State) -> tuple[nnx.State, list[str]]:
+    """The parameters of `state` that a converted delta holds, and the names of its pieces.
+
+    Raises:
+      ConversionError: a piece lacks a parameter.
+    """
+    names, kept = engine.flat_paths(delta_state(state)), store.saved(folder)
+    held = dict.fromkeys(group(path) for path, name in names.items() if name in kept)
+    if unknown := kept.keys() - set(names.values()):
+        raise ConversionError(f"{folder}: unexpected {sorted(unknown)[0]}")
+    return delta_state(state, held), list(held)
+
+
+def export_delta(state: nnx.State, rows: Table) -> Checkpoint:
     """The delta of a NExTGPT's state in the reference's layout."""
-    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
-    return join_rows(engine.export(nnx.from_flat_state(leaves), rows))
+    return join_rows(engine.export(delta_state(state), rows))

@@ -26,14 +26,17 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         return 130
 
 
-def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage: str) -> flags.FlagValues:
-    """Parses the flags that `define` adds, and `--config=FILE[:VARIANT]` with its `--config.a.b=v` overrides.
+def parse_flags(
+    argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage: str, *, config: bool = True
+) -> flags.FlagValues:
+    """Parses the flags that `define` adds, and, if `config`, `--config=FILE[:VARIANT]` with `--config.a.b=v` overrides.
 
     Raises:
       UserError: an unknown flag, variant or override, or a value of the wrong type; with the nearest name.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "config file", flag_values=values, sys_argv=list(argv))
+    if config:
+        config_flags.DEFINE_config_file("config", None, "config file", flag_values=values, sys_argv=list(argv))
     define(values)
     if any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
         print(usage, flush=True)
@@ -44,9 +47,9 @@ def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None],
     path = next((a.split("=", 1)[1] for a in argv[1:] if a.lstrip("-").startswith("config=")), None)
     if path is None and "--config" in argv:
         path = argv[argv.index("--config") + 1] if argv.index("--config") + 1 < len(argv) else None
-    if path is None:
+    if path is None and config:
         raise UserError("--config=FILE[:VARIANT] is missing, such as --config=configs/keypad.py")
-    if not pathlib.Path(path.split(":")[0]).is_file():
+    if path and config and not pathlib.Path(path.split(":")[0]).is_file():
         raise UserError(f"--config: no such file: {path.split(':')[0]}")
     try:
         rest = values(list(argv))

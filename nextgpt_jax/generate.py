@@ -98,14 +98,18 @@ def generate(
     def choose(hidden, fed, kind, num_groups):
         """The next token of each row from the hidden state [B, D] of its last one."""
         logits = model.logits(hidden).astype(jnp.float32)  # [B, V]
-        room = fed[:, None] + sizes <= limit[:, None]  # [B, M]
-        open_groups = options.allow & room & (num_groups < config.max_groups)[:, None]
+        emitted = (kind[:, :, None] == jnp.arange(len(groups))).any(1)  # [B, M]
+        missing = options.force & ~emitted
+        # What is still to come keeps its room, in tokens and in groups, before anything else is begun.
+        others = missing.sum(1, keepdims=True) - missing
+        reserve = (missing * sizes).sum(1, keepdims=True) - missing * sizes
+        room = fed[:, None] + sizes + reserve <= limit[:, None]
+        open_groups = options.allow & room & (num_groups[:, None] + others < config.max_groups)
         starts = jnp.where(open_groups, logits[:, first], -jnp.inf)
         logits = jnp.where(reserved, -jnp.inf, logits).at[:, first].set(starts)
         step_keys = jax.vmap(jax.random.fold_in)(keys, fed)
         token = sample_token(logits, step_keys, options.temperature, options.top_k, options.top_p)
-        emitted = (kind[:, :, None] == jnp.arange(len(groups))).any(1)  # [B, M]
-        owed = options.force & open_groups & ~emitted
+        owed = missing & open_groups
         ending = (token[:, None] == stop_starts).any(1)
         last_chance = fed[:, None] + 1 + jnp.sum(owed * sizes, 1, keepdims=True) > limit[:, None]
         due = owed & (ending[:, None] | last_chance)
@@ -214,6 +218,8 @@ def modality_options(names: tuple[str, ...], wanted: str) -> tuple[list[bool], l
     if wanted in ("auto", "text"):
         return [wanted == "auto"] * len(names), [False] * len(names)
     chosen = [name.strip() for name in wanted.split(",")]
+    if len(chosen) > 1 and not {"auto", "text"}.isdisjoint(chosen):
+        raise ValueError(f"modality {wanted!r}: auto and text stand alone")
     if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"modality {unknown[0]!r} is not one of auto, text, {', '.join(names)}")
     return [name in chosen for name in names], [name in chosen for name in names]

@@ -26,6 +26,18 @@ def read_json(path: str | pathlib.Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
+def read_config(path: str | pathlib.Path) -> dict[str, Any]:
+    """Parses a JSON file that holds an object.
+
+    Raises:
+      UserError: the file is missing, is no JSON, or holds something else.
+    """
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a {type(config).__name__}, not an object")
+    return config
+
+
 def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] | None = None) -> Any:
     """Builds the dataclass `cls` from a hub config.
 
@@ -53,7 +65,7 @@ def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, t
         raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")
     try:
         return cls(**taken)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{cls.__name__}: {error}") from None
 
 

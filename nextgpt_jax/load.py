@@ -9,25 +9,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-import convert.audioldm
 import convert.imagebind
 import convert.llama
 import convert.nextgpt
-import convert.stable_diffusion
-import convert.text_to_video
+from convert import store
 from convert.checkpoints import open_checkpoint
+from convert.components import decoder_tables, imagebind_config
 from convert.engine import load
 from convert.rules import Table
 from nextgpt_jax import hub
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
-from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
-from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.model import DECODERS, DecoderConfig, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
+from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
 
 
@@ -47,8 +43,10 @@ def model_config(config: ModelConfig) -> NExTGPTConfig:
     Raises:
       UserError: a folder is missing or a part is not supported.
     """
-    llm = LlamaConfig.from_hub(hub.read_json(_folder(config.llm, "model.llm") / "config.json"))
-    encoder = _encoder_config(_folder(config.encoder, "model.encoder"))
+    llm = LlamaConfig.from_hub(hub.read_config(_folder(config.llm, "model.llm") / "config.json"))
+    if config.delta and (rows := convert.nextgpt.vocabulary(pathlib.Path(config.delta))):
+        llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
+    encoder = imagebind_config(_folder(config.encoder, "model.encoder"))
     decoders = {
         name: DECODERS[name][0].from_hub(_folder(folder, f"model.{name}_decoder"))
         for name, folder in _decoder_folders(config).items()
@@ -84,12 +82,6 @@ def _decoder_folders(config: ModelConfig) -> dict[str, str]:
     return {name: folder for name, folder in folders.items() if folder}
 
 
-def _encoder_config(folder: pathlib.Path) -> ImageBindConfig:
-    if (folder / "imagebind_huge.pth").is_file() and not (folder / "config.json").exists():
-        return ImageBindConfig.huge()  # the release is this file alone
-    return ImageBindConfig.from_hub(hub.read_json(folder / "config.json"))
-
-
 def _folder(path: str, field: str) -> pathlib.Path:
     if not pathlib.Path(path).is_dir() or not path:
         raise UserError(f"{field}: no such folder: {path!r} (a part in the hub's layout, with its config.json)")
@@ -110,13 +102,17 @@ def delta_table(cfg: NExTGPTConfig) -> Table:
     return convert.nextgpt.table(cfg.input_kind, cfg.outputs[0][1].kind, cfg.modalities)
 
 
-def decoder_tables(cfg: DecoderConfig) -> dict[str, Table]:
-    """The conversion tables of a decoder's parts."""
-    if isinstance(cfg, AudioLDMConfig):
-        return convert.audioldm.tables(cfg)
-    video = isinstance(cfg, TextToVideoConfig)
-    unet = convert.text_to_video.UNET if video else convert.stable_diffusion.unet_table(cfg.unet)
-    return {"text_encoder": convert.stable_diffusion.TEXT_ENCODER, "unet": unet, "vae": convert.stable_diffusion.VAE}
+def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
+    """The shapes of all parameters of a model, none of them in memory."""
+    return nnx.state(nnx.eval_shape(lambda: NExTGPT(cfg, rngs=nnx.Rngs(0))))
+
+
+def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
+    """The parts that a config names: by field, the component (as `python -m convert` calls it) and the folder."""
+    kinds = {"image": "stable_diffusion", "video": "text_to_video", "audio": "audioldm"}
+    named = {"llm": ("llama", config.llm), "encoder": ("imagebind", config.encoder)}
+    named |= {f"{m}_decoder": (kinds[m], folder) for m, folder in _decoder_folders(config).items()}
+    return named | ({"delta": ("delta", config.delta)} if config.delta else {})
 
 
 def load_system(
@@ -142,7 +138,7 @@ def load_system(
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
-        ("llm",): (config.llm, convert.llama.BASE),
+        ("llm",): (config.llm, convert.llama.TIED if cfg.llm.tie_word_embeddings else convert.llama.BASE),
         ("encoder",): (config.encoder, convert.imagebind.table(cfg.branches)),
     }
     folders = {name: pathlib.Path(folder) for name, folder in _decoder_folders(config).items()}
@@ -153,16 +149,19 @@ def load_system(
 
     leaves = dict(nnx.to_flat_state(abstract))
     filled = {}
-    for prefix, (folder, table) in sources.items():
-        part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and not _is_lora(p)}
-        state = load(open_checkpoint(folder), nnx.from_flat_state(part.items()), table, dtype=dtype)
-        filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if config.delta:
-        delta, taken = convert.nextgpt.load_delta(open_checkpoint(config.delta), abstract, delta_table(cfg))
+        delta, taken = _restored_delta(pathlib.Path(config.delta), abstract, delta_table(cfg))
         for path, leaf in nnx.to_flat_state(delta):
             filled[path] = leaf.replace(leaf[...].astype(dtype)) if path[0] == "llm" and not _is_lora(path) else leaf
         if verbose:
             print(f"delta {config.delta}: took {', '.join(taken)}")
+        if ("llm", "embed_tokens", "embedding") in filled:
+            sources[("llm",)] = config.llm, convert.llama.LAYERS
+    for prefix, (folder, table) in sources.items():
+        part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
+        part = {p: v for p, v in part.items() if not _is_lora(p)}
+        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype)
+        filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
         initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
         filled |= dict(nnx.to_flat_state(initial))
@@ -186,6 +185,20 @@ def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str,
     return system
 
 
+def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype) -> nnx.State:
+    """A part from converted parameters if the folder has them, and else from the hub's files."""
+    if store.is_converted(folder):
+        return store.restore(folder, state, dtype=dtype)
+    return load(open_checkpoint(folder), state, table, dtype=dtype)
+
+
+def _restored_delta(path: pathlib.Path, state: nnx.State, table: Table) -> tuple[nnx.State, list[str]]:
+    if not store.is_converted(path):
+        return convert.nextgpt.load_delta(open_checkpoint(path), state, table)
+    wanted, held = convert.nextgpt.saved_delta(path, state)
+    return store.restore(path, wanted), held
+
+
 def _is_lora(path: tuple) -> bool:
     return path[-1] in ("lora_a", "lora_b")
 
@@ -206,4 +219,5 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
         # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
         return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
     except Exception as error:  # the libraries behind it raise many kinds, bare Exception among them
-        raise UserError(f"{folder} holds no readable tokenizer: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder} holds no readable tokenizer: {reason}") from None

@@ -74,6 +74,8 @@ class OutputProjectorConfig:
                 raise ValueError(
                     f"a linear output projection can't make {self.num_output_tokens} tokens of {self.num_input_tokens}"
                 )
+        elif min(self.hidden_dim, self.num_layers, self.num_heads, self.feedforward_dim) < 1:
+            raise ValueError(f"sizes must be positive: {self}")
         elif self.hidden_dim % self.num_heads:
             raise ValueError(f"width {self.hidden_dim} does not divide into {self.num_heads} heads")
 

@@ -31,7 +31,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def checkpoint_of(module: torch.nn.Module) -> Checkpoint:
     """The module's state dict as a checkpoint, as if it had been read from a file."""
     tensors = {key: value.detach().numpy() for key, value in module.state_dict().items()}
-    return Checkpoint("torch", {k: v.shape for k, v in tensors.items()}, dict.fromkeys(tensors, tensors.__getitem__))
+    return Checkpoint.of("torch", tensors)
 
 
 def load_into(make: Callable[[], nnx.Module], table: Table, module: torch.nn.Module) -> nnx.Module:

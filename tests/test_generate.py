@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +152,39 @@ def test_both_modalities_can_be_forced_and_groups_are_limited(model):
     assert sorted(found.kind[0, :2].tolist()) == [0, 1]
     always = dataclasses.replace(both, temperature=jnp.full(1, 20.0))
     assert decode(model, ids, lengths, always, max_new_tokens=120, max_groups=2).num_groups[0] <= 2
+
+
+class Stubborn:
+    """A model that always says the same."""
+
+    def __init__(self, model, token):
+        self.llm, self.embed_tokens, self._token = model.llm, model.embed_tokens, token
+
+    def logits(self, hidden):
+        return jnp.zeros((*hidden.shape[:-1], VOCAB + len(NEW_TOKENS))).at[..., self._token].set(1.0)
+
+
+@pytest.mark.parametrize("token", [7, signal_ids("image", VOCAB)[0], signal_ids("audio", VOCAB)[0]])
+@pytest.mark.parametrize("spare_groups", [0, 2])
+def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, spare_groups):
+    """A stop, or one group over and over; with exactly enough room, and with more; greedy, and at random."""
+    spares, choices = (0, 1, 3, 4, 5, 8, 9, 17), ((0,), (1,), (0, 1))
+    cases = list(itertools.product(choices, spares, (0.0, 30.0)))
+    force = jnp.array([[m in names for m in range(2)] for names, _, _ in cases])
+    limits = force @ jnp.array([4, 8]) + jnp.array([spare for _, spare, _ in cases])
+    opts = options(len(cases), allow=[True, True])
+    temperature = jnp.array([t for _, _, t in cases])
+    opts = dataclasses.replace(opts, force=force, max_new_tokens=limits, temperature=temperature)
+    ids, lengths = prompts([4] * len(cases))
+    config = DecodeConfig(((7, 9), (7,)), NAMES, max_new_tokens=32, max_groups=2 + spare_groups)
+    embedded = model.embed_tokens(ids)
+    found = jax.device_get(jax.jit(lambda e: generate(Stubborn(model, token), e, lengths, opts, config))(embedded))
+    for row, (names, _, _) in enumerate(cases):
+        made = found.kind[row, : found.num_groups[row]].tolist()
+        assert set(names) <= set(made), (cases[row], found.tokens[row].tolist())
+        assert found.length[row] <= limits[row] and found.num_groups[row] <= config.max_groups
+        tokens = found.tokens[row, : found.length[row]].tolist()
+        assert [t for t in tokens if t >= VOCAB] == [t for m in made for t in signal_ids(NAMES[m], VOCAB)]
 
 
 def test_changing_options_does_not_recompile(model):

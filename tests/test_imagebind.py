@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from convert import engine
-from convert.checkpoints import Checkpoint, open_checkpoint
+from convert.checkpoints import Tensor, open_checkpoint
 from convert.imagebind import table
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.hub import read_json
@@ -215,8 +215,8 @@ def test_export_gives_the_file_back(model):
 def test_a_key_too_many_is_refused_by_name():
     original = open_checkpoint(FIXTURES / "imagebind")
     odd = "modality_trunks.audio.blocks.0.attn.bias_q"
-    shapes = original.shapes | {odd: (1, 1, 24)}
-    checkpoint = Checkpoint("odd", shapes, dict.fromkeys(shapes, lambda _: pytest.fail("read before it was checked")))
+    unread = Tensor((1, 1, 24), np.dtype(np.float32), lambda: pytest.fail("read before it was checked"))
+    checkpoint = original.with_tensors(dict.fromkeys(original, unread) | original.tensors | {odd: unread})
     state = nnx.state(nnx.eval_shape(lambda: ImageBind(tiny_config(), rngs=nnx.Rngs(0))))
     with pytest.raises(engine.ConversionError, match=f"unexpected {odd}"):
         engine.load(checkpoint, state, table())

@@ -16,6 +16,7 @@ from flax import nnx
 from convert import engine
 from convert.checkpoints import Checkpoint, open_checkpoint
 from convert.llama import BASE, LORA
+from convert.shards import save_safetensors
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.hub import read_json
 from nextgpt_jax.layers import LoRAConfig, merge_lora, unstack
@@ -90,12 +91,10 @@ def test_tied_head():
     model = original(tie_word_embeddings=True)
     cfg = LlamaConfig.from_hub(model.config.to_dict())
     checkpoint = checkpoint_of(model)
-    shapes = {k: v for k, v in checkpoint.shapes.items() if k != "lm_head.weight"}  # hub files don't repeat it
+    tied = Checkpoint.of("tied", {k: v for k, v in checkpoint.items() if k != "lm_head.weight"})  # as hub files have it
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=nnx.Rngs(0))))
-    tied = nnx.merge(
-        graphdef, engine.load(Checkpoint("tied", shapes, dict.fromkeys(shapes, checkpoint.__getitem__)), state, BASE)
-    )
-    assert relative_error(run(tied, IDS)[1], expected(model, IDS)[1]) < 1e-5
+    model_of_tied = nnx.merge(graphdef, engine.load(tied, state, BASE))
+    assert relative_error(run(model_of_tied, IDS)[1], expected(model, IDS)[1]) < 1e-5
 
 
 def test_right_padded_rows_need_no_mask():
@@ -235,7 +234,7 @@ def adapted(targets=LORA_CONFIG.targets) -> tuple[transformers.LlamaForCausalLM,
     """A base model, the same under peft with random updates, and the base's weights."""
     base = original()
     weights = {key: value.numpy().copy() for key, value in base.state_dict().items()}
-    checkpoint = Checkpoint("base", {k: v.shape for k, v in weights.items()}, dict.fromkeys(weights, weights.get))
+    checkpoint = Checkpoint.of("base", weights)
     config = peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules=list(targets), task_type="CAUSAL_LM")
     wrapped = peft.get_peft_model(base, config).eval()
     with torch.no_grad():
@@ -263,7 +262,7 @@ def test_lora_matches_peft_and_goes_back(tmp_path, targets):
         assert relative_error(run(model, IDS)[1], expected(wrapped, IDS)[1]) > 1e-2
 
     tensors = engine.export(nnx.state(model, nnx.LoRAParam), LORA)
-    engine.save_safetensors(tensors, tmp_path / "ours" / "adapter_model.safetensors")
+    save_safetensors(tensors, tmp_path / "ours" / "adapter_model.safetensors")
     config = (tmp_path / "saved" / "adapter_config.json").read_text()
     (tmp_path / "ours" / "adapter_config.json").write_text(config)
     again = peft.PeftModel.from_pretrained(original(), tmp_path / "ours").eval()
@@ -279,7 +278,7 @@ def test_lora_loads_in_both_spellings():
     older = {key.replace(".default", ""): value for key, value in newer.items()}
     outputs = []
     for weights in (newer, older):
-        adapter = Checkpoint("adapter", {k: v.shape for k, v in weights.items()}, dict.fromkeys(weights, weights.get))
+        adapter = Checkpoint.of("adapter", weights)
         outputs.append(run(load_adapted(checkpoint, adapter), IDS)[1])
     np.testing.assert_array_equal(*outputs)
 
@@ -288,7 +287,7 @@ def test_lora_loads_in_both_spellings():
 def lora_model() -> Llama:
     _, wrapped, checkpoint = adapted()
     weights = {k: v.numpy() for k, v in wrapped.state_dict().items() if "lora_" in k}
-    adapter = Checkpoint("adapter", {k: v.shape for k, v in weights.items()}, dict.fromkeys(weights, weights.get))
+    adapter = Checkpoint.of("adapter", weights)
     return load_adapted(checkpoint, adapter)
 
 

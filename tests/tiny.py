@@ -10,7 +10,9 @@ from flax import nnx
 
 import convert.imagebind
 import convert.llama
-from convert.engine import export, save_safetensors
+from convert.checkpoints import Checkpoint
+from convert.engine import export
+from convert.shards import save_safetensors
 from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
@@ -24,7 +26,7 @@ _LLAMA = {
     "model_type": "llama", "vocab_size": 720, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
-_IMAGEBIND = {
+IMAGEBIND = {
     "modalities": ["vision", "audio"], "vision_embed_dim": 16, "vision_num_blocks": 1, "vision_num_heads": 2,
     "audio_embed_dim": 16, "audio_num_blocks": 1, "audio_num_heads": 2, "audio_kernel_size": 8, "audio_stride": 8,
     "audio_num_mel_bins": 16, "audio_target_len": 24, "audio_clips": 2, "video_clips": 1, "video_crops": 3,
@@ -79,10 +81,10 @@ _DECODERS = {  # modality -> folder, parts
 
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
-    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(_IMAGEBIND)
+    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(IMAGEBIND)
     _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), convert.llama.BASE)
     table = convert.imagebind.table(encoder.modalities)
-    _write(folder / "imagebind", _IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
+    _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
     for modality, (name, parts) in _DECODERS.items():
         for part, config in parts.items():
             (folder / name / part).mkdir(parents=True)
@@ -105,10 +107,11 @@ def _write(folder: pathlib.Path, config: dict, make, table, part: str = "") -> N
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def lively(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def lively(tensors: Checkpoint) -> Checkpoint:
     """What starts at zero made random, so that everything has an influence."""
     rng = np.random.default_rng(0)
-    return {k: v if v.any() else rng.normal(0, 0.2, v.shape).astype(v.dtype) for k, v in tensors.items()}
+    arrays = {k: v if v.any() else rng.normal(0, 0.2, v.shape).astype(v.dtype) for k, v in tensors.items()}
+    return Checkpoint.of("lively", arrays)
 
 
 def write_data(folder: pathlib.Path, n: int = 12) -> None:

@@ -25,7 +25,7 @@ from examples.keypad.gallery import gallery
 from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Request
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
-from nextgpt_jax.command import enable_compilation_cache
+from nextgpt_jax.command import enable_compilation_cache, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine as inference
 from nextgpt_jax.inference.cli import load_engine
@@ -128,7 +128,7 @@ class Examination:
     def _segments(self, request: Request, shown: list[pathlib.Path]) -> tuple:
         contents: dict[str, list] = {}
         for thing, path in zip(request.seen, shown, strict=True):
-            content = media.read(thing.modality, path, self._engine.config.encoder)
+            content = media.load(thing.modality, path, self._engine.config.encoder)
             contents.setdefault(thing.modality, []).append(content)
         return human_segments(request.human, contents)
 
@@ -199,12 +199,12 @@ def mistakes(title: str, answers: Sequence[Answer]) -> list[str]:
     ]
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Runs the measurements and prints them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="", help="evaluate this training run, not the shipped weights")
     parser.add_argument("--output", default="", help="folder for all media, a picture of some, and what went wrong")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv[1:])
     enable_compilation_cache()
     engine, start = load_engine(get_config(), args.workdir), time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -228,7 +228,6 @@ def main(argv: list[str]) -> int:
             lines += [f"talk: {a.request.human!r} -> {a.text!r} {len(a.made)} media" for a in talk]
             (folder / "mistakes.txt").write_text("\n".join(lines) + "\n")
             gallery(pairs).save(folder / "keypad.png")
-    return 0
 
 
 def _lengths() -> str:
@@ -237,4 +236,4 @@ def _lengths() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv))

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from examples.keypad.world import INK, PAPER, RATE
 from nextgpt_jax import media
 
 _CELL, _MARGIN, _TITLE, _LABEL = 88, 10, 26, 22
 _COLUMNS = 10
-_RATE = 8000  # Hz
-_INK, _PAPER = np.array([28.0, 34.0, 66.0]), np.array([250.0, 247.0, 240.0])
 
 
 def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
@@ -83,14 +82,14 @@ def _image(path: pathlib.Path) -> Image.Image:
 
 def _spectrogram(path: pathlib.Path, window: int = 256, hop: int = 64) -> Image.Image:
     """Loudness by time (to the right) and pitch (upwards, 500 to 1700 Hz: a key's tone is two lines)."""
-    samples = media.read_audio(path, sample_rate=_RATE)
+    samples = media.read_audio(path, sample_rate=RATE)
     starts = range(0, max(len(samples) - window, 0) + 1, hop)
     frames = np.stack([np.resize(samples[s : s + window], window) for s in starts]) * np.hanning(window)
     power = np.abs(np.fft.rfft(frames, 4 * window)) ** 2
-    low, high = (int(hertz * 4 * window / _RATE) for hertz in (500, 1700))
+    low, high = (int(hertz * 4 * window / RATE) for hertz in (500, 1700))
     decibels = 10.0 * np.log10(power[:, low:high].T[::-1] / power.max() + 1e-9)
     loudness = np.clip(1.0 + decibels / 40.0, 0.0, 1.0)
-    pixels = np.round(_PAPER + (_INK - _PAPER) * loudness[..., None]).astype(np.uint8)
+    pixels = np.round(PAPER + (INK - PAPER) * loudness[..., None]).astype(np.uint8)
     return Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.BILINEAR)
 
 

@@ -15,13 +15,17 @@ import json
 import os
 import pathlib
 import random
+import sys
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
 from examples.keypad import language, world
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
+from nextgpt_jax.command import run_command
+from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.modalities import OUTPUTS
 
 CONVERSATIONS = 12000
@@ -84,7 +88,14 @@ def instruction_records(files: Files, rng: random.Random, n: int) -> list[dict[s
 
 
 def prepare(output: pathlib.Path, *, conversations: int = CONVERSATIONS, seed: int = 0) -> None:
-    """Writes the training set; a folder that is there is complete."""
+    """Writes the training set; a folder that is there is complete. One that was written before is replaced.
+
+    Raises:
+      UserError: something else is there.
+    """
+    if output.exists() and not (output / "instructions.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise UserError(f"--output: {output} holds something else: give a new folder")
+    check_folder(output, "--output")
     rng = random.Random(seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-") as scratch:
@@ -98,13 +109,14 @@ def prepare(output: pathlib.Path, *, conversations: int = CONVERSATIONS, seed: i
         os.replace(folder, output)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and writes the training set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
-    output = parser.parse_args().output
+    output = parser.parse_args(argv[1:]).output
     prepare(output)
     print(f"wrote the training set to {output}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, sys.argv))

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from nextgpt_jax.errors import UserError
+
 SIZE = 32
 TRAIN = slice(0, 1437)
 HELD_OUT = slice(1437, 1797)
@@ -21,14 +23,17 @@ RATE = 8000  # Hz, of tones
 ROWS, COLUMNS = (697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0)  # Hz
 
 _MARGIN = 2
-_INK = np.array([28.0, 34.0, 66.0])
-_PAPER = np.array([250.0, 247.0, 240.0])
+INK = np.array([28.0, 34.0, 66.0])
+PAPER = np.array([250.0, 247.0, 240.0])
 
 
 @functools.cache
 def scans() -> tuple[UInt8[np.ndarray, "1797 32 32 3"], Int[np.ndarray, "1797"]]:
     """All scans, dark ink on light paper, with their digits. TRAIN and HELD_OUT are slices of both."""
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError("the scans come with scikit-learn, which is missing: pip install -e '.[demo]'") from None
 
     digits = load_digits()
     return paper(np.stack([_enlarged(image / 16.0) for image in digits.images])), digits.target
@@ -41,12 +46,12 @@ def ink() -> Float[np.ndarray, "1797 32 32"]:
 
 def inked(images: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
     """Amounts of ink between 0 (paper) and 1: what `paper` has painted, or as near as other colours are."""
-    return np.clip((_PAPER[0] - images[..., 0]) / (_PAPER[0] - _INK[0]), 0.0, 1.0).astype(np.float32)
+    return np.clip((PAPER[0] - images[..., 0]) / (PAPER[0] - INK[0]), 0.0, 1.0).astype(np.float32)
 
 
 def paper(ink: Float[np.ndarray, "*b h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
     """Paints amounts of ink on paper."""
-    return np.round(_PAPER + (_INK - _PAPER) * ink[..., None]).astype(np.uint8)
+    return np.round(PAPER + (INK - PAPER) * ink[..., None]).astype(np.uint8)
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:

@@ -95,8 +95,8 @@ class Encoder:
             positions = np.full(room, self.max_length, np.int32)
             given = [(p, m) for p, m in encoded.inputs if m.modality == name and p < self.max_length]
             for i, (position, medium) in enumerate(given):
-                content = media.read(name, locate(medium.content, name), self.encoder)
-                found[i], positions[i] = media.preprocess(name, content, self.encoder), position
+                found[i] = media.load(name, locate(medium.content, name), self.encoder)
+                positions[i] = position
             row["media"][name] = {"input": found, "positions": positions}
         for name, room in self.layout.outputs.items():
             count, width = OUTPUTS[name].num_signal_tokens, self.caption_lengths[name]

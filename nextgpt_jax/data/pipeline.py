@@ -15,7 +15,7 @@ from nextgpt_jax.data.samples import Conversation
 def batches(samples: Sequence[Conversation], encoder: Encoder, config: DataConfig, seed: int) -> grain.DatasetIterator:
     """An endless iterator of batches (data/batches.py); get_state() and set_state() are its position."""
     dataset = grain.MapDataset.source(Epochs(samples, encoder, config, seed))
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
     return iter(dataset.to_iter_dataset(options))
 
 

@@ -7,7 +7,9 @@ Instructions: [{"conversations": [{"from": "human" | "gpt", "value": "... <image
 modality's in order. A single input may be written "input_image": name, and a single caption as a string.
 """
 
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from nextgpt_jax.errors import UserError
@@ -49,7 +51,19 @@ def read_samples(kind: str, paths: str, media: str) -> list[Conversation]:
 
 def locate(path: pathlib.Path, modality: str) -> pathlib.Path:
     """Where a medium lies: at `path`, or in the folder of its modality beside it (images/, videos/, audios/, ...)."""
-    return path if path.exists() else path.parent / f"{modality}s" / path.name
+    return path if os.path.exists(path) else path.parent / f"{modality}s" / path.name
+
+
+def check_files(samples: Sequence[Conversation]) -> None:
+    """Checks that all media are there, so that a run does not stop at one after hours.
+
+    Raises:
+      UserError: one is not.
+    """
+    for number, conversation in enumerate(samples):
+        for medium in (s for turn in conversation for s in turn.human if isinstance(s, Input)):
+            if not os.path.exists(locate(medium.content, medium.modality)):
+                raise UserError(f"sample {number}: no such {medium.modality}: {medium.content}")
 
 
 def _describe(record: dict[str, Any], media: pathlib.Path) -> Conversation:
@@ -80,7 +94,7 @@ def _caption(record: dict[str, Any]) -> str:
 
 def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
     messages = record["conversations"]
-    if len(messages) % 2 or any(m["from"] != ("human", "gpt")[i % 2] for i, m in enumerate(messages)):
+    if not messages or len(messages) % 2 or any(m["from"] != ("human", "gpt")[i % 2] for i, m in enumerate(messages)):
         raise UserError("turns should alternate human, gpt")
     inputs = {name: [media / p for p in _listed(record, f"input_{name}")] for name in MODALITIES}
     captions = {name: _listed(record, f"{name}_caption") for name in OUTPUTS}
@@ -100,4 +114,7 @@ def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
 def _listed(record: dict[str, Any], key: str) -> list[str]:
     """record[key + "s"], or record[key] alone, as a list."""
     value = record.get(key + "s", record.get(key, []))
-    return [value] if isinstance(value, str) else list(value)
+    values = [value] if isinstance(value, str) else list(value)
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{key} should be texts")
+    return values

@@ -112,10 +112,10 @@ class ClapTextModelWithProjection(nnx.Module):
         self.pooler = Linear(cfg.hidden_size, cfg.hidden_size, rngs=rngs)
         self.text_projection = TextProjection(cfg.hidden_size, cfg.projection_dim, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "b t"], *, remat: bool = False) -> Float[Array, "b projection_dim"]:
+    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b projection_dim"]:
         """Embeddings, not normalised, in the dtype of the parameters; ids equal to `pad_token_id` are padding.
 
-        Raises ValueError for more than `config.max_tokens` tokens. remat recomputes each layer in the backward pass.
+        Raises ValueError for more than `config.max_tokens` tokens.
         """
         if ids.shape[1] > self.config.max_tokens:
             raise ValueError(f"{ids.shape[1]} tokens, but the text encoder takes {self.config.max_tokens}")
@@ -125,5 +125,5 @@ class ClapTextModelWithProjection(nnx.Module):
         x = self.word_embeddings(ids) + self.token_type_embeddings.embedding[0] + self.position_embeddings(positions)
         mask = real[:, None, None]  # [B, 1, 1, T]
         x = self.embeddings_norm(x)
-        x = scan_layers(lambda x, layer, _: layer(x, mask), x, self.layers, remat=remat)
+        x = scan_layers(lambda x, layer, _: layer(x, mask), x, self.layers)
         return self.text_projection(jnp.tanh(self.pooler(x[:, 0])))

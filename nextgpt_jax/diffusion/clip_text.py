@@ -96,14 +96,14 @@ class CLIPTextModel(nnx.Module):
         self.layers = stack(lambda rngs: EncoderLayer(cfg, rngs=rngs), cfg.num_hidden_layers, rngs)
         self.final_layer_norm = LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
 
-    def __call__(self, ids: Int[Array, "b t"], *, remat: bool = False) -> Float[Array, "b t d"]:
+    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """Hidden states after the final norm, in the dtype of the embeddings.
 
-        Raises ValueError when there are more tokens than positions. remat recomputes each layer in the backward pass.
+        Raises ValueError when there are more tokens than positions.
         """
         t = ids.shape[1]
         if t > self.config.max_position_embeddings:
             raise ValueError(f"{t} tokens, but the text encoder has {self.config.max_position_embeddings} positions")
         x = self.token_embedding(ids) + self.position_embedding.embedding[:t]
-        x = scan_layers(lambda x, layer, _: layer(x), x, self.layers, remat=remat)
+        x = scan_layers(lambda x, layer, _: layer(x), x, self.layers)
         return self.final_layer_norm(x)

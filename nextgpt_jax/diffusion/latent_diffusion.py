@@ -45,8 +45,10 @@ class LatentDiffusionConfig:
           UserError: a file is missing, or a part is of a kind that is not implemented, or the parts don't fit.
         """
         folder = pathlib.Path(folder)
-        parts = {name: kind.from_hub(hub.read_json(folder / name / "config.json")) for name, kind in cls.PARTS.items()}
-        scheduler = SchedulerConfig.from_hub(hub.read_json(folder / "scheduler" / "scheduler_config.json"))
+        parts = {
+            name: kind.from_hub(hub.read_config(folder / name / "config.json")) for name, kind in cls.PARTS.items()
+        }
+        scheduler = SchedulerConfig.from_hub(hub.read_config(folder / "scheduler" / "scheduler_config.json"))
         try:
             return cls(**parts, scheduler=scheduler)
         except ValueError as error:

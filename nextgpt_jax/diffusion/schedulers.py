@@ -98,6 +98,10 @@ class SchedulerConfig:
             if getattr(self, field) not in values:
                 wanted = ", ".join(repr(v) for v in values if v is not None)
                 raise ValueError(f"{field}={getattr(self, field)!r} is not supported (only {wanted})")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start={self.beta_start!r} and beta_end={self.beta_end!r} should rise between 0 and 1"
+            )
         if self.name == "pndm" and self.prediction_type == "sample":
             raise ValueError("PNDM has no prediction_type='sample'")
 
@@ -122,20 +126,20 @@ class SchedulerConfig:
         """The coefficients of a sampling run of `steps` steps (PNDM evaluates the model more often than that).
 
         Raises:
-          UserError: `steps` is below 1, above num_train_timesteps, or too few for PNDM's Runge-Kutta start.
+          UserError: `steps` is below 1, above num_train_timesteps, too few for PNDM's Runge-Kutta start, or so many
+            that two of them fall on one noise level.
         """
         if not 1 <= steps <= self.num_train_timesteps:
             raise hub.UserError(f"the number of steps must be 1 to {self.num_train_timesteps}, got {steps}")
-        if self.name == "pndm":
-            if not self.skip_prk_steps and steps < 4:
-                raise hub.UserError(f"PNDM with Runge-Kutta steps needs at least 4 steps, got {steps}")
-            rows, sigma = _pndm(self, steps), 1.0
-        elif self.name == "ddim":
-            rows, sigma = _ddim(self, steps), 1.0
-        elif self.name == "dpm++":
-            rows, sigma = _dpm(self, steps), 1.0
-        else:
-            rows, sigma = _euler(self, steps)
+        if self.name == "pndm" and not self.skip_prk_steps and steps < 4:
+            raise hub.UserError(f"PNDM with Runge-Kutta steps needs at least 4 steps, got {steps}")
+        with np.errstate(all="ignore"):  # checked below
+            if self.name == "euler":
+                rows, sigma = _euler(self, steps)
+            else:
+                rows, sigma = {"pndm": _pndm, "ddim": _ddim, "dpm++": _dpm}[self.name](self, steps), 1.0
+        if not all(np.isfinite(np.hstack(dataclasses.astuple(row))).all() for row in rows):
+            raise hub.UserError(f"{self.name} can't take as many as {steps} steps on this noise schedule: take fewer")
         return _padded(rows, sigma)
 
 

@@ -60,6 +60,7 @@ class StableDiffusionConfig(LatentDiffusionConfig):
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
+            skip_prk_steps=True,
             prediction_type="v_prediction",
             steps_offset=1,
             set_alpha_to_one=False,

@@ -48,6 +48,7 @@ class TextToVideoConfig(LatentDiffusionConfig):
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",
+            skip_prk_steps=True,
             steps_offset=1,
             set_alpha_to_one=False,
         )

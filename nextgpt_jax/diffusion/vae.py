@@ -44,6 +44,8 @@ class AutoencoderKLConfig:
     scaling_factor: float = 0.18215
 
     def __post_init__(self):
+        if not self.scaling_factor > 0:
+            raise ValueError(f"scaling_factor={self.scaling_factor!r} should be positive")
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
                 raise ValueError(f"{width} channels do not divide into {self.norm_num_groups} groups")
@@ -67,7 +69,7 @@ class AutoencoderKLConfig:
     def from_hub(cls, config: Mapping[str, Any]) -> "AutoencoderKLConfig":
         """Reads an AutoencoderKL's config.json. Raises UserError for variants that compute something else."""
         for key, wanted in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            if unknown := set(config.get(key, ())) - {wanted}:
+            if unknown := set(config.get(key) or ()) - {wanted}:
                 raise hub.UserError(f"{cls.__name__}: {key} {sorted(unknown)} are not supported (only {wanted})")
         return hub.parse_config(cls, config, _SUPPORTED)
 

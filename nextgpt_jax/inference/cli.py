@@ -126,8 +126,8 @@ def answer_file(engine, records: Sequence, options: dict, output: str, size: int
             found[i] = {"text": reply.text, **_by_modality(reply.media, names), "tokens": reply.tokens}
         lines += [json.dumps(found[i], ensure_ascii=False) + "\n" for i in sorted(found)]
         answered += len(requests)
-    with atomic_write(folder / "replies.jsonl") as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        with atomic_write(folder / "replies.jsonl") as temporary:  # what is answered stays, whatever comes
+            temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     print(f"{answered} of {len(records)} requests answered: {folder / 'replies.jsonl'}")
 
 
@@ -158,14 +158,13 @@ def chat(engine, options: dict, output: str) -> None:
                 request = make_request(line, paths, options, engine.config, engine.defaults, history)
                 with progress() as on_step:
                     reply = engine.answer([request], on_step)[0]
+                history = [*history, Turn(request.turns[-1].human, reply.segments)]
+                print(reply.text)
+                for path in save_media(reply.media, pathlib.Path(output)):
+                    print(path)
             except UserError as error:
                 print(f"error: {error}")
-                paths = {}
-                continue
-            history, paths = [*history, Turn(request.turns[-1].human, reply.segments)], {}
-            print(reply.text)
-            for path in save_media(reply.media, pathlib.Path(output)):
-                print(path)
+            paths = {}
 
 
 def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -24,6 +24,7 @@ from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, mod
 from nextgpt_jax.layers import unstack
 from nextgpt_jax.load import System
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
+from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
@@ -32,7 +33,7 @@ _ENCODE_BATCH = 32  # media of a modality that are encoded together
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A conversation whose last turn is to be answered; the content of inputs is what `media.read` gives.
+    """A conversation whose last turn is to be answered; the content of inputs is what `media.load` gives.
 
     `modality` is "auto", "text", or a list such as "image,audio". `steps` and `guidance` hold for all that is sampled;
     None takes each modality's defaults. Other options: see infer.py.
@@ -81,6 +82,7 @@ class Engine:
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         if jax.default_backend() == "cpu" and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
+        _check_defaults(defaults, self.modalities)
         for name, decoder in self._decoders.items():
             decoder.latent_shape(*self._size(name))  # raises if the size does not fit
         if "video" in self._decoders and defaults.video.feed_forward_chunk:
@@ -102,38 +104,21 @@ class Engine:
         context, length = self.config.llm.max_position_embeddings, len(encoded.ids)
         if length >= context:
             raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
-        checks = {
-            "steps": request.steps is None or 1 <= request.steps <= 1000,
-            "guidance": request.guidance is None or 0 <= request.guidance < 1000,
-            "temperature": 0 <= request.temperature < 1000,
-            "top_k": 0 <= request.top_k < 2**31,
-            "top_p": 0 < request.top_p <= 1,
-            "max_new_tokens": 1 <= request.max_new_tokens < 2**31,
-            "seed": 0 <= request.seed < 2**31,
-        }
-        if wrong := [name for name, good in checks.items() if not good]:
-            raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
+        forced = check_options(request, self.config, self.defaults)
         for _, medium in encoded.inputs:
             if medium.modality not in self.config.readable:
                 known = ", ".join(self.config.readable)
                 raise UserError(f"this model's encoder does not read {medium.modality} (only {known})")
-            media.check(medium.modality, medium.content)
-        try:
-            _, forced = modality_options(self.modalities, request.modality)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        for name, decoder in self._decoders.items():
-            decoder.scheduler.plan(self._steps(request, name))  # raises if the sampler cannot take as many
+            found, wanted = np.shape(medium.content), self.config.encoder.input_shape(medium.modality)
+            if found != tuple(wanted):
+                raise UserError(
+                    f"{medium.modality} of shape {list(found)} is not what media.load gives: {list(wanted)}"
+                )
         needed = sum(len(signal_ids(name, 0)) for name, wanted in zip(self.modalities, forced) if wanted)
         room = min(request.max_new_tokens, context - length)
         if room < needed:
             raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
-        if sum(forced) > self.defaults.max_media:
-            raise UserError(f"an answer has at most decode.max_media={self.defaults.max_media} media")
         return encoded
-
-    def _steps(self, request: Request, name: str) -> int:
-        return getattr(self.defaults, name).steps if request.steps is None else request.steps
 
     def _size(self, name: str) -> tuple:
         """The arguments of the decoder's latent_shape."""
@@ -153,7 +138,7 @@ class Engine:
             replies.append(self._reply(generated, i))
             for g in range(generated.num_groups[i]):
                 name = self.modalities[generated.kind[i, g]]
-                groups.setdefault((name, self._steps(request, name)), []).append((i, g))
+                groups.setdefault((name, _steps(request, name, self.defaults)), []).append((i, g))
         made = {}
         for (name, steps), members in groups.items():
             size = getattr(self.defaults, name).batch
@@ -207,7 +192,7 @@ class Engine:
                 some = places[at : at + _ENCODE_BATCH]
                 batch = np.zeros((_power_of_two(len(some)), *self.config.encoder.input_shape(name)), np.float32)
                 for k, i in enumerate(some):
-                    batch[k] = media.preprocess(name, inputs[i].content, self.config.encoder)
+                    batch[k] = inputs[i].content
                 embedded = _encode(self._model, jnp.asarray(batch, self._dtype), name=name)
                 found |= zip(some, np.asarray(embedded, np.float32), strict=False)
         return [found[i] for i in range(len(inputs))]
@@ -238,7 +223,7 @@ class Engine:
         """Samples the media of the `chosen` (request, group) pairs together."""
         decoder, defaults = self._decoders[name], getattr(self.defaults, name)
         count = len(signal_ids(name, 0))
-        batch = _power_of_two(len(chosen))
+        batch = min(_power_of_two(len(chosen)), defaults.batch)
         hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)
         guidance = np.ones(batch, np.float32)
         seeds, indices = np.zeros(batch, np.uint32), np.zeros(batch, np.int32)
@@ -308,6 +293,49 @@ def _finish(model, latents, *, name, dtype):
     """uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
     made = model.decoders[name].decode(latents, dtype)
     return made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8)
+
+
+def check_options(request: Request, config: NExTGPTConfig, defaults: DecodeDefaults) -> list[bool]:
+    """Checks the options of a request; gives which of the model's modalities have to come out.
+
+    Raises:
+      UserError: an option is out of range, or asks for what the model does not have.
+    """
+    ranges = {
+        "steps": request.steps is None or 1 <= request.steps <= 1000,
+        "guidance": request.guidance is None or 0 <= request.guidance < 1000,
+        "temperature": 0 <= request.temperature < 1000,
+        "top_k": 0 <= request.top_k < 2**31,
+        "top_p": 0 < request.top_p <= 1,
+        "max_new_tokens": 1 <= request.max_new_tokens < 2**31,
+        "seed": 0 <= request.seed < 2**31,
+    }
+    if wrong := [name for name, good in ranges.items() if not good]:
+        raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
+    try:
+        _, forced = modality_options(config.modalities, request.modality)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for name, decoder in config.decoders:
+        decoder.scheduler.plan(_steps(request, name, defaults))  # raises if the sampler cannot take as many
+    if sum(forced) > defaults.max_media:
+        raise UserError(f"an answer has at most decode.max_media={defaults.max_media} media")
+    return forced
+
+
+def _steps(request: Request, name: str, defaults: DecodeDefaults) -> int:
+    return getattr(defaults, name).steps if request.steps is None else request.steps
+
+
+def _check_defaults(defaults: DecodeDefaults, modalities: Sequence[str]) -> None:
+    """Checks what only the config can set. Raises UserError."""
+    for name in modalities:
+        if (batch := getattr(defaults, name).batch) < 1:
+            raise UserError(f"decode.{name}.batch is {batch}: give at least 1")
+    if "video" in modalities and not 0 < defaults.video.fps <= 1000:
+        raise UserError(f"decode.video.fps is {defaults.video.fps}: give frames per second above 0, at most 1000")
+    if defaults.max_media < 0:
+        raise UserError(f"decode.max_media is {defaults.max_media}: give 0 or more")
 
 
 def _power_of_two(n: int) -> int:

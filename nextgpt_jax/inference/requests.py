@@ -10,7 +10,7 @@ from nextgpt_jax import media
 from nextgpt_jax.command import nearest
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import Request
+from nextgpt_jax.inference.engine import Request, check_options
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -41,17 +41,23 @@ def make_request(
     """A request from a prompt, media files by modality, and options; those left out (or None) take the defaults.
 
     Raises:
-      UserError: the prompt is empty, a file cannot be read, marks and media do not match.
+      UserError: the prompt is empty, an option is out of range, a file cannot be read, marks and media do not match.
     """
     if not prompt.strip():
         raise UserError("the prompt is empty: say what you want")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, in JSON or in the terminal's bytes
+        raise UserError("the prompt is not valid Unicode") from None
     if unread := [name for name, given in paths.items() if given and name not in model.readable]:
         raise UserError(f"this model's encoder does not read {unread[0]} (only {', '.join(model.readable)})")
-    contents = {name: [media.read(name, path, model.encoder) for path in given] for name, given in paths.items()}
     known = {f.name for f in dataclasses.fields(defaults)} & OPTIONS.keys()
     given = {name: value for name, value in options.items() if value is not None}
+    request = Request((), **{name: getattr(defaults, name) for name in known} | given)
+    check_options(request, model, defaults)
+    contents = {name: [media.load(name, path, model.encoder) for path in given] for name, given in paths.items()}
     turn = Turn(human_segments(prompt, {name: found for name, found in contents.items() if found}))
-    return Request((*history, turn), **{name: getattr(defaults, name) for name in known} | given)
+    return dataclasses.replace(request, turns=(*history, turn))
 
 
 def read_requests(path: str) -> list[Record | UserError]:
@@ -61,7 +67,7 @@ def read_requests(path: str) -> list[Record | UserError]:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")  # other separators may stand in JSON
+        lines = pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")  # other separators may stand in JSON
     except FileNotFoundError:
         raise UserError(f"--requests: no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +87,7 @@ def read_requests(path: str) -> list[Record | UserError]:
 def _parse(line: str, folder: pathlib.Path) -> Record:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers may be too long, and lists too deep
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise UserError('a request is an object such as {"prompt": "draw a seven"}')

@@ -1,6 +1,7 @@
 """Media between files and arrays, and the preprocessing of the encoder: numpy in, numpy out.
 
-`read`, `check`, `preprocess` and `write` do it for a modality by name; each has a file with the functions behind them.
+`load` (which is `read`, then `preprocess`) and `write` do it for a modality by name; each has a file with the functions
+behind them.
 """
 
 import os
@@ -8,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nextgpt_jax.media.audio import Audio, check_audio, fbank, preprocess_audio, read_audio, resample, write_wav
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.media.audio import Audio, fbank, preprocess_audio, read_audio, resample, write_wav
 from nextgpt_jax.media.image import (
     CLIP_MEAN,
     CLIP_STD,
-    MAX_ASPECT,
     MAX_PIXELS,
-    check_aspect,
     preprocess_image,
     read_image,
     write_png,
@@ -25,14 +25,11 @@ from nextgpt_jax.media.video import Video, preprocess_clips, read_clips, read_vi
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
-    "MAX_ASPECT",
     "MAX_PIXELS",
     "Audio",
     "Video",
-    "check",
-    "check_aspect",
-    "check_audio",
     "fbank",
+    "load",
     "preprocess",
     "preprocess_audio",
     "preprocess_clips",
@@ -80,15 +77,6 @@ _PREPROCESSORS = {
     "imu": lambda samples, cfg: preprocess_imu(samples),
 }
 
-_CHECKS = {
-    "image": check_aspect,
-    "video": lambda clips: check_aspect(clips[0, 0]),
-    "audio": check_audio,
-    "depth": check_aspect,
-    "thermal": check_aspect,
-    "imu": lambda samples: None,
-}
-
 _WRITERS = {
     "image": lambda path, image: write_png(path, image),
     "video": lambda path, video: write_mp4(path, video.frames, video.fps),
@@ -108,16 +96,24 @@ def read(modality: str, path: str | os.PathLike, cfg: Any) -> np.ndarray:
     return _READERS[modality](path, cfg)
 
 
-def check(modality: str, content: np.ndarray) -> None:
-    """Raises UserError if `preprocess` would: what is seen is too narrow, what is heard too short."""
-    _CHECKS[modality](content)
+def load(modality: str, path: str | os.PathLike, cfg: Any) -> np.ndarray:
+    """One input of the encoder (an ImageBindConfig) from a file: float32 of shape `cfg.input_shape(modality)`.
+
+    Raises:
+      UserError: the file cannot be read as that modality, or shows too little; one line names it and says why.
+    """
+    content = read(modality, path, cfg)
+    try:
+        return preprocess(modality, content, cfg)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def preprocess(modality: str, content: np.ndarray, cfg: Any) -> np.ndarray:
     """From `read` to one input of the encoder, float32 of shape `cfg.input_shape(modality)`.
 
     Raises:
-      UserError: what `check` says.
+      UserError: what is seen is too narrow, what is heard too short.
     """
     return _PREPROCESSORS[modality](content, cfg)
 

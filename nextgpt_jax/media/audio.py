@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, NamedTuple
 
@@ -44,48 +45,51 @@ def read_audio(
     """
     path = pathlib.Path(path)
     with reading(path, "audio file"), path.open("rb") as file:
-        samples, rate = _read_samples(path, file, max_seconds)
+        samples = _resample_blocks(_read_samples(path, file, max_seconds), sample_rate)
         if not len(samples):
             raise ValueError("it has no samples")
-        if not np.isfinite(samples).all():
-            raise ValueError("it has samples that are not finite")
-        return resample(samples, rate, sample_rate)
+        return samples
 
 
-def _read_samples(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> tuple[np.ndarray, int]:
+_Blocks = Iterator[tuple[np.ndarray, int]]  # samples of one channel, and their rate: what is read is not held
+
+
+def _read_samples(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> _Blocks:
     head = file.read(3)
     file.seek(0)
     if head == b"ID3" or head[:2] >= b"\xff\xe0":  # MP3, about which libsndfile prints warnings
-        return _read_container(path, file, max_seconds)
+        yield from _read_container(path, file, max_seconds)
+        return
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
-        return _read_container(path, file, max_seconds)
+        yield from _read_container(path, file, max_seconds)
+        return
     with sound:
-        return _read_sound(path, sound, max_seconds)
+        yield from _read_sound(path, sound, max_seconds)
 
 
-def _read_sound(path: pathlib.Path, sound: soundfile.SoundFile, max_seconds: float) -> tuple[np.ndarray, int]:
+def _read_sound(path: pathlib.Path, sound: soundfile.SoundFile, max_seconds: float) -> _Blocks:
     count, rate, channels = sound.frames, sound.samplerate, sound.channels
     if known := 0 <= count < 2**60:  # libsndfile's largest number says that it cannot tell
         _check_length(path, count, rate, max_seconds)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later, once
-        blocks, seen = [], 0
-        while len(block := sound.read(_BLOCK // channels, dtype="float32", always_2d=True)):
-            seen += len(block)
-            _check_length(path, seen, rate, max_seconds)
-            blocks.append(block.mean(-1))
+    seen = 0
+    while len(block := sound.read(_BLOCK // channels, dtype="float32", always_2d=True)):
+        seen += len(block)
+        _check_length(path, seen, rate, max_seconds)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later, once
+            mean = block.mean(-1)
+        yield mean, rate
     if known and seen < count:
         raise ValueError("it is cut off or damaged")
-    return _join(blocks), rate
 
 
-def _read_container(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> tuple[np.ndarray, int]:
+def _read_container(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> _Blocks:
     with open_container(file) as container:
         if not container.streams.audio:
             raise ValueError("it has no sound")
         stream = container.streams.audio[0]
-        rate, blocks, seen = stream.rate, [], 0
+        rate, seen = stream.rate, 0
         _check_length(path, float((stream.duration or 0) * (stream.time_base or 0) * rate), rate, max_seconds)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
         for frame in itertools.chain(container.decode(stream), [None]):
@@ -93,8 +97,7 @@ def _read_container(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> 
                 block = part.to_ndarray()  # [channels, n]
                 seen += block.shape[1]
                 _check_length(path, seen, rate, max_seconds)
-                blocks.append(block.mean(0))
-    return _join(blocks), rate
+                yield block.mean(0), rate
 
 
 def _check_length(path: pathlib.Path, count: float, rate: int, max_seconds: float) -> None:
@@ -104,8 +107,30 @@ def _check_length(path: pathlib.Path, count: float, rate: int, max_seconds: floa
         raise UserError(f"{path} is too long: {count / rate:.1f} seconds, the limit is {max_seconds:g}")
 
 
-def _join(blocks: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+def _resample_blocks(blocks: _Blocks, target: int) -> np.ndarray:
+    """`resample` of the blocks laid end to end, of which little more than the result is held.
+
+    Raises:
+      ValueError: samples are not finite.
+    """
+    made, held, size, first = [], [], 0, 0  # first: samples at the target rate, of what is held, that are made already
+    for block, rate in blocks:
+        if not np.isfinite(block).all():
+            raise ValueError("it has samples that are not finite")
+        held.append(block)
+        size += len(block)
+        up, down = _ratio(rate, target)
+        margin = -(-_LOBES * max(up, down) // (up * down)) * down  # samples that one depends on, either side of it
+        if size < 2 * margin + down + _BLOCK:
+            continue
+        samples = np.concatenate(held)
+        ready = (size - margin) // down * down
+        made.append(resample(samples[: ready + margin], rate, target)[first : ready * up // down])
+        held, first = [samples[ready - margin :]], margin * up // down
+        size = len(held[0])
+    if held:
+        made.append(resample(np.concatenate(held), rate, target)[first:])
+    return np.concatenate(made) if made else np.zeros(0, np.float32)
 
 
 def resample(samples: Float[np.ndarray, " n"], rate: int, target: int) -> Float[np.ndarray, " m"]:
@@ -117,11 +142,19 @@ def resample(samples: Float[np.ndarray, " n"], rate: int, target: int) -> Float[
     samples = np.asarray(samples, np.float32)
     if rate == target:
         return samples
+    up, down = _ratio(rate, target)
+    return scipy.signal.resample_poly(samples, up, down, window=_taps(max(up, down)))
+
+
+def _ratio(rate: int, target: int) -> tuple[int, int]:
     divisor = math.gcd(rate, target)
-    up, down = target // divisor, rate // divisor
-    most = max(up, down)
-    taps = scipy.signal.firwin(2 * _LOBES * most + 1, _CUTOFF / most, window=("kaiser", _BETA))
-    return scipy.signal.resample_poly(samples, up, down, window=taps).astype(np.float32)
+    return target // divisor, rate // divisor
+
+
+@functools.lru_cache(2)
+def _taps(most: int) -> Float[np.ndarray, " taps"]:
+    """The filter, float32: with more precise ones, all that it touches would be held in float64."""
+    return scipy.signal.firwin(2 * _LOBES * most + 1, _CUTOFF / most, window=("kaiser", _BETA)).astype(np.float32)
 
 
 def write_wav(

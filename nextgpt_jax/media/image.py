@@ -18,8 +18,9 @@ MAX_ASPECT = 64  # longer side / shorter side that preprocess_image accepts
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
-# What people have, and nothing that starts a program to decode (PostScript).
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
+# Whatever Pillow decodes by itself, but for PostScript, which it starts a program for, and for stubs without a decoder.
+Image.init()
+_FORMATS = tuple(sorted(Image.OPEN.keys() - {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}))
 
 
 def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:

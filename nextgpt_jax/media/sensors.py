@@ -5,6 +5,7 @@ scaled: what is near is large), and on five seconds of an IMU in 2000 samples. S
 and deviation, and recordings stretched to 2000 samples.
 """
 
+import itertools
 import os
 import pathlib
 
@@ -39,7 +40,9 @@ def read_grey(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Float
                 raise ValueError(f"an array of {list(values.shape)} is no map of one channel")
             if values.size > max_pixels:
                 raise UserError(f"{path} is too large: {values.size} pixels, the limit is {max_pixels}")
-            if values.dtype in (np.uint8, np.uint16):
+            if np.issubdtype(values.dtype, np.integer):
+                if values.dtype.kind != "u" or values.dtype.itemsize > 2:
+                    raise ValueError(f"an array of {values.dtype} has no known scale: give uint8, uint16 or floats")
                 values = values / np.float32(np.iinfo(values.dtype).max)
         else:
             with open_image(path, max_pixels) as image:
@@ -108,7 +111,8 @@ def _load_table(path: pathlib.Path) -> np.ndarray:
     if path.stat().st_size > _MAX_TABLE_BYTES:
         raise UserError(f"{path} is too large: the limit is {_MAX_TABLE_BYTES} bytes")
     with path.open(encoding="utf-8-sig") as file:
-        lines = [line for line in file if line.strip()]
+        filled = (line for line in file if line.strip())
+        lines = list(itertools.islice(filled, MAX_IMU_SAMPLES + 2))  # a header, and one too many
     if lines and not _is_row(lines[0]):
         del lines[0]
     if not lines:

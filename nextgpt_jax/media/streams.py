@@ -9,8 +9,8 @@ from av.container import InputContainer
 
 # Demuxers of what people have. None of them opens other files or addresses, as those of playlists do.
 _FORMATS = (
-    "aac,ac3,aiff,amr,apng,asf,avi,caf,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,"
-    "wav,wv"
+    "aac,ac3,aiff,amr,apng,asf,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,obu,ogg,rm,wav,wv,yuv4mpegpipe"
 )
 
 

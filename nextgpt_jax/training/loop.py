@@ -19,7 +19,7 @@ from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.batches import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.samples import Conversation, read_samples
+from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.load import System, load_system
 from nextgpt_jax.modalities import OUTPUTS
@@ -107,6 +107,7 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     system = load_system(config.model, decoder_parts=("text_encoder",), seed=config.train.seed, verbose=True)
     encoder = row_encoder(config, system, samples)
+    check_files(samples)
     encoder(samples[0])  # media that cannot be read show before anything is written
 
     run = Workdir(workdir, config.train.keep)
@@ -132,23 +133,20 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
 
     update = jax.jit(make_step(graphdef, tx, config), donate_argnums=(0, 1))
     rate, seed_key = learning_rate(config.optim, steps), jax.random.key(config.train.seed)
-    writer = SummaryWriter(str(run.path), purge_step=start + 1)
     logged, window, tokens, since = {}, [], 0, time.perf_counter()
-
-    def save(step: int, metrics: dict) -> None:
-        _check_finite(step, jax.device_get(metrics))  # never over a good checkpoint
-        delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
-        run.save(step, delta, opt, data.get_state())
-
-    with tqdm(total=steps, initial=start, unit="step", disable=None, leave=False) as bar:
+    bar = tqdm(total=steps, initial=start, unit="step", disable=None, leave=False)
+    with SummaryWriter(str(run.path), purge_step=start + 1) as writer, bar:
         for step in range(start + 1, steps + 1):
             batch = next(data)
             tokens += int(batch.pop("lengths").sum())
             trainable, opt, metrics = update(trainable, opt, frozen, batch, jax.random.fold_in(seed_key, step))
+            if window:
+                jax.block_until_ready(window[-1])  # one step ahead of the device: more would only hold batches
             window.append(metrics)
             bar.update()
             if step % config.train.log_every == 0 or step == steps:
-                elapsed, means = time.perf_counter() - since, jax.device_get(window)
+                means = jax.device_get(window)  # waits for the steps, so it comes before the clock
+                elapsed = time.perf_counter() - since
                 logged = {name: float(sum(m[name] for m in means) / len(means)) for name in metrics}
                 logged |= {"tokens_per_second": tokens / elapsed, "learning_rate": float(rate(step - 1))}
                 window, tokens, since = [], 0, time.perf_counter()
@@ -157,8 +155,11 @@ def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[s
                 tqdm.write(_line(step, steps, logged))
                 _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps:
-                save(step, metrics)
-    writer.close()
+                _check_finite(step, jax.device_get(metrics))  # never over a good checkpoint
+                begin = time.perf_counter()
+                delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
+                run.save(step, delta, opt, data.get_state())
+                since += time.perf_counter() - begin  # saving is no part of the rate
     print(f"finished {config.train.stage}: {run.path}")
     return logged
 
@@ -182,6 +183,8 @@ def _validate(config: ExperimentConfig) -> None:
         )
     if config.train.steps < 0 or config.optim.lr <= 0 or config.optim.clip <= 0 or not 0 <= config.optim.warmup < 1:
         raise UserError("train.steps should not be negative, optim.lr and clip positive, optim.warmup a share below 1")
+    if not 0 <= config.train.seed < 2**31:
+        raise UserError(f"train.seed should be at least 0 and below 2**31, got {config.train.seed}")
     if min(config.train.log_every, config.train.save_every, config.train.keep) < 1:
         raise UserError("train.log_every, train.save_every and train.keep should be at least 1")
 

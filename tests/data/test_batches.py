@@ -1,6 +1,7 @@
 """Dataset files to conversations to batches."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -108,6 +109,9 @@ def test_media_go_to_their_turns(folder):
     assert sample[1].assistant == ("three", Output("image", "b"), Output("image", "c"))
 
 
+TALK = [{"from": "human", "value": "draw"}, {"from": "gpt", "value": "<image>"}]
+
+
 @pytest.mark.parametrize(
     "kind, records, message",
     [
@@ -129,6 +133,8 @@ def test_media_go_to_their_turns(folder):
             [{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "<image>"}]}],
             "record 0: no caption",
         ),
+        ("instructions", [{"conversations": []}], "record 0: turns should alternate"),
+        ("instructions", [{"conversations": TALK, "image_captions": [5]}], "record 0: image_caption should be texts"),
     ],
 )
 def test_malformed_files(folder, kind, records, message):
@@ -268,6 +274,22 @@ def test_the_pipeline_shuffles_every_epoch_and_resumes(folder):
     again.set_state(position)
     for expected in found[3:]:
         np.testing.assert_array_equal(next(again)["tokens"], expected)
+
+
+def test_no_more_batches_are_read_ahead_than_there_are_threads():
+    made, samples = [], [(Turn((str(i),), (str(i),)),) for i in range(50)]
+
+    class Counted:
+        max_length = 96
+
+        def __call__(self, sample):
+            made.append(sample)
+            return encoder()(sample)
+
+    data = batches(samples, Counted(), DataConfig(batch_size=1, threads=2), seed=0)
+    next(data)
+    time.sleep(0.5)
+    assert len(made) <= 3
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), size=st.integers(1, 5))

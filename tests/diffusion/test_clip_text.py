@@ -55,7 +55,7 @@ def test_both_spellings_load():
     original, model = pair("gelu")
     tensors = exported(model, TEXT_ENCODER) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     arrays = {key: value.numpy() for key, value in tensors.items()}
-    old = Checkpoint("old", {k: v.shape for k, v in arrays.items()}, dict.fromkeys(arrays, arrays.__getitem__))
+    old = Checkpoint.of("old", arrays)
     state = nnx.state(nnx.eval_shape(make(model.config)))
     for checkpoint in (old, checkpoint_of(original)):
         loaded = engine.load(checkpoint, state, TEXT_ENCODER)

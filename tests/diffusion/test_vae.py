@@ -70,7 +70,7 @@ def test_keys_of_old_files():
             key = key.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
         arrays[key] = value.numpy()
     assert sum("proj_attn" in key for key in arrays) == 4
-    old = Checkpoint("old", {k: v.shape for k, v in arrays.items()}, dict.fromkeys(arrays, arrays.__getitem__))
+    old = Checkpoint.of("old", arrays)
     loaded = engine.load(old, nnx.state(nnx.eval_shape(make(model.config))), VAE)
     assert all(map(jnp.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(nnx.state(model))))
 

@@ -9,6 +9,7 @@ pytest.importorskip("sklearn")
 from examples.keypad import judge, prepare, world  # noqa: E402
 from nextgpt_jax import media  # noqa: E402
 from nextgpt_jax.data.samples import read_samples  # noqa: E402
+from nextgpt_jax.errors import UserError  # noqa: E402
 from nextgpt_jax.prompts import Input, Output  # noqa: E402
 
 
@@ -80,3 +81,10 @@ def test_preparing_again_gives_the_same_records(training_set, tmp_path, monkeypa
     for name in ("captions.json", "instructions.json"):
         assert (tmp_path / "data" / name).read_bytes() == (training_set / name).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        prepare.prepare(tmp_path, conversations=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,5 +1,7 @@
 """The engine and the command line on the tiny random system."""
 
+import copy
+import functools
 import io
 import json
 
@@ -7,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.inference import cli, engine
 from nextgpt_jax.inference.engine import Engine, Request
 from nextgpt_jax.inference.requests import make_request, read_requests
@@ -30,6 +34,11 @@ def tiny_engine(config):
 def request(*segments, **options):
     defaults = dict(steps=3, guidance=2.0, temperature=0.0, max_new_tokens=16)
     return Request((Turn(segments),), **(defaults | options))
+
+
+def shown(modality, content):
+    """An input of the tiny system."""
+    return Input(modality, media.preprocess(modality, content, ImageBindConfig.from_hub(tiny.IMAGEBIND)))
 
 
 IMAGE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -71,9 +80,9 @@ def same(one, other):
 def test_a_batch_answers_as_one_by_one(tiny_engine):
     requests = [
         request("draw a seven", modality="image", seed=3, temperature=0.8),
-        request(Input("image", IMAGE), "what is this? and what is", Input("video", CLIPS), "?", seed=4),
+        request(shown("image", IMAGE), "what is this? and what is", shown("video", CLIPS), "?", seed=4),
         request("draw", modality="image", seed=5, steps=2, guidance=1.0, max_new_tokens=9),
-        request(Input("audio", TONE), Input("image", IMAGE), Input("audio", -TONE), "all", modality="image,video,audio",
+        request(shown("audio", TONE), shown("image", IMAGE), shown("audio", -TONE), "all", modality="image,video,audio",
                 max_new_tokens=48),
     ]  # fmt: skip
     together = tiny_engine.answer(requests)
@@ -95,7 +104,7 @@ def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
 @pytest.mark.parametrize("name, content", [("image", IMAGE), ("video", CLIPS), ("audio", TONE)])
 def test_media_change_the_answer_s_hidden_states(tiny_engine, name, content):
     other = content[::-1].copy() if name != "video" else content[:, ::-1]
-    one, two = (tiny_engine.answer([request(Input(name, c), "draw", modality="image")])[0] for c in (content, other))
+    one, two = (tiny_engine.answer([request(shown(name, c), "draw", modality="image")])[0] for c in (content, other))
     assert not np.array_equal(one.media[0].content, two.media[0].content)
 
 
@@ -113,9 +122,10 @@ def test_progress_is_reported(tiny_engine):
         (["word " * 200], {}, r"the prompt has \d+ tokens but the context holds 128"),
         (["hi"], {"steps": 0}, "steps is out of range: 0"),
         (["hi"], {"top_k": 10**12}, "top_k is out of range"),
-        ([Input("image", np.zeros((1, 100, 3), np.uint8))], {}, "."),
+        ([Input("image", np.zeros((1, 100, 3), np.uint8))], {}, r"image of shape \[1, 100, 3\] is not what media.load"),
         (["hi"], {"top_p": 0.0}, "top_p is out of range"),
         (["hi"], {"temperature": float("nan")}, "temperature is out of range"),
+        (["hi"], {"modality": "auto,image"}, "auto and text stand alone"),
         (["hi"], {"modality": "smell"}, "'smell' is not one of auto, text, image, video, audio"),
         (["hi"], {"modality": "image", "max_new_tokens": 3}, "needs 4 new tokens but has room for 3"),
         (["hi"], {"modality": "image,audio", "max_new_tokens": 11}, "needs 12 new tokens but has room for 11"),
@@ -125,6 +135,15 @@ def test_progress_is_reported(tiny_engine):
 def test_impossible_requests(tiny_engine, segments, options, message):
     with pytest.raises(UserError, match=message):
         tiny_engine.answer([request(*segments, **options)])
+
+
+@pytest.mark.parametrize("field, value", [("image.batch", 0), ("video.fps", 0.0), ("max_media", -1)])
+def test_impossible_defaults(config, field, value):
+    defaults = copy.deepcopy(config.decode)
+    *parents, last = field.split(".")
+    setattr(functools.reduce(getattr, parents, defaults), last, value)
+    with pytest.raises(UserError, match=f"decode.{field} is {value}"):
+        Engine(load_system(config.model), defaults)
 
 
 def test_an_empty_prompt_and_unreadable_files(config, tmp_path):
@@ -216,6 +235,60 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
     assert "nowhere.png" in output and "commands:" in output
 
 
+def test_what_is_answered_is_kept_when_a_later_batch_fails(tiny_engine, tmp_path, monkeypatch):
+    answer, batches = tiny_engine.answer, []
+
+    def fail_second(requests, on_step=None):
+        batches.append(requests)
+        if len(batches) == 2:
+            raise RuntimeError("out of memory")
+        return answer(requests, on_step)
+
+    monkeypatch.setattr(tiny_engine, "answer", fail_second)
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    records = read_requests(str(tmp_path / "r.jsonl"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cli.answer_file(tiny_engine, records, {"modality": "text"}, str(tmp_path), size=1)
+    assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_chat_outlives_a_full_disk(tiny_engine, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise UserError("image_000.png can't be written: No space left on device")
+
+    monkeypatch.setattr(cli, "save_media", full)
+    monkeypatch.setattr("sys.stdin", io.StringIO("draw\ndraw\n/quit\n"))
+    cli.chat(tiny_engine, {"modality": "image", "temperature": 0.0}, str(tmp_path))
+    assert capsys.readouterr().out.count("error: image_000.png can't be written: No space left") == 2
+
+
+def test_no_more_is_sampled_together_than_the_config_says(tiny_engine, monkeypatch):
+    """Nor is a batch filled up to more."""
+    seen, begin = [], engine._begin
+    monkeypatch.setattr(
+        engine, "_begin", lambda m, hidden, *a, **k: seen.append(len(hidden)) or begin(m, hidden, *a, **k)
+    )
+    monkeypatch.setattr(tiny_engine.defaults.image, "batch", 3)
+    replies = tiny_engine.answer([request("draw", modality="image", max_new_tokens=4, seed=s) for s in range(4)])
+    assert [len(reply.media) for reply in replies] == [1] * 4 and seen == [3, 1]
+
+
+def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
+    good = json.dumps({"prompt": "hi", "modality": "text", "temperature": 0.0})
+    bad = [
+        '{"prompt": "\\ud83d hi"}',
+        '{"prompt": "what?", "images": ["\\ud83d.png"]}',
+        f'{{"prompt": "hi", "seed": {"9" * 5000}}}',
+        "[" * 100_000,
+        '{"prompt": "hi", "modality": "smell"}',
+    ]
+    lines = [good, *bad, good]
+    (tmp_path / "requests.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    cli.answer_file(tiny_engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "out"), size=3)
+    replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
+    assert ["error" in reply for reply in replies] == [False, *[True] * len(bad), False]
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -227,6 +300,9 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
         (["--prompt=what?", "--audio=README.md"], "README.md"),
         (["--prompt=what?", "--imu=x.csv"], "does not read imu"),
         (["--prompt="], "the prompt is empty"),
+        (["--prompt=hi", "--modality=smell"], "'smell' is not one of auto"),
+        (["--prompt=hi", "--temperature=-1"], "temperature is out of range: -1"),
+        (["--prompt=\ud83d hi"], "not valid Unicode"),
         (["--prompt=<image> and <image>"], "2 <image> marks but 0 images"),
         (["--requests=nowhere.jsonl"], "no such file"),
         (["--prompt=hi", "--output=README.md"], "README.md is a file"),

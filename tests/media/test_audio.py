@@ -2,6 +2,8 @@
 
 import pathlib
 import struct
+import tracemalloc
+from unittest import mock
 
 import av
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.media import audio as audio_module
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "kaldi" / "fbank.npz"
 
@@ -105,6 +108,32 @@ def test_resampling_keeps_what_fits(rate, target):
     if rate > target:
         gone = media.resample(tone(0.52 * target, rate), rate, target)
         assert np.abs(gone[inner]).max() < 1e-4
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 900), max_size=12),
+    st.sampled_from([8000, 11025, 16000, 22050, 44100, 96000, 384000]),
+    st.sampled_from([8000, 16000, 24000]),
+)
+def test_blocks_are_resampled_as_the_whole(sizes, rate, target):
+    whole = np.random.default_rng(0).uniform(-1, 1, sum(sizes)).astype(np.float32)
+    blocks = ((block, rate) for block in np.split(whole, np.cumsum(sizes)[:-1]) if sizes)
+    with mock.patch.object(audio_module, "_BLOCK", 100):
+        found = audio_module._resample_blocks(blocks, target)
+    expected = media.resample(whole, rate, target) if sum(sizes) else whole
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_rate(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(60 * 384_000, np.int16), 384_000)
+    media.read_audio(tmp_path / "a.wav")  # what is cached is not counted
+    tracemalloc.start()
+    assert len(media.read_audio(tmp_path / "a.wav")) == 60 * 16_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 << 20  # a minute is 88 MiB at the file's rate
 
 
 @settings(deadline=None, max_examples=60)

@@ -20,7 +20,7 @@ def save(path: pathlib.Path, image: Image.Image, **options) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "tga"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "tga", "pcx", "sgi", "dds", "dib"])
 def test_reads_lossless_formats(tmp_path, suffix):
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(GRADIENT))
     read = media.read_image(path)

@@ -29,9 +29,7 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("modality", ["image", "video", "audio", "depth", "thermal", "imu"])
 def test_from_files_to_inputs(files, modality):
-    content = media.read(modality, files[modality], CONFIG)
-    media.check(modality, content)
-    array = media.preprocess(modality, content, CONFIG)
+    array = media.load(modality, files[modality], CONFIG)
     assert array.dtype == np.float32
     assert array.shape == CONFIG.input_shape(modality)
     assert np.isfinite(array).all()
@@ -47,8 +45,12 @@ def test_from_files_to_inputs(files, modality):
         ("audio", np.zeros(399, np.float32), "short"),
     ],
 )
-def test_checks_say_what_preprocessing_would(modality, content, reason):
-    with pytest.raises(UserError, match=reason):
-        media.check(modality, content)
+def test_what_shows_too_little_is_refused(modality, content, reason):
     with pytest.raises(UserError, match=reason):
         media.preprocess(modality, content, CONFIG)
+
+
+def test_the_file_that_shows_too_little_is_named(tmp_path):
+    media.write("image", tmp_path / "line.png", np.zeros((1, 65, 3), np.uint8))
+    with pytest.raises(UserError, match="line.png: an image of 65 x 1 pixels is too narrow"):
+        media.load("image", tmp_path / "line.png", CONFIG)

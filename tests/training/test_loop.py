@@ -1,6 +1,8 @@
 """Training runs of the tiny system: what changes, what does not, resuming, chaining stages."""
 
 import functools
+import time
+import types
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.load import load_system
-from nextgpt_jax.training import losses
+from nextgpt_jax.training import loop, losses
 from nextgpt_jax.training.loop import make_step, row_encoder, train
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
@@ -199,6 +201,8 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
         ("model.lora_targets", ("q",), "config.model: LoRA targets"),
         ("train.steps", -5, "should not be negative"),
         ("data.captions", ".", "cannot be read"),
+        ("train.seed", -1, "train.seed should be at least 0 and below"),
+        ("train.seed", 2**31, "train.seed should be at least 0 and below"),
     ],
 )
 def test_bad_configs_leave_nothing(tiny_root, tmp_path, field, value, message):
@@ -227,6 +231,17 @@ def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "data" / "images" / "3.png").write_text("not a picture")
     with pytest.raises(UserError, match=r"3\.png is not an image"):
         train(tiny.experiment(tmp_path, "stage1"), str(tmp_path / "run"))
+
+
+def test_a_missing_medium_is_named_before_anything_is_written(tmp_path):
+    """Also that of the last sample."""
+    tiny.write_hub(tmp_path / "hub")
+    tiny.write_data(tmp_path / "data")
+    (tmp_path / "data" / "audios" / "11.wav").unlink()
+    for stage in ("stage1", "stage3"):
+        with pytest.raises(UserError, match=r"sample 11: no such audio: .*11\.wav"):
+            train(tiny.experiment(tmp_path, stage), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_not_finite_are_never_saved(tiny_root, tmp_path):
@@ -267,3 +282,36 @@ def test_a_file_is_no_workdir(tiny_root, tmp_path):
     with pytest.raises(UserError, match="is a file"):
         train(tiny.experiment(tiny_root, "stage1"), str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_the_rate_counts_the_work_of_the_steps_and_no_saving(tiny_root, tmp_path, monkeypatch):
+    """On a clock that only steps, which run asynchronously, and checkpoints move."""
+    now = [0.0]
+
+    def spend(seconds, value=None):
+        time.sleep(0.1)
+        now[0] += seconds
+        return value
+
+    def slow(*args):
+        step = make_step(*args)
+
+        def slow_step(*args):
+            trainable, opt, metrics = step(*args)
+            loss = metrics["loss"]
+            metrics["loss"] = jax.pure_callback(lambda x: spend(10.0, np.asarray(x)), loss, loss)
+            return trainable, opt, metrics
+
+        return slow_step
+
+    save = Workdir.save
+    monkeypatch.setattr(loop, "make_step", slow)
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Workdir, "save", lambda *args: spend(1000.0, save(*args)))
+    config = tiny.experiment(tiny_root, "stage1")
+    config.train.save_every = 1
+    samples = read_samples("describe", config.data.captions, config.data.media)
+    data = batches(samples, row_encoder(config, load(config.model), samples), config.data, config.train.seed)
+    tokens = [int(next(data)["lengths"].sum()) for _ in range(4)]
+    metrics = train(config, str(tmp_path / "run"))
+    assert metrics["tokens_per_second"] == pytest.approx((tokens[2] + tokens[3]) / 20.0)

@@ -9,7 +9,6 @@ import random
 from examples.keypad.language.dialogue import dialogue
 from examples.keypad.language.held_out import (
     CONVERSATIONS,
-    HELD_OUT_DRAWING,
     HELD_OUT_QUESTIONS,
     MODALITIES,
     TEXT_ONLY,
@@ -28,7 +27,6 @@ from examples.keypad.things import DIRECTIONS, Thing, caption, captions
 __all__ = [
     "CONVERSATIONS",
     "DIRECTIONS",
-    "HELD_OUT_DRAWING",
     "HELD_OUT_QUESTIONS",
     "MARKS",
     "MODALITIES",

@@ -28,7 +28,7 @@ class Request(NamedTuple):
         return bool(said) and needed <= said and not (said & _VALUES) - needed - known
 
 
-HELD_OUT_DRAWING = (
+_DRAWING = (
     "could you sketch the number {digit} on paper for me?",
     "please paint me a picture of the digit {digit}",
     "i would love to see the digit {digit} written by hand",
@@ -262,7 +262,7 @@ _ASKED = {
     "audio": tuple((question, "{digit}") for question in _HEARING),
     "video": _WATCHING,
 }
-_SPOKEN = {"image": HELD_OUT_DRAWING, "audio": _PLAYING, "video": _MOVING}
+_SPOKEN = {"image": _DRAWING, "audio": _PLAYING, "video": _MOVING}
 
 
 def _thing(modality: str, digit: int, i: int) -> Thing:

@@ -10,11 +10,14 @@ Each part is saved in the hub's layout: config.json, safetensors with PyTorch's 
 
 import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 
 from examples.keypad.pretrain import audio, video
 from examples.keypad.pretrain.imagebind import imagebind
 from examples.keypad.pretrain.images import diffusion, vae
 from examples.keypad.pretrain.llama import llama
+from nextgpt_jax.command import run_command
 
 PARTS = {
     "llama": llama,
@@ -32,14 +35,15 @@ PARTS = {
 _FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and trains a part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
     parser.add_argument("--steps", type=int, help="train for another number of steps")
-    args = parser.parse_args()
+    args = parser.parse_args(argv[1:])
     PARTS[args.part](args.output, **({"steps": args.steps} if args.steps else {}))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, sys.argv))

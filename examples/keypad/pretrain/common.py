@@ -17,6 +17,7 @@ from jaxtyping import Array
 from convert import engine
 from convert.checkpoints import open_checkpoint
 from convert.rules import Table
+from convert.shards import save_safetensors
 from examples.keypad import things, vocabularies
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -63,7 +64,7 @@ def fit(
 
 def save(model: nnx.Module, table: Table, config: dict, folder: pathlib.Path, weights: str) -> None:
     """Writes a part in the hub's layout, weights in float16."""
-    engine.save_safetensors(engine.export(nnx.state(model), table), folder / weights, dtype=np.float16)
+    save_safetensors(engine.export(nnx.state(model), table), folder / weights, dtype=np.float16)
     write_json(folder / "config.json", config)
     print(f"saved {folder}", flush=True)
 

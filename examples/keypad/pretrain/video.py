@@ -117,7 +117,7 @@ def _latent_batches(latents, shown, prompts, rng, size: int) -> Iterator[dict[st
         yield {"latents": latents[rows], "prompts": embeds}
 
 
-def video(output: pathlib.Path, *, steps: int = 700) -> None:
+def video(output: pathlib.Path, *, steps: int = 1300) -> None:
     """The video decoder's UNet, for the text encoder in the same folder and the autoencoder of the image decoder."""
     image_folder, folder = output / "stable-diffusion", output / "text-to-video"
     shutil.copytree(image_folder / "vae", folder / "vae", dirs_exist_ok=True)

@@ -1,0 +1,162 @@
+"""Converts full-size random checkpoints, and prints peak memory and the speed beside a plain copy of the same files.
+
+    python benchmarks/convert_memory.py [COMPONENT ...] [--folder DIR] [--load]
+
+COMPONENT: llama (Vicuna-7B, 13.5 GB), imagebind, stable_diffusion, text_to_video, audioldm; all by default, one after
+the other. Each is written below DIR as float16 in the hub's layout, copied, converted, with --load restored as float16
+too, and removed: there has to be room for its bytes twice. Copy and conversion both begin with none of the files in the
+page cache, and end when their bytes are on the disk.
+
+What is printed: the peak resident memory of the converting process, seconds, and "x as fast as a copy"; with --load the
+peak of a process that restores the converted parameters, and how much that is beyond their own size.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+from convert import components, engine
+from convert.checkpoints import Checkpoint, Tensor
+from convert.shards import save_safetensors
+from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
+from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
+from nextgpt_jax.imagebind import ImageBindConfig
+from nextgpt_jax.llama import LlamaConfig
+
+CONFIGS = {
+    "llama": LlamaConfig.vicuna_7b(),
+    "imagebind": ImageBindConfig.huge(),
+    "stable_diffusion": StableDiffusionConfig.sd15(),
+    "text_to_video": TextToVideoConfig.zeroscope(),
+    "audioldm": AudioLDMConfig.large(),
+}
+SHARD = 5 * 10**9
+
+
+def write_random(component: str, folder: pathlib.Path) -> None:
+    """A checkpoint of random float16 weights in the hub's layout, tensor by tensor."""
+    config = CONFIGS[component]
+    folder.mkdir(parents=True)
+    if component in ("llama", "imagebind"):
+        extra = {"model_type": "llama"} if component == "llama" else {}
+        _write_json(folder / "config.json", {**dataclasses.asdict(config), **extra})
+    else:
+        for name in config.PARTS:
+            extra = {"normalize_before": False} if name == "vocoder" else {}
+            _write_json(folder / name / "config.json", {**dataclasses.asdict(getattr(config, name)), **extra})
+        scheduler = {**dataclasses.asdict(config.scheduler), "_class_name": "DDIMScheduler", "clip_sample": False}
+        _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    rng = np.random.default_rng(0)
+    for part in components.COMPONENTS[component](folder):
+        tensors = {
+            key: Tensor(shape, np.dtype(np.float16), lambda shape=shape: _random(rng, shape))
+            for key, shape in engine.torch_shapes(part.state, part.table).items()
+        }
+        save_safetensors(Checkpoint("random", tensors), folder / part.folder / part.file, shard_bytes=SHARD)
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite float16 numbers between 1/16 and 1, made as fast as bits are."""
+    bits = np.frombuffer(rng.bytes(2 * math.prod(shape)), np.uint16)
+    return ((bits & 0x83FF) | 0x2C00).view(np.float16).reshape(shape)
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def weights(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def forget(folder: pathlib.Path) -> None:
+    """Drops the files below a folder from the page cache."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def copy_seconds(source: pathlib.Path, target: pathlib.Path) -> float:
+    """How long a plain copy of the weights takes, until it is on the disk."""
+    forget(source)
+    target.mkdir()
+    begin = time.perf_counter()
+    for i, file in enumerate(weights(source)):
+        shutil.copyfile(file, target / f"{i}")
+        with (target / f"{i}").open("rb") as copied:
+            os.fsync(copied.fileno())
+    seconds = time.perf_counter() - begin
+    shutil.rmtree(target)
+    return seconds
+
+
+def run(*command: str) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a command."""
+    begin = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+
+
+def restore(component: str, folder: str) -> None:
+    """What a loading process does: all parameters on the device, as float16."""
+    import jax
+
+    from convert import store
+
+    parts = components.COMPONENTS[component](pathlib.Path(folder))
+    restored = [store.restore(pathlib.Path(folder) / p.folder, p.state, dtype=np.float16) for p in parts]
+    jax.block_until_ready(restored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("components", nargs="*", choices=[*CONFIGS, []], default=[])
+    parser.add_argument("--folder", default=None, help="where there is room; a temporary folder by default")
+    parser.add_argument("--load", action="store_true")
+    parser.add_argument("--restore", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.restore:
+        restore(*args.restore)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    columns = ["component", "weights", "peak memory", "copy", "conversion", "as fast as a copy"]
+    columns += ["loading: peak", "beyond its size"] * args.load
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for component in args.components or CONFIGS:
+        with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+            source, output = pathlib.Path(scratch) / "source", pathlib.Path(scratch) / "output"
+            write_random(component, source)
+            size = sum(file.stat().st_size for file in weights(source))
+            copied = copy_seconds(source, pathlib.Path(scratch) / "copy")
+            forget(source)
+            seconds, peak = run("-m", "convert", component, f"--source={source}", f"--output={output}")
+            row = [component, f"{size / 1e9:.2f} GB", f"{peak / 2**30:.2f} GiB", f"{copied:.1f} s", f"{seconds:.1f} s"]
+            row += [f"{copied / seconds:.2f} x"]
+            if args.load:
+                shutil.rmtree(source)
+                _, peak = run(__file__, "--restore", component, str(output))
+                row += [f"{peak / 2**30:.2f} GiB", f"{(peak - size) / 2**30:.2f} GiB"]
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

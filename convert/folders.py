@@ -1,0 +1,284 @@
+"""Whole folders: from the hub's layout to converted parameters, and back.
+
+A converted folder is the hub's with params/ (Orbax, see store.py) in place of each weights file, and MANIFEST, which
+says what it was made from. It appears complete, under its name, or not at all.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from convert import engine, store
+from convert.checkpoints import Checkpoint, open_checkpoint
+from convert.components import COMPONENTS, Part
+from convert.shards import save_safetensors
+from nextgpt_jax import hub
+from nextgpt_jax.errors import UserError, check_folder
+
+MANIFEST = "nextgpt_jax.json"
+LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
+_LEFT_BYTES = 16 * 2**20  # more than that are weights of parts that are not built
+_KEPT = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # beside the weights: configs, tokenizers, terms
+_BESIDE_PARTS = ("tokenizer", "scheduler", "feature_extractor")  # folders of a pipeline that hold no weights
+_NOT_KEPT = ("*.index.json", "*.index.*.json", MANIFEST)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedPart:
+    """A part with what its checkpoint gives it."""
+
+    part: Part
+    checkpoint: Checkpoint
+    parameters: dict[str, engine.Parameter]
+    sources: dict[str, list[str]]  # the checkpoint's keys by parameter
+    ignored: tuple[str, ...]
+
+
+def fit(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> FittedPart:
+    """Checks that a checkpoint fits a part, and casts it to `dtype` (None: each tensor stays as it is)."""
+    found = engine.fit(checkpoint, part.state, part.table)
+    parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
+    return FittedPart(part, checkpoint, parameters, found.sources, found.left)
+
+
+def fit_component(component: str, source: pathlib.Path, dtype: np.dtype | None = None) -> list[FittedPart]:
+    """Opens and checks all parts of a component before any is converted.
+
+    Raises:
+      UserError, ConversionError: a file is missing or damaged, or does not fit.
+    """
+    return [fit(part, open_checkpoint(source / part.folder), dtype) for part in COMPONENTS[component](source)]
+
+
+def report(component: str, source: Any, parts: list[FittedPart]) -> dict[str, Any]:
+    """What a conversion takes from where: every parameter with its keys, shape and dtypes."""
+    return {
+        "component": component,
+        "source": source,
+        "parts": {
+            fitted.part.folder or ".": {
+                "checkpoint": fitted.checkpoint.source,
+                "parameters": {
+                    name: {"from": fitted.sources[name], "shape": list(p.shape), "dtype": str(p.dtype)}
+                    for name, p in fitted.parameters.items()
+                },
+                "ignored": list(fitted.ignored),
+            }
+            for fitted in parts
+        },
+    }
+
+
+def summary(parts: list[FittedPart]) -> str:
+    """The same in a line: how much there is."""
+    count = sum(len(f.parameters) for f in parts)
+    elements = sum(math.prod(p.shape) for f in parts for p in f.parameters.values())
+    return f"{count} parameters of {elements / 1e6:,.2f}M elements, {_size(sum(map(bytes_of, parts)))}"
+
+
+def import_folder(
+    component: str,
+    source: pathlib.Path,
+    output: pathlib.Path,
+    parts: list[FittedPart],
+    *,
+    facts: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> None:
+    """Writes the converted folder of parts that were fitted.
+
+    `facts` go to its manifest; `extra` are JSON files by name that the source lacks or has otherwise.
+
+    Raises:
+      UserError: the output exists, there is no room, or a source file becomes unreadable.
+    """
+    with new_folder(output, sum(map(bytes_of, parts))) as folder, concurrent.futures.ThreadPoolExecutor(1) as hashing:
+        files = sorted({file for fitted in parts for file in fitted.checkpoint.files})
+        digests = {file: hashing.submit(_sha256, file) for file in files}
+        copy_beside(source, folder, [fitted.part.folder for fitted in parts])
+        for fitted in parts:
+            store.save(fitted.parameters, folder / fitted.part.folder)
+            left = {key: fitted.checkpoint.tensors[key] for key in fitted.ignored if key in fitted.checkpoint}
+            if left and sum(math.prod(t.shape) * t.dtype.itemsize for t in left.values()) <= _LEFT_BYTES:
+                save_safetensors(Checkpoint("left", left), folder / fitted.part.folder / LEFT)
+        for name, content in extra.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        manifest = {
+            "component": component,
+            **facts,
+            "licence": licence(source),
+            "files": {
+                str(f.relative_to(source) if f.is_relative_to(source) else f): {
+                    "bytes": f.stat().st_size,
+                    "sha256": digests[f].result(),
+                }
+                for f in files
+            },
+            "beside": {str(f.relative_to(folder)): _sha256(f) for f in sorted(folder.rglob("*")) if _is_beside(f)},
+            "dtypes": dict(collections.Counter(str(p.dtype) for f in parts for p in f.parameters.values())),
+            "ignored": [key for fitted in parts for key in fitted.ignored],
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def export_folder(component: str, source: pathlib.Path, output: pathlib.Path, *, dtype: np.dtype | None) -> None:
+    """Writes a converted folder in the hub's layout.
+
+    Raises:
+      UserError: the source is no complete converted folder, the output exists, or there is no room.
+    """
+    read_manifest(source)
+    parts = COMPONENTS[component](source)
+    parameters = [store.parameters(source / part.folder, part.state, part.table) for part in parts]
+    export_parts(source, output, list(zip(parts, parameters, strict=True)), dtype=dtype)
+
+
+def export_parts(
+    source: pathlib.Path,
+    output: pathlib.Path,
+    parts: list[tuple[Part, dict[str, engine.Parameter]]],
+    *,
+    dtype: np.dtype | None,
+) -> None:
+    """Writes parameters of parts in the hub's layout, with what stands beside them in `source`."""
+    size = sum(math.prod(p.shape) * p.cast(dtype).dtype.itemsize for _, some in parts for p in some.values())
+    with new_folder(output, size) as folder:
+        copy_beside(source, folder, [part.folder for part, _ in parts])
+        for part, parameters in parts:
+            tensors = engine.export_parameters(parameters, part.state, part.table)
+            save_safetensors(with_left(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype)
+
+
+def with_left(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
+    """The tensors with those that were left when `folder` was made."""
+    if not (folder / LEFT).is_file():
+        return tensors
+    return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / LEFT).tensors})
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path, size: int = 0) -> Iterator[pathlib.Path]:
+    """Gives the body a hidden folder beside `path` to fill with about `size` bytes; renames it to `path` after.
+
+    If anything fails, nothing is left. A process that was killed leaves its hidden folder, which the next one removes.
+
+    Raises:
+      UserError: there is something at `path`, no room for it, or an OSError came up in the body.
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--output: {path} exists: give a new folder")
+    check_folder(path, "--output")
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.partial-*"):
+            if not _alive(left.name.rsplit("-", 1)[1]):
+                shutil.rmtree(left, ignore_errors=True)
+        free = shutil.disk_usage(path.parent).free
+        if size > free:
+            raise UserError(f"--output: {path} needs {_size(size)}, and {_size(free)} are free there")
+        partial.mkdir()
+        yield partial
+        _sync(partial)
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise UserError(f"{path} can't be written: {reason}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Brings the files to the disk before the folder gets its name."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
+    """Copies what stands beside the weights of a folder and, in a pipeline, of `parts`: configs, tokenizers, terms."""
+    for name in ("", *(parts if len(parts) > 1 else ()), *_BESIDE_PARTS):
+        if name in ("", *parts):
+            (target / name).mkdir(parents=True, exist_ok=True)
+        for file in sorted((source / name).glob("*")):
+            if _is_beside(file):
+                (target / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target / name / file.name)
+
+
+def _is_beside(file: pathlib.Path) -> bool:
+    return file.is_file() and any(file.match(p) for p in _KEPT) and not any(file.match(p) for p in _NOT_KEPT)
+
+
+def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:
+    """model_index.json without the parts that are not converted (a safety checker), which a loader would look for."""
+    if not (source / "model_index.json").is_file():
+        return {}
+    index = hub.read_config(source / "model_index.json")
+    kept = {*parts, *_BESIDE_PARTS}
+    index = {k: [None, None] if isinstance(v, list) and k not in kept else v for k, v in index.items()}
+    return {"model_index.json": index}
+
+
+def licence(source: pathlib.Path) -> str:
+    """The licence that the model card names, or "not stated"."""
+    card = source / "README.md"
+    if not card.is_file():
+        return "not stated"
+    found = re.search(r"^license(?:_name)?:\s*(\S.*?)\s*$", card.read_text(errors="replace")[:4000], re.MULTILINE)
+    return found.group(1) if found else "not stated"
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a converted folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is no converted folder (no {MANIFEST})")
+    return hub.read_config(folder / MANIFEST)
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def bytes_of(fitted: FittedPart) -> int:
+    return sum(math.prod(p.shape) * p.dtype.itemsize for p in fitted.parameters.values())
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -1,0 +1,64 @@
+"""Vicuna v0 and its like, which were published as differences from LLaMA."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from convert.checkpoints import Checkpoint, Tensor
+from convert.engine import ConversionError
+
+_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # may have more rows in the delta: tokens that it adds
+
+
+def with_delta(base: Checkpoint, delta: Checkpoint, growth: Literal["zero", "mean"] = "zero") -> Checkpoint:
+    """The tensors of `base` plus those of `delta`, computed in the delta's dtype when they are read.
+
+    Embedding and head grow to the delta's rows before: by rows of zeros, as FastChat does for Vicuna v0, or by the mean
+    of the base's rows.
+
+    Raises:
+      ConversionError: a tensor is in one of them only, or has another shape in the other.
+    """
+    problems, tensors = [], {}
+    for key in sorted(base.tensors.keys() | delta.tensors.keys()):
+        old, change = base.tensors.get(key), delta.tensors.get(key)
+        if key.endswith("rotary_emb.inv_freq"):  # a buffer
+            tensors[key] = old or change
+        elif old is None or change is None:
+            problems.append(f"{key} is only in the {'delta' if old is None else 'base'}")
+        elif not _grows(key, old.shape, change.shape):
+            problems.append(f"{key} has shape {list(old.shape)} in the base and {list(change.shape)} in the delta")
+        else:
+            tensors[key] = Tensor(change.shape, change.dtype, _reader(old, change, growth))
+    if problems:
+        raise ConversionError.of(f"{base.source} with the delta {delta.source}", problems)
+    return Checkpoint(f"{base.source} with the delta {delta.source}", tensors, (*base.files, *delta.files))
+
+
+def _grows(key: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    return old == new or (key in _ROWS and old[1:] == new[1:] and old[0] < new[0])
+
+
+def _reader(old: Tensor, change: Tensor, growth: str):
+    def read() -> np.ndarray:
+        rows, added = old.read().astype(change.dtype), change.shape[0] - old.shape[0]
+        if added:
+            more = np.zeros((added, *rows.shape[1:]), rows.dtype)
+            if growth == "mean":
+                more += jnp.asarray(rows).astype(jnp.float32).mean(0).astype(rows.dtype)
+            rows = np.concatenate([rows, more])
+        return rows + change.read()
+
+    return read
+
+
+def first_rows(checkpoint: Checkpoint, count: int) -> Checkpoint:
+    """The checkpoint with `count` rows of embedding and head: without the tokens that were added after them."""
+    tensors = dict(checkpoint.tensors)
+    for key in tensors.keys() & set(_ROWS):
+        whole = tensors[key]
+        if count > whole.shape[0]:
+            raise ConversionError(f"{checkpoint.source}: {key} has {whole.shape[0]} rows, not {count}")
+        tensors[key] = Tensor((count, *whole.shape[1:]), whole.dtype, lambda w=whole: w.read()[:count])
+    return checkpoint.with_tensors(tensors)

@@ -1,0 +1,551 @@
+"""python -m convert: every component there and back, adapters, deltas, whole systems, and what can go wrong."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import ml_dtypes
+import numpy as np
+import peft
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+from flax import nnx
+
+from convert import engine, folders, nextgpt, store
+from convert.__main__ import main
+from convert.checkpoints import Checkpoint, open_checkpoint
+from convert.components import COMPONENTS
+from convert.shards import save_safetensors
+from convert.sources import wanted
+from nextgpt_jax.config import ModelConfig
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.load import load_system
+from tests.test_model import FIXTURES, tiny_config
+
+KEYPAD = pathlib.Path(__file__).parents[2] / "configs" / "keypad.py"
+SOURCES = {
+    "llama": "llm",
+    "imagebind": "imagebind",
+    "stable_diffusion": "stable-diffusion",
+    "text_to_video": "text-to-video",
+    "audioldm": "audioldm",
+}
+
+
+def convert(*argv: object) -> None:
+    main(["convert", *map(str, argv)])
+
+
+def refused(*argv: object) -> str:
+    """The one line of a command that fails, and leaves nothing."""
+    output = next(pathlib.Path(str(a).split("=", 1)[1]) for a in argv if str(a).startswith("--output="))
+    before = sorted(output.parent.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        convert(*argv)
+    assert "\n" not in str(caught.value)
+    assert sorted(output.parent.rglob("*")) == before
+    return str(caught.value)
+
+
+def same(one: Checkpoint, other: Checkpoint) -> None:
+    assert one.keys() == other.keys()
+    for key in one:
+        assert (one.tensors[key].dtype, one[key].tobytes()) == (other.tensors[key].dtype, other[key].tobytes()), key
+
+
+@pytest.mark.parametrize("component", SOURCES)
+def test_there_and_back_is_bit_for_bit(component, tiny_root, tmp_path, capsys):
+    source = tiny_root / "hub" / SOURCES[component]
+    convert(component, f"--source={source}", f"--output={tmp_path / 'jax'}", f"--report={tmp_path / 'report.json'}")
+    assert f"parameters of" in capsys.readouterr().out  # noqa: F541
+    parts = COMPONENTS[component](source)
+    assert COMPONENTS[component](tmp_path / "jax")[0].state.keys() == parts[0].state.keys()
+    for part in parts:
+        assert not list((tmp_path / "jax" / part.folder).glob("*.safetensors"))
+        restored = store.restore(tmp_path / "jax" / part.folder, part.state)
+        for a, b in zip(
+            jax.tree.leaves(restored),
+            jax.tree.leaves(engine.load(open_checkpoint(source / part.folder), part.state, part.table)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert sorted(report["parts"]) == sorted(part.folder or "." for part in parts)
+    convert("export", component, f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    for part in parts:
+        same(open_checkpoint(source / part.folder), open_checkpoint(tmp_path / "torch" / part.folder))
+        assert (tmp_path / "torch" / part.folder / part.file).exists()
+    for file in (f for f in source.rglob("*") if f.is_file() and f.suffix != ".safetensors"):
+        assert (tmp_path / "torch" / file.relative_to(source)).read_bytes() == file.read_bytes()
+
+
+def test_the_manifest_says_what_it_was_made_from(tiny_root, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_root / "hub" / "llm", source)
+    (source / "README.md").write_text("---\nlicense: mit\ntags: []\n---\n# A model\n")
+    convert("llama", f"--source={source}", f"--output={tmp_path / 'jax'}")
+    manifest = folders.read_manifest(tmp_path / "jax")
+    assert (manifest["component"], manifest["licence"]) == ("llama", "mit")
+    assert manifest["source"] == str(source)
+    assert manifest["files"]["model.safetensors"]["bytes"] == (source / "model.safetensors").stat().st_size
+    assert len(manifest["files"]["model.safetensors"]["sha256"]) == 64
+    assert manifest["dtypes"] == {"float32": 12}
+    assert set(manifest["beside"]) == {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_dtype_and_dry_run(tiny_root, tmp_path, capsys):
+    source = tiny_root / "hub" / "llm"
+    convert("llama", f"--source={source}", "--dry_run", f"--output={tmp_path / 'a'}")
+    assert "fits" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    convert("llama", f"--source={source}", f"--output={tmp_path / 'a'}", "--dtype=bfloat16")
+    assert {str(entry.dtype) for entry in store.saved(tmp_path / "a").values()} == {"bfloat16"}
+    convert("export", "llama", f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}", "--dtype=float16")
+    original, back = open_checkpoint(source), open_checkpoint(tmp_path / "b")
+    for key in original:
+        expected = original[key].astype(ml_dtypes.bfloat16).astype(np.float16)
+        np.testing.assert_array_equal(back[key], expected)
+
+
+def test_exported_llama_gives_the_same_in_transformers(tmp_path):
+    convert("llama", f"--source={FIXTURES / 'vicuna'}", f"--output={tmp_path / 'jax'}")
+    convert("export", "llama", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    ids = torch.arange(20)[None]
+    logits = []
+    for folder in (FIXTURES / "vicuna", tmp_path / "torch"):
+        model, info = transformers.LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        logits.append(model.eval()(ids).logits)
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("layout", ["bin", "shards of bin", "fp16"])
+def test_layouts_of_the_hub(layout, tiny_root, tmp_path):
+    original, source = tiny_root / "hub" / "llm", tmp_path / "source"
+    shutil.copytree(original, source)
+    (source / "model.safetensors").unlink()
+    tensors = {key: torch.from_numpy(value) for key, value in open_checkpoint(original).items()}
+    if layout == "bin":
+        torch.save(tensors, source / "pytorch_model.bin")
+    elif layout == "fp16":
+        tensors = {key: value.half() for key, value in tensors.items()}
+        arrays = {key: value.numpy() for key, value in tensors.items()}
+        safetensors.numpy.save_file(arrays, source / "model.fp16.safetensors")
+    else:
+        names = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+        parts = [dict(list(tensors.items())[i::2]) for i in range(2)]
+        for name, part in zip(names, parts, strict=True):
+            torch.save(part, source / name)
+        index = {"weight_map": {key: name for name, part in zip(names, parts, strict=True) for key in part}}
+        (source / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    convert("llama", f"--source={source}", f"--output={tmp_path / 'jax'}")
+    convert("export", "llama", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    same(open_checkpoint(source), open_checkpoint(tmp_path / "torch"))
+
+
+def test_pickles_with_views_and_transposed_tensors(tmp_path):
+    whole = torch.arange(24.0).reshape(4, 6)
+    content = {"part": whole[1:3, 2:], "turned": whole.t(), "number": torch.tensor(3), "none": torch.zeros(0, 3)}
+    for name, options in {"new.bin": {}, "old.bin": {"_use_new_zipfile_serialization": False}}.items():
+        torch.save({"state_dict": content, "epoch": 3}, tmp_path / name, **options)
+        read = open_checkpoint(tmp_path / name)
+        assert read.keys() == content.keys()
+        for key, value in content.items():
+            np.testing.assert_array_equal(read[key], value.numpy())
+
+
+def test_imagebind_as_it_was_released(tmp_path, monkeypatch):
+    """One file, without a config."""
+    monkeypatch.setattr("nextgpt_jax.imagebind.ImageBindConfig.huge", classmethod(_tiny_imagebind))
+    source = FIXTURES / "imagebind" / "imagebind_huge.pth"
+    convert("imagebind", f"--source={source}", f"--output={tmp_path / 'jax'}")
+    monkeypatch.undo()
+    convert("export", "imagebind", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    original, back = open_checkpoint(source), open_checkpoint(tmp_path / "torch")
+    assert "modality_postprocessors.audio.1.log_logit_scale" in folders.read_manifest(tmp_path / "jax")["ignored"]
+    same(back, original)
+
+
+def _tiny_imagebind(cls):
+    return cls.from_hub(json.loads((FIXTURES / "tiny" / "imagebind.json").read_text()))
+
+
+# Vicuna v0: a delta
+
+
+@pytest.fixture
+def base_and_delta(tmp_path):
+    """A base, a delta with two more rows, and what they make."""
+    rng = np.random.default_rng(0)
+    base, vicuna = tmp_path / "base", tmp_path / "vicuna-delta"
+    for folder, rows in ((base, 0), (vicuna, 2)):
+        shutil.copytree(FIXTURES / "vicuna", folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + rows}))
+    original = {key: value.astype(np.float16) for key, value in open_checkpoint(FIXTURES / "vicuna").items()}
+    grown = {k: np.pad(v, ((0, 2), (0, 0))) if k in ("lm_head.weight", "model.embed_tokens.weight") else v
+             for k, v in original.items()}  # fmt: skip
+    change = {key: rng.normal(size=value.shape).astype(np.float16) for key, value in grown.items()}
+    save_safetensors(Checkpoint.of("base", original), base / "model.safetensors")
+    save_safetensors(Checkpoint.of("delta", change), vicuna / "model.safetensors")
+    return base, vicuna, {key: grown[key] + change[key] for key in grown}
+
+
+def test_vicuna_from_its_delta(base_and_delta, tmp_path):
+    base, delta, expected = base_and_delta
+    convert("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'jax'}")
+    convert("export", "llama", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    same(open_checkpoint(tmp_path / "torch"), Checkpoint.of("expected", expected))
+
+    convert("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'mean'}", "--growth=mean")
+    original = open_checkpoint(base)["model.embed_tokens.weight"]
+    mean = original.astype(np.float32).mean(0).astype(np.float16)
+    rows = store.restore(tmp_path / "mean", COMPONENTS["llama"](tmp_path / "mean")[0].state)["embed_tokens"][
+        "embedding"
+    ]
+    added = open_checkpoint(delta)["model.embed_tokens.weight"][-2:]
+    np.testing.assert_array_equal(rows[-2:], (mean + added).astype(np.float32))
+
+    rows = len(original)
+    convert("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'cut'}", f"--vocab_size={rows}")
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["vocab_size"] == rows
+    assert store.saved(tmp_path / "cut")["lm_head.kernel"].shape == (original.shape[1], rows)
+
+
+def test_deltas_that_do_not_fit(base_and_delta, tmp_path):
+    base, delta, _ = base_and_delta
+    change = dict(open_checkpoint(delta))
+    change["model.norm.weight"] = change["model.norm.weight"][:-1]
+    del change["model.layers.0.mlp.up_proj.weight"]
+    save_safetensors(Checkpoint.of("delta", change), delta / "model.safetensors")
+    message = refused("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'jax'}")
+    assert "model.layers.0.mlp.up_proj.weight is only in the base" in message
+    assert "model.norm.weight has shape [48] in the base and [47] in the delta" in message
+    assert "rows, not 999" in refused("llama", f"--source={base}", f"--output={tmp_path / 'jax'}", "--vocab_size=999")
+
+
+# LoRA
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    base = transformers.LlamaForCausalLM.from_pretrained(FIXTURES / "vicuna")
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], lora_dropout=0.0)
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(base, config).eval()
+    for name, value in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.2)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    return wrapped, tmp_path / "adapter"
+
+
+def test_adapters_there_and_back(adapter, tmp_path):
+    wrapped, source = adapter
+    convert("lora", f"--source={source}", f"--base={FIXTURES / 'vicuna'}", f"--output={tmp_path / 'jax'}")
+    convert("export", "lora", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    same(open_checkpoint(source), open_checkpoint(tmp_path / "torch"))
+    base = transformers.LlamaForCausalLM.from_pretrained(FIXTURES / "vicuna")
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "torch").eval()
+    ids = torch.arange(12)[None]
+    assert torch.equal(again(ids).logits, wrapped(ids).logits)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_merged_export(converted, adapter, tmp_path):
+    wrapped, source = adapter
+    convert("llama", f"--source={FIXTURES / 'vicuna'}", f"--output={tmp_path / 'jax'}")
+    if converted:
+        convert("lora", f"--source={source}", f"--base={FIXTURES / 'vicuna'}", f"--output={tmp_path / 'lora'}")
+        source = tmp_path / "lora"
+    convert("export", "llama", f"--source={tmp_path / 'jax'}", f"--lora={source}", f"--output={tmp_path / 'torch'}")
+    merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "torch").eval()
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_that_compute_something_else(adapter, tmp_path):
+    _, source = adapter
+    config = json.loads((source / "adapter_config.json").read_text())
+    command = "lora", f"--source={source}", f"--output={tmp_path / 'jax'}"
+    assert "--base is missing" in refused(*command)
+    command += (f"--base={FIXTURES / 'vicuna'}",)
+    for change, message in (
+        ({"use_dora": True}, "use_dora=True is not supported"),
+        ({"peft_type": "IA3"}, "peft_type='IA3' is not supported"),
+        ({"target_modules": "all-linear"}, "a list of target_modules"),
+        ({"target_modules": ["q_proj", "w_pack"]}, "w_pack"),
+        ({"r": 4}, "has shape [3, 48], the model needs [4, 48]"),
+    ):
+        (source / "adapter_config.json").write_text(json.dumps({**config, **change}))
+        assert message in refused(*command)
+
+
+# NExT-GPT's own weights
+
+
+@pytest.mark.parametrize("delta", ["nextgpt", "nextgpt_old_peft", "nextgpt_stage2", "newer names"])
+def test_deltas_in_all_spellings(delta, tmp_path):
+    cfg = tiny_config()
+    state = nnx.state(nnx.eval_shape(lambda: nextgpt_model(cfg)))
+    table = nextgpt.table("linear", "transformer", cfg.modalities)
+    checkpoint = open_checkpoint(FIXTURES / (delta if delta != "newer names" else "nextgpt"))
+    if delta == "newer names":
+        renamed = {"llama_proj.": "mm_input_projector.", "gen_text_hidden_fcs.0.": "mm_output_img_projector.",
+                   "gen_text_hidden_fcs_video.0.": "mm_output_vid_projector.",
+                   "gen_text_hidden_fcs_audio.0.": "mm_output_aud_projector."}  # fmt: skip
+        tensors = {}
+        for key, tensor in checkpoint.tensors.items():
+            old = next((prefix for prefix in renamed if key.startswith(prefix)), "")
+            tensors[renamed.get(old, "") + key.removeprefix(old)] = tensor
+        checkpoint = checkpoint.with_tensors(tensors)
+    wanted_state, fitted, held = nextgpt.fit_delta(checkpoint, state, table)
+    assert ("LoRA" in held) == (delta != "nextgpt_stage2")
+    store.save(fitted.parameters, tmp_path)
+    kept, pieces = nextgpt.saved_delta(tmp_path, state)
+    assert sorted(pieces) == sorted(held)
+    parameters = store.parameters(tmp_path, kept, table)
+    back = nextgpt.join_rows(engine.export_parameters(parameters, kept, table))
+    original = {k: v for k, v in open_checkpoint(FIXTURES / ("nextgpt" if "names" in delta else delta)).items()}
+    assert {v.tobytes() for v in back.values()} == {v.tobytes() for v in original.values()}
+    if delta == "nextgpt":
+        assert back.keys() == original.keys()
+
+
+def nextgpt_model(cfg):
+    from nextgpt_jax.model import NExTGPT
+
+    return NExTGPT(cfg, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def system(tiny_root, tmp_path_factory):
+    """A tiny system with a delta, and the flags that name its parts."""
+    root = tmp_path_factory.mktemp("system")
+    shutil.copytree(tiny_root / "hub", root / "hub")
+    config = model_config(root / "hub", delta=False)
+    model = load_system(config).model
+    from nextgpt_jax.load import delta_table
+
+    tensors = nextgpt.export_delta(nnx.state(model), delta_table(model.config))
+    save_safetensors(tensors, root / "hub" / "delta" / "model.safetensors")
+    return root / "hub"
+
+
+def model_config(folder: pathlib.Path, delta: bool = True) -> ModelConfig:
+    names = {"llm": "llm", "encoder": "imagebind", "image_decoder": "stable-diffusion",
+             "video_decoder": "text-to-video", "audio_decoder": "audioldm"}  # fmt: skip
+    parts = {name: str(folder / path) for name, path in names.items()}
+    sizes = dict(projector_width=16, projector_layers=1, projector_heads=2, projector_feedforward=16, lora_rank=2)
+    return ModelConfig(**parts, **sizes, delta=str(folder / "delta") if delta else "", template="pieces")
+
+
+def model_flags(folder: pathlib.Path) -> list[str]:
+    config = model_config(folder)
+    fields = ("llm", "encoder", "image_decoder", "video_decoder", "audio_decoder", "delta", "projector_width",
+              "projector_layers", "projector_heads", "projector_feedforward", "lora_rank")  # fmt: skip
+    return [f"--config={KEYPAD}", *(f"--config.model.{name}={getattr(config, name)}" for name in fields)]
+
+
+def test_a_whole_system(system, tmp_path, capsys):
+    convert("nextgpt", *model_flags(system), f"--output={tmp_path / 'jax'}")
+    assert f"--config.model.llm={tmp_path / 'jax' / 'llm'}" in capsys.readouterr().out
+    manifest = folders.read_manifest(tmp_path / "jax")
+    assert sorted(manifest["parts"]) == [
+        "audio_decoder", "delta", "encoder", "image_decoder", "llm", "video_decoder"
+    ]  # fmt: skip
+    assert manifest["parts"]["llm"]["files"]["model.safetensors"]["sha256"]
+    folders_of = (tmp_path / "jax", system)
+    ours, theirs = (load_system(model_config(folder), decoder_parts=()).model for folder in folders_of)
+    for one, other in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(theirs)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+    convert("export", "nextgpt", *model_flags(system), f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    for file in system.rglob("*.safetensors"):
+        same(open_checkpoint(file), open_checkpoint(tmp_path / "torch" / file.relative_to(system).parent))
+
+
+def test_a_system_from_one_folder(system, tmp_path):
+    named = model_flags(pathlib.Path("weights"))
+    missing = refused("nextgpt", *named, f"--source={tmp_path}", f"--output={tmp_path / 'a'}")
+    assert f"model.llm: not found (looked for {tmp_path / 'llm'} and weights/llm)" in missing
+    convert("nextgpt", *named, f"--source={system}", f"--output={tmp_path / 'a'}")
+    assert (tmp_path / "a" / "delta" / "params").is_dir()
+
+
+def test_partial_deltas(system, tmp_path):
+    whole = open_checkpoint(system / "delta")
+    part = {key: value for key, value in whole.items() if "gen_text_hidden_fcs_video" not in key}
+    save_safetensors(Checkpoint.of("part", part), tmp_path / "part.safetensors")
+    command = "delta", *model_flags(system), f"--source={tmp_path / 'part.safetensors'}", f"--output={tmp_path / 'jax'}"
+    message = refused(*command)
+    assert "holds embedding and head rows" not in message or "but not output_proj.video" in message
+    assert "but not output_proj.video" in message and "--allow_partial" in message
+    convert(*command, "--allow_partial")
+    config = model_config(system)
+    config.delta = str(tmp_path / "jax")
+    assert not any(name.startswith("output_proj.video") for name in store.saved(tmp_path / "jax"))
+    model = load_system(config, decoder_parts=()).model
+    assert model.output_proj["video"].query_embs[...].any()
+    given = model.output_proj["image"].query_embs[...]
+    np.testing.assert_array_equal(given, whole["gen_text_hidden_fcs.0.query_embs"])
+    nothing = tmp_path / "nothing.safetensors"
+    save_safetensors(Checkpoint.of("nothing", {"x": np.zeros(3, np.float32)}), nothing)
+    assert "holds nothing of a NExT-GPT delta" in refused(
+        "delta", *model_flags(system), f"--source={nothing}", f"--output={tmp_path / 'b'}", "--allow_partial"
+    )
+
+
+# What can go wrong
+
+
+@pytest.fixture
+def broken(tiny_root, tmp_path):
+    """Makes a LLaMA folder with other tensors, and the command that converts it."""
+
+    def make(change) -> tuple:
+        source = tmp_path / "source"
+        shutil.copytree(tiny_root / "hub" / "llm", source, dirs_exist_ok=True)
+        tensors = dict(open_checkpoint(tiny_root / "hub" / "llm"))
+        change(tensors)
+        save_safetensors(Checkpoint.of("broken", tensors), source / "model.safetensors")
+        return "llama", f"--source={source}", f"--output={tmp_path / 'jax'}"
+
+    return make
+
+
+def test_keys_and_shapes_that_do_not_fit(broken):
+    def change(tensors):
+        del tensors["model.norm.weight"]
+        tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 2), np.float32)
+        tensors["model.layers.9.mlp.up_proj.weight"] = np.zeros((3, 2), np.float32)
+
+    message = refused(*broken(change))
+    assert "missing model.norm.weight [32]" in message
+    assert "model.layers.0.mlp.up_proj.weight has shape [3, 2], the model needs [48, 32]" in message
+    assert "unexpected model.layers.9.mlp.up_proj.weight [3, 2]" in message
+
+
+def test_truncated_and_poisoned_files(broken, tmp_path):
+    command = broken(lambda tensors: None)
+    file = tmp_path / "source" / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1000])
+    assert f"{file} is not a readable safetensors file" in refused(*command)
+    file.unlink()
+    torch.save({"a": Trap(str(tmp_path / "sprung"))}, tmp_path / "source" / "pytorch_model.bin")
+    assert "pytorch_model.bin is not a readable weights file" in refused(*command)
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_file_that_shrinks_while_it_is_read(broken, tmp_path, monkeypatch):
+    command = broken(lambda tensors: None)
+    file = tmp_path / "source" / "model.safetensors"
+
+    def shrinking(part, checkpoint, dtype):
+        fitted = fit(part, checkpoint, dtype)
+        os.truncate(file, 5000)
+        return fitted
+
+    fit = folders.fit
+    monkeypatch.setattr(folders, "fit", shrinking)
+    assert "has become shorter" in refused(*command)
+
+
+def test_outputs_that_exist_and_disks_that_are_full(broken, tmp_path, monkeypatch):
+    command = broken(lambda tensors: None)
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "mine").write_text("keep")
+    assert "exists: give a new folder" in refused(*command)
+    shutil.rmtree(tmp_path / "jax")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert "and 1 KB are free there" in refused(*command)
+
+
+def test_a_disk_that_fills_up_in_the_middle(tmp_path, tiny_root):
+    """The system refuses to write on: here by a limit on the size of files."""
+    source = tiny_root / "hub" / "llm"
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited", sys.executable, "-m", "convert", "llama"]
+    argv = [*limited, f"--source={source}", f"--output={tmp_path / 'jax'}"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_conversion_that_is_killed_leaves_nothing_that_looks_whole(tmp_path, tiny_root):
+    source, output = tiny_root / "hub" / "text-to-video", tmp_path / "jax"
+    argv = [sys.executable, "-m", "convert", "text_to_video", f"--source={source}", f"--output={output}"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(tmp_path.glob(".jax.partial-*")):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    assert list(tmp_path.glob(".jax.partial-*"))
+    convert("text_to_video", f"--source={source}", f"--output={output}")
+    assert [p.name for p in tmp_path.iterdir()] == ["jax"]
+    assert COMPONENTS["text_to_video"](output)
+
+
+def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
+    convert(*broken(lambda tensors: None))
+    shutil.rmtree(tmp_path / "jax" / "params" / "norm.scale")
+    with pytest.raises(UserError, match="no complete set of converted parameters|can't be read"):
+        store.restore(tmp_path / "jax", COMPONENTS["llama"](tmp_path / "jax")[0].state)
+    (tmp_path / "jax" / "params" / "_METADATA").unlink()
+    with pytest.raises(UserError, match="no complete set"):
+        store.saved(tmp_path / "jax")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "which component"),
+        (["lama"], "unknown component 'lama'.*did you mean llama"),
+        (["llama", "--output=x"], "--source is missing: config.json"),
+        (["llama", "--source=x"], "--output=DIR is missing"),
+        (["llama", "--source=./nowhere", "--output=x"], "no such folder: ./nowhere \\(wanted: config.json"),
+        (["delta", "--source=x", "--output=y"], "--config=FILE"),
+        (["export", "llama", "--source=/", "--output=x"], "no converted folder"),
+        (["llama", "--source=x", "--output=y", "--dtype=int8"], "--dtype"),
+    ],
+)
+def test_mistakes(argv, message):
+    with pytest.raises(UserError, match=message) as caught:
+        convert(*argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    message = refused("llama", "--source=lmsys/vicuna-7b-v1.5", f"--output={tmp_path / 'x'}")
+    assert "there is no folder lmsys/vicuna-7b-v1.5" in message and "config.json, model.safetensors" in message
+
+
+def test_what_is_downloaded():
+    names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+             "model.safetensors.index.json", "pytorch_model.bin", "unet/config.json", "unet/model.bin",
+             "unet/model.fp16.bin", "tokenizer.model", "img/cat.png"]  # fmt: skip
+    assert wanted(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
