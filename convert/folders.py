@@ -127,7 +127,7 @@ def import_folder(
                 }
                 for f in files
             },
-            "beside": {str(f.relative_to(folder)): _sha256(f) for f in sorted(folder.rglob("*")) if _is_beside(f)},
+            "beside": {str(f.relative_to(folder)): _sha256(f) for f in _files_beside(folder)},
             "dtypes": dict(collections.Counter(str(p.dtype) for f in parts for p in f.parameters.values())),
             "ignored": [key for fitted in parts for key in fitted.ignored],
         }
@@ -231,6 +231,10 @@ def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[st
             if _is_beside(file):
                 (target / name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target / name / file.name)
+
+
+def _files_beside(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(f for f in (*folder.glob("*"), *folder.glob("*/*")) if _is_beside(f) and store.FOLDER not in f.parts)
 
 
 def _is_beside(file: pathlib.Path) -> bool:

@@ -27,8 +27,13 @@ def config(tiny_root):
 
 
 @pytest.fixture(scope="module")
-def tiny_engine(config):
-    return Engine(load_system(config.model), config.decode)
+def system(config):
+    return load_system(config.model)
+
+
+@pytest.fixture(scope="module")
+def tiny_engine(system, config):
+    return Engine(system, config.decode)
 
 
 def request(*segments, **options):
@@ -138,12 +143,12 @@ def test_impossible_requests(tiny_engine, segments, options, message):
 
 
 @pytest.mark.parametrize("field, value", [("image.batch", 0), ("video.fps", 0.0), ("max_media", -1)])
-def test_impossible_defaults(config, field, value):
+def test_impossible_defaults(system, config, field, value):
     defaults = copy.deepcopy(config.decode)
     *parents, last = field.split(".")
     setattr(functools.reduce(getattr, parents, defaults), last, value)
     with pytest.raises(UserError, match=f"decode.{field} is {value}"):
-        Engine(load_system(config.model), defaults)
+        Engine(system, defaults)
 
 
 def test_an_empty_prompt_and_unreadable_files(config, tmp_path):
