@@ -1,0 +1,96 @@
+"""Downloads from a hub: a small server on this machine that answers as the Hugging Face Hub does."""
+
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import pytest
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "someone/tiny-llama"
+
+
+@pytest.fixture
+def hub(tiny_root):
+    """The address of a hub with one repository, and the paths that were asked for."""
+    files = {f.name: f.read_bytes() for f in (tiny_root / "hub" / "llm").iterdir()}
+    files["pytorch_model.bin"] = b"the same weights once more, which nobody needs"
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def answer(self, status: int, body: bytes, **headers: str):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_GET(self):
+            asked.append((self.command, self.path))
+            path = self.path.split("?")[0]
+            if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
+                tree = [
+                    {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+                    for name, body in files.items()
+                ]
+                return self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+            if path.startswith(f"/api/models/{REPOSITORY}"):
+                info = {"id": REPOSITORY, "sha": REVISION, "siblings": [{"rfilename": name} for name in files]}
+                return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+            name = path.removeprefix(f"/{REPOSITORY}/resolve/{REVISION}/")
+            if name not in files:
+                return self.answer(404, b"", X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+            begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+            etag = f'"{hashlib.sha1(files[name]).hexdigest()}"'
+            body, size = files[name][begin:], len(files[name])
+            where = {"Content_Range": f"bytes {begin}-{size - 1}/{size}"} if begin else {}
+            self.answer(206 if begin else 200, body, ETag=etag, X_Repo_Commit=REVISION, **where)
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def convert(home: pathlib.Path, endpoint: str, *argv: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    command = [sys.executable, "-m", "convert", "llama", *argv]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_a_repository_is_downloaded_and_its_revision_recorded(hub, tmp_path):
+    endpoint, asked = hub
+    done = convert(tmp_path / "home", endpoint, f"--source={REPOSITORY}", f"--output={tmp_path / 'jax'}")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "jax" / "nextgpt_jax.json").read_text())
+    assert (manifest["source"], manifest["revision"]) == (REPOSITORY, REVISION)
+    assert (tmp_path / "jax" / "tokenizer.json").is_file()
+    assert not any("pytorch_model.bin" in path for _, path in asked)
+
+    asked.clear()  # what is there is not downloaded again
+    done = convert(tmp_path / "home", endpoint, f"--source={REPOSITORY}", f"--output={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stderr
+    assert not [path for command, path in asked if command == "GET" and "/resolve/" in path]
+
+
+def test_repositories_that_are_not_there(hub, tmp_path):
+    endpoint, _ = hub
+    done = convert(tmp_path / "home", endpoint, "--source=someone/else", f"--output={tmp_path / 'jax'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--source: " in done.stderr and not (tmp_path / "jax").exists()
+    done = convert(tmp_path / "home", "http://127.0.0.1:9", f"--source={REPOSITORY}", f"--output={tmp_path / 'jax'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "the hub cannot be reached" in done.stderr
