@@ -29,5 +29,5 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
         config.model.delta = "weights/nextgpt-7b-tiva-v0"
     else:
         config.train.stage = variant
-    config.train.remat = True
+    config.train.remat = "full"
     return config

@@ -169,13 +169,16 @@ def load(
 
 
 def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float32) -> nnx.State:
-    """`state` with parameters that fit it; floating-point ones are cast to `dtype`."""
-    return nnx.from_flat_state(
-        [
-            (path, leaf.replace(jnp.asarray(parameters[".".join(map(str, path))].cast(dtype).read())))
-            for path, leaf in nnx.to_flat_state(state)
-        ]
-    )
+    """`state` with parameters that fit it; floating-point ones are cast to `dtype`. Leaves with a sharding get it."""
+
+    def filled(path, leaf):
+        array = parameters[".".join(map(str, path))].cast(dtype).read()
+        sharding = getattr(leaf.get_raw_value(), "sharding", None)
+        if sharding is None:
+            return leaf.replace(jnp.asarray(array))
+        return leaf.replace(jax.make_array_from_callback(array.shape, sharding, lambda index: array[index]))
+
+    return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
 
 
 def export(state: nnx.State, table: Table) -> Checkpoint:

@@ -28,7 +28,8 @@ from nextgpt_jax.errors import UserError
 
 FOLDER = "params"
 _PIECE_BYTES = 32 * 2**20
-_WRITING_BYTES = 256 * 2**20  # that may be on their way to the disk
+_MOVING_BYTES = 256 * 2**20  # that may be on their way to or from the disk
+_ALIGNMENT = 64  # bytes: a CPU device takes over an array that begins at a multiple of them
 
 
 def is_converted(folder: pathlib.Path) -> bool:
@@ -84,7 +85,7 @@ class _Streamed(ocp.type_handlers.NumpyHandler):
                 target = array[i] if parameter.stacked else array
                 pending.append((piece.nbytes, target.write(piece, can_reference_source_data_indefinitely=True)))
                 del piece
-                while sum(size for size, _ in pending) > _WRITING_BYTES:
+                while sum(size for size, _ in pending) > _MOVING_BYTES:
                     await pending.popleft()[1]
         while pending:
             await pending.popleft()[1]
@@ -114,33 +115,56 @@ def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx
     """Fills `state` (abstract) from `folder`/params, floating-point parameters as `dtype`.
 
     A leaf that has a sharding gets it, and each process reads its part only; others go to the default device.
-    Parameters that `state` lacks are left unread.
+    Parameters that `state` lacks are left unread. The parameters come one after the other, piece by piece, so that the
+    host needs little more than what stays in its memory.
 
     Raises:
       ConversionError: parameters missing or of the wrong shape; all of them are listed.
       UserError: the folder is damaged.
     """
-    names, kept = flat_paths(state), _check(folder, state)
-    leaves = dict(nnx.to_flat_state(state))
+    names = flat_paths(state)
+    _check(folder, state)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
-    def wanted(path, leaf):
-        target = dtype if jnp.issubdtype(kept[names[path]].dtype, jnp.floating) else kept[names[path]].dtype
+    def filled(path, leaf):
         sharding = getattr(leaf.get_raw_value(), "sharding", None) or default
-        return jax.ShapeDtypeStruct(leaf.shape, target, sharding=sharding)
+        return leaf.replace(_restored(folder / FOLDER / names[path], sharding, dtype))
 
-    abstract = {names[path]: wanted(path, leaf) for path, leaf in leaves.items()}
-    tree = _nested(abstract)
-    arguments = ocp.args.PyTreeRestore(
-        tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
-    )
     try:
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            found = checkpointer.restore((folder / FOLDER).absolute(), args=arguments)
+        return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / FOLDER} can't be read: {_reason(error)}") from None
-    arrays = dict(_flat(found))
-    return nnx.from_flat_state([(path, leaf.replace(arrays[names[path]])) for path, leaf in leaves.items()])
+
+
+def _restored(path: pathlib.Path, sharding: jax.sharding.Sharding, dtype) -> jax.Array:
+    array = ts.open({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}).result()
+    kept = np.dtype(array.dtype.numpy_dtype)
+    target = np.dtype(dtype) if jnp.issubdtype(kept, jnp.floating) else kept
+    shards: dict[str, np.ndarray] = {}  # devices that hold the same share one
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if str(index) not in shards:
+            shards[str(index)] = _read(array[index], target)
+        return shards[str(index)]
+
+    return jax.block_until_ready(jax.make_array_from_callback(array.shape, sharding, read))
+
+
+def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
+    """The values, in memory that a CPU device takes over without a copy."""
+    size = math.prod(array.shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    found = memory[begin : begin + size].view(dtype).reshape(array.shape)
+    if not array.shape:
+        found[...] = array.read().result()
+        return found
+    array = array[ts.d[:].translate_to[0]]  # a slice keeps its indices
+    rows = max(1, _MOVING_BYTES * len(found) // max(1, size))
+    for first in range(0, len(found), rows):
+        last = min(first + rows, len(found))
+        found[first:last] = array[first:last].read().result()
+    return found
 
 
 def _check(folder: pathlib.Path, state: nnx.State) -> dict[str, Any]:

@@ -8,11 +8,12 @@ WORKDIR/<step>/data     position of the data iterator
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from nextgpt_jax import hub
 from nextgpt_jax.errors import UserError, check_folder
@@ -29,19 +30,31 @@ def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
 class Workdir:
     """The checkpoints of one run."""
 
-    def __init__(self, path: str | pathlib.Path, keep: int = 2):
+    def __init__(self, path: str | pathlib.Path, keep: int = 2, keep_best: int = 0):
         self.path = pathlib.Path(path).absolute()
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
         self._opened: ocp.CheckpointManager | None = None
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
         if self._opened is None:
+            policies = ocp.checkpoint_managers.preservation_policy
+            kept = [policies.LatestN(self._keep)]
+            if self._keep_best:
+                kept += [policies.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=self._keep_best)]
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, create=False, enable_async_checkpointing=False
+                preservation_policy=policies.AnyPreservationPolicy(kept), create=False
             )
             self._opened = ocp.CheckpointManager(self.path, options=options)
         return self._opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Waits until everything is on the disk."""
+        self._manager.close()
+        self._opened = None
 
     @property
     def base_delta(self) -> str:
@@ -58,11 +71,18 @@ class Workdir:
         return hub.read_json(self.path / _RUN)
 
     def claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
-        """Makes the folder this run's, or checks that it is.
+        """Makes the folder this run's, or checks that it is. Of several processes the first one makes it.
 
         Raises:
           UserError: the folder has checkpoints of another stage or another model.
         """
+        if jax.process_index():
+            multihost_utils.sync_global_devices("claim")
+        self._claim(stage, delta, base_delta)
+        if jax.process_count() > 1 and not jax.process_index():
+            multihost_utils.sync_global_devices("claim")
+
+    def _claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
         run = {"stage": stage, "base_delta": _absolute(base_delta), "parameters": shapes_of(delta)}
         if (self.path / _RUN).exists():
             self.check_base(base_delta)
@@ -109,14 +129,14 @@ class Workdir:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, delta: nnx.State, opt: Any, data: dict) -> None:
-        """Writes a checkpoint; it is either whole or not there."""
+    def save(self, step: int, delta: nnx.State, opt: Any, data: dict, *, loss: float) -> None:
+        """Begins to write a checkpoint, which goes on beside what follows; it appears whole or not at all."""
         items = {
             "delta": ocp.args.StandardSave(nnx.to_pure_dict(delta)),
             "opt": ocp.args.StandardSave(jax.tree.leaves(opt)),
             "data": ocp.args.JsonSave(data),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
 
     def restore(self, step: int, delta: nnx.State, opt: Any) -> tuple[nnx.State, Any, dict]:
         """Reads a checkpoint into the structure of `delta` and `opt` (abstract or real)."""
@@ -149,7 +169,11 @@ def _absolute(path: str) -> str:
 
 def _abstract(tree: Any) -> Any:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+    def leaf(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device)
+
+    return jax.tree.map(leaf, tree)
 
 
 def _filled(state: nnx.State, values: dict) -> nnx.State:

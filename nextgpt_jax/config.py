@@ -70,6 +70,15 @@ class OptimConfig:
 
 
 @dataclasses.dataclass
+class MeshConfig:
+    """How many devices each axis of the mesh has (sharding.py); -1: as many as are left."""
+
+    data: int = -1  # copies of the weights, each with rows of its own
+    fsdp: int = 1  # devices that share one copy, each with rows of its own
+    tensor: int = 1  # devices that share the heads, MLP widths and vocabulary for the same rows
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """The length of a run and what it leaves behind."""
 
@@ -78,8 +87,9 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
-    keep: int = 2  # checkpoints
-    remat: bool = False  # recompute the layers in the backward pass
+    keep: int = 2  # newest checkpoints
+    keep_best: int = 0  # and those of the lowest loss
+    remat: str = "none"  # how the backward pass saves memory: none, dots, full, offload (see layers.scan_layers)
     alignment_weight: float = 1.0
 
 
@@ -138,5 +148,6 @@ class ExperimentConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     decode: DecodeDefaults = dataclasses.field(default_factory=DecodeDefaults)

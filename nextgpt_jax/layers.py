@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
+
+from nextgpt_jax.sharding import constrain, on_rows_and_heads, platform
 
 _kernel_init = nnx.initializers.lecun_normal()
 _embedding_init = nnx.initializers.normal(0.02)
@@ -47,18 +50,19 @@ class Linear(nnx.Module):
             self.lora_a = nnx.LoRAParam(_kernel_init(rngs.params(), (din, lora.rank)))
             self.lora_b = nnx.LoRAParam(jnp.zeros((lora.rank, dout)))
 
-    def __call__(self, x: Float[Array, "*b din"], dropout_key: Array | None = None) -> Float[Array, "*b dout"]:
-        """`dropout_key` switches on the LoRA branch's own dropout (training)."""
+    def __call__(self, x: Float[Array, "*b din"], dropout_keys: Array | None = None) -> Float[Array, "*b dout"]:
+        """`dropout_keys` [B], one a row, switch on the LoRA branch's own dropout (training)."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora and not self.merged:
-            if dropout_key is not None and self.lora.dropout:
-                keep = jax.random.bernoulli(dropout_key, 1.0 - self.lora.dropout, x.shape)
-                x = jnp.where(keep, x / (1.0 - self.lora.dropout), 0)
+            if dropout_keys is not None and self.lora.dropout:
+                rate = self.lora.dropout
+                keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(dropout_keys)
+                x = jnp.where(keep, x / (1.0 - rate), 0)
             low_rank = x @ self.lora_a[...].astype(x.dtype) @ self.lora_b[...].astype(x.dtype)
             y = y + low_rank * (self.lora.alpha / self.lora.rank)
-        return y
+        return constrain(y, "batch")
 
 
 def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
@@ -104,7 +108,7 @@ class Conv(nnx.Module):
         y = jax.lax.conv_general_dilated(
             x, kernel, self.stride, self.padding, rhs_dilation=self.dilation, dimension_numbers=layout
         )
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return constrain(y if self.bias is None else y + self.bias[...].astype(x.dtype), "batch")
 
 
 class Embedding(nnx.Module):
@@ -188,10 +192,52 @@ def attention(
 
     mask is True where attention is allowed.
     """
+    target = platform()
     plain = mask is None and not causal and q.shape[2] == k.shape[2]
-    if plain and jax.default_backend() == "cpu" and q.shape[1] * k.shape[1] >= _MANY_SCORES:
+    if plain and target == "cpu" and q.shape[1] * k.shape[1] >= _MANY_SCORES:
         return _attention_by_heads(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+    if mask is None and target == "tpu" and q.shape[1] % _FLASH_BLOCK == 0 and k.shape[1] % _FLASH_BLOCK == 0:
+        return flash_attention_tpu(q, k, v, causal=causal)
+    flash = mask is None and target in ("cuda", "gpu") and q.dtype != jnp.float32 and q.shape[-1] in (64, 128)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn" if flash else None)
+
+
+_FLASH_BLOCK = 128  # tokens; what does not divide into such blocks is small
+
+
+def flash_attention_tpu(q, k, v, *, causal: bool, interpret: bool = False):
+    """Attention by the Pallas kernel "splash", which skips the blocks that a causal mask empties.
+
+    Compiled programs cannot be cut across devices, so each device runs it on its rows and heads. q: [B, T, H, d];
+    k, v: [B, S, K, d]; T and S are multiples of 128.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    t, s, width = q.shape[1], k.shape[1], q.shape[-1]
+    q = q * jnp.asarray(width**-0.5, q.dtype)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -width % 128))) for x in (q, k, v))  # the lanes of a register
+
+    def local(q, k, v):
+        heads, groups = k.shape[2], q.shape[2] // k.shape[2]
+        mask = (masks.CausalMask if causal else masks.FullMask)((t, s))
+        sizes = splash.BlockSizes(
+            **dict.fromkeys(("block_q", "block_q_dkv", "block_q_dq"), _block(t)),
+            **dict.fromkeys(("block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute"), _block(s)),
+            block_kv_dq=_block(s),
+        )
+        kernel = splash.make_splash_mqa_single_device(
+            masks.MultiHeadMask([mask] * groups), block_sizes=sizes, interpret=interpret
+        )
+        q = rearrange(q, "b t (k g) d -> b k g t d", k=heads)
+        y = jax.vmap(jax.vmap(kernel))(q, k.swapaxes(1, 2), v.swapaxes(1, 2))
+        return rearrange(y, "b k g t d -> b t (k g) d")
+
+    return on_rows_and_heads(local, q, k, v)[..., :width]
+
+
+def _block(n: int) -> int:
+    return next(block for block in (512, 256, 128) if n % block == 0)
 
 
 # On a CPU, scores beyond this (a head's queries times keys) are made and used while they are in the cache.
@@ -246,17 +292,32 @@ def unstack(layers: nnx.Module) -> nnx.List:
     return nnx.List([nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(n)])
 
 
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["carry"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
+
 def scan_layers(
     step: Callable[[Any, nnx.Module, Any], Any],
     carry: Any,
     layers: nnx.Module,
     xs: Any = None,
     *,
-    remat=False,
+    remat: str = "none",
 ) -> Any:
     """carry = step(carry, layer, x) over the layers, and over the leading axis of `xs` with them.
 
-    Stacked layers run under one `lax.scan` (each step rematerialised if `remat`); an nnx.List runs as a plain loop.
+    Stacked layers run under one `lax.scan`; an nnx.List runs as a plain loop. `remat` says what of a stacked layer the
+    backward pass finds in memory: "none" everything, "dots" the results of matrix products, "full" the carry alone,
+    "offload" the carry, which has waited in the host's memory (accelerators only). The rest is computed again.
     """
     if isinstance(layers, nnx.List):
         for i, layer in enumerate(layers):
@@ -266,6 +327,10 @@ def scan_layers(
 
     def body(carry, state_and_x):
         state, x = state_and_x
+        if remat == "offload":
+            carry = jax.tree.map(lambda leaf: checkpoint_name(leaf, "carry"), carry)
         return step(carry, nnx.merge(graphdef, state), x), None
 
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (state, xs))[0]
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan needs no barriers
+    return jax.lax.scan(body, carry, (state, xs))[0]

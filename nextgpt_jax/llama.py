@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import hub
 from nextgpt_jax.layers import Embedding, Linear, LoRAConfig, RMSNorm, attention, rotary, scan_layers, stack
+from nextgpt_jax.sharding import constrain
 
 Cache = dict[str, Array]  # "k", "v": [layers, B, S, K, head_dim]; slot = position
 
@@ -91,7 +92,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x, positions, mask, cache, layer, keys):
         def heads(projection, key):
-            return projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
+            y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
+            return constrain(y, "batch", None, "heads", None)
 
         q = rotary(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
         k = rotary(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
@@ -128,10 +130,11 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(cfg, lora, rngs=rngs)
 
     def __call__(self, x, positions, mask, cache, layer, key):
-        keys = [None] * 7 if key is None else jax.random.split(key, 7)
+        keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
         attended, cache = self.self_attn(self.input_layernorm(x), positions, mask, cache, layer, keys[:4])
         x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x), keys[4:]), cache
+        x = x + self.mlp(self.post_attention_layernorm(x), keys[4:])
+        return constrain(x, "batch", None, None), cache
 
 
 class Llama(nnx.Module):
@@ -156,14 +159,14 @@ class Llama(nnx.Module):
         positions: Int[Array, "b t"] | None = None,
         mask: Bool[Array, "b 1 t s"] | None = None,
         cache: Cache | None = None,
-        dropout_key: Array | None = None,
-        remat: bool = False,
+        dropout_keys: Array | None = None,
+        remat: str = "none",
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Hidden states after the final norm, and the cache with the fed tokens written at slots = positions.
 
         positions default to 0..t-1. Without a mask attention is causal over the fed tokens, which is all that
         right-padded rows need; with a cache the default mask lets a query see the slots up to its own position.
-        dropout_key switches LoRA dropout on. remat recomputes each layer in the backward pass.
+        dropout_keys [b], one a row, switch LoRA dropout on. remat: see layers.scan_layers.
         """
         b, t, _ = embeddings.shape
         if positions is None:
@@ -171,13 +174,14 @@ class Llama(nnx.Module):
         if mask is None and cache is not None:
             mask = jnp.arange(cache["k"].shape[2]) <= positions[:, None, :, None]  # [B, 1, T, S]
         n = self.config.num_hidden_layers
-        keys = None if dropout_key is None else jax.random.split(dropout_key, n)
+        keys = None if dropout_keys is None else jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(dropout_keys)
 
         def step(carry, layer, xs):
             x, cache = carry
             return layer(x, positions, mask, cache, *xs)
 
-        x, cache = scan_layers(step, (embeddings, cache), self.layers, (jnp.arange(n), keys), remat=remat)
+        x = constrain(embeddings, "batch", None, None)
+        x, cache = scan_layers(step, (x, cache), self.layers, (jnp.arange(n), keys), remat=remat)
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:

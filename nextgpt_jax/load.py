@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 import convert.imagebind
 import convert.llama
@@ -17,7 +18,7 @@ from convert.checkpoints import open_checkpoint
 from convert.components import decoder_tables, imagebind_config
 from convert.engine import load
 from convert.rules import Table
-from nextgpt_jax import hub
+from nextgpt_jax import hub, sharding
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
@@ -116,15 +117,21 @@ def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
 
 
 def load_system(
-    config: ModelConfig, *, decoder_parts: tuple[str, ...] | None = None, seed: int = 0, verbose: bool = False
+    config: ModelConfig,
+    *,
+    decoder_parts: tuple[str, ...] | None = None,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    verbose: bool = False,
 ) -> System:
     """Builds the model from its base weights; the delta comes from `config.delta`, or is initialised from `seed`.
 
     `decoder_parts` says what of the decoders is loaded (None: all). Frozen weights get `config.dtype`, trainable
-    ones are float32.
+    ones are float32. On a `mesh` every parameter lies as sharding.py says, and each process reads its part of converted
+    parameters only.
 
     Raises:
-      UserError: a file is missing or does not fit.
+      UserError: a file is missing or does not fit, or the mesh does not fit the model.
     """
     cfg, dtype = model_config(config), frozen_dtype(config.dtype)
     if config.template not in TEMPLATES:
@@ -137,6 +144,8 @@ def load_system(
         graphdef, abstract = nnx.split(nnx.eval_shape(make))
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+    if mesh:
+        abstract = placed(cfg, abstract, mesh)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
         ("llm",): (config.llm, convert.llama.TIED if cfg.llm.tie_word_embeddings else convert.llama.BASE),
         ("encoder",): (config.encoder, convert.imagebind.table(cfg.branches)),
@@ -163,11 +172,28 @@ def load_system(
         state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
-        initial = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing))()
+        shardings = nnx.from_flat_state([(p, leaves[p].replace(_sharding(leaves[p]))) for p in sorted(missing)])
+        initialise = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing), out_shardings=shardings)
+        initial = initialise()
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     captions = {name: load_tokenizer(folder / "tokenizer") for name, folder in folders.items()}
     return System(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template])
+
+
+def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
+    """An abstract state of the model that says where on the mesh each parameter lies.
+
+    Raises:
+      UserError: the mesh does not fit the model.
+    """
+    heads = {"attention heads": cfg.llm.num_attention_heads, "key/value heads": cfg.llm.num_key_value_heads}
+    sharding.check_heads(mesh, **heads)
+    return sharding.place(state, mesh)
+
+
+def _sharding(leaf: nnx.Variable) -> Any:
+    return getattr(leaf.get_raw_value(), "sharding", None)
 
 
 def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None) -> System:

@@ -119,8 +119,11 @@ class NExTGPT(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         """Scores of the base vocabulary and, after it, the new tokens."""
-        new = hidden @ self.signal_head[...].T.astype(hidden.dtype)
-        return jnp.concatenate([self.llm.logits(hidden), new], -1)
+        return jnp.concatenate([self.llm.logits(hidden), self.new_logits(hidden)], -1)
+
+    def new_logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b n"]:
+        """Scores of the new tokens alone."""
+        return hidden @ self.signal_head[...].T.astype(hidden.dtype)
 
     def prompt_embeddings(
         self, modality: str, hidden: Float[Array, "n w d"], ids: Int[Array, "n w"]

@@ -1,7 +1,7 @@
 """Samples to batches with Grain: shuffled anew each epoch, read ahead by threads, with a position to resume from."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -12,9 +12,20 @@ from nextgpt_jax.data.batches import Encoder
 from nextgpt_jax.data.samples import Conversation
 
 
-def batches(samples: Sequence[Conversation], encoder: Encoder, config: DataConfig, seed: int) -> grain.DatasetIterator:
-    """An endless iterator of batches (data/batches.py); get_state() and set_state() are its position."""
-    dataset = grain.MapDataset.source(Epochs(samples, encoder, config, seed))
+def batches(
+    samples: Sequence[Conversation],
+    encoder: Encoder,
+    config: DataConfig,
+    seed: int,
+    *,
+    first: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[dict]:
+    """An endless iterator of batches (data/batches.py) from number `first` on; of their `rows` only, if given.
+
+    Which samples a batch has depends on the seed and its number alone, so that a number is all there is to a position.
+    """
+    dataset = grain.MapDataset.source(Epochs(samples, encoder, config, seed, rows))[first:]
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
     return iter(dataset.to_iter_dataset(options))
 
@@ -27,7 +38,15 @@ class Epochs:
     batch of an epoch is filled up from its beginning.
     """
 
-    def __init__(self, samples: Sequence[Conversation], encoder: Encoder, config: DataConfig, seed: int):
+    def __init__(
+        self,
+        samples: Sequence[Conversation],
+        encoder: Encoder,
+        config: DataConfig,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ):
+        self._rows = np.arange(config.batch_size) if rows is None else np.asarray(rows)
         self._samples, self._encoder, self._size, self._seed = samples, encoder, config.batch_size, seed
         self._lengths = np.array([*sorted(config.buckets), encoder.max_length])
         self._bucket = np.zeros(len(samples), int)
@@ -40,8 +59,8 @@ class Epochs:
 
     def __getitem__(self, number: int) -> dict:
         epoch, at = divmod(number, -(-len(self._samples) // self._size))
-        length, rows = self._plan(epoch)[at]
-        batch = jax.tree.map(lambda *x: np.stack(x), *[self._encoder(self._samples[i]) for i in rows])
+        length, members = self._plan(epoch)[at]
+        batch = jax.tree.map(lambda *x: np.stack(x), *[self._encoder(self._samples[i]) for i in members[self._rows]])
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
 
     def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:

@@ -1,5 +1,6 @@
 """The command line of training: flags to training.loop."""
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ from absl import flags
 
 from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_command
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.training import distributed
 
 USAGE = """train.py --config=configs/FILE.py:STAGE --workdir=DIR [--init_from=DIR] [--config.a.b=value ...]
 
@@ -16,6 +18,8 @@ Runs a training stage; the same command again resumes it. Options:"""
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of this run's checkpoints and logs", flag_values=values)
     flags.DEFINE_string("init_from", "", "workdir of a previous stage to start from", flag_values=values)
+    flags.DEFINE_string("profile", "", "first and last step of a trace, such as 10,12", flag_values=values)
+    distributed.define_flags(values)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,10 +27,21 @@ def main(argv: Sequence[str]) -> None:
     values = parse_flags(argv, _define, USAGE)
     if not values.workdir:
         raise UserError("--workdir=DIR is missing: the folder for this run's checkpoints and logs")
+    profile = _span(values.profile)
     enable_compilation_cache()
+    distributed.initialise(values)
     from nextgpt_jax.training.loop import train  # after the flags: a typo should not wait for imports
 
-    train(values.config, values.workdir, values.init_from)
+    train(values.config, values.workdir, values.init_from, profile)
+
+
+def _span(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+),(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--profile={text}: give the first and the last step, such as 10,12")
+    return int(found[1]), int(found[2])
 
 
 def run() -> None:

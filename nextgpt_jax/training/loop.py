@@ -1,73 +1,38 @@
-"""The training loop: load, restore, step, log, save.
+"""The training loop: load, restore, step, log, save. Every process of a job runs it; process 0 speaks for all."""
 
-Pure functions over split state: gradients and optimizer state exist for the stage's trainable leaves only.
-"""
-
+import contextlib
+import dataclasses
+import hashlib
+import json
 import math
 import pathlib
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from nextgpt_jax import chips, flops
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.batches import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.layers import REMAT
 from nextgpt_jax.load import System, load_system
-from nextgpt_jax.modalities import OUTPUTS
-from nextgpt_jax.training import losses
+from nextgpt_jax.sharding import Rows, make_mesh
+from nextgpt_jax.training.distributed import StopSignal, say
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
-
-
-def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConfig):
-    """The update: (trainable, opt, frozen, batch, key) -> (trainable, opt, metrics). Pure; the caller jits it.
-
-    The batch is cut into `optim.accumulate` micro-batches; their gradients add up to exactly the whole batch's, as sums
-    are divided by the whole batch's counts.
-    """
-    micro_batches = config.optim.accumulate
-    stage = STAGES[config.train.stage]
-    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in OUTPUTS}
-
-    def step(trainable, opt, frozen, batch, key):
-        denominators = losses.counts(batch)
-        split = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
-
-        def gradient(micro, key):
-            def loss(trainable):
-                return losses.loss(
-                    nnx.merge(graphdef, trainable, frozen),
-                    micro,
-                    denominators,
-                    alignment_weights=weights,
-                    dropout_key=key,
-                    remat=config.train.remat,
-                )
-
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
-            return grads, metrics
-
-        def add(total, micro_and_key):
-            return jax.tree.map(jnp.add, total, gradient(*micro_and_key)), None
-
-        keys = jax.random.split(key, micro_batches)
-        shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split), keys[0])
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, metrics), _ = jax.lax.scan(add, zeros, (split, keys))
-        updates, opt = tx.update(grads, opt, trainable)
-        metrics |= {"grad_norm": optax.tree.norm(grads)}
-        return optax.apply_updates(trainable, updates), opt, metrics
-
-    return step
+from nextgpt_jax.training.step import jit_step, optimizer_shardings
 
 
 def row_encoder(config: ExperimentConfig, system: System, samples: Sequence[Conversation]) -> Encoder:
@@ -85,83 +50,187 @@ def row_encoder(config: ExperimentConfig, system: System, samples: Sequence[Conv
     )
 
 
-def train(config: ExperimentConfig, workdir: str, init_from: str = "") -> dict[str, float]:
+def train(
+    config: ExperimentConfig, workdir: str, init_from: str = "", profile: tuple[int, int] | None = None
+) -> dict[str, float]:
     """Runs a stage to its end, resuming where an earlier run of the same workdir stopped.
 
     Args:
       init_from: workdir of a previous stage whose trained parameters this one starts from.
+      profile: first and last step of which a trace is written to WORKDIR/profile.
 
     Returns:
       The metrics of the last logging step.
 
     Raises:
-      UserError: the config, the data, the weights or the workdir do not fit.
+      UserError: the config, the data, the weights, the workdir or the devices do not fit.
     """
-    devices = jax.devices()
-    unused = f", {len(devices) - 1} more are not used" if len(devices) > 1 else ""
-    print(f"running on 1 x {devices[0].device_kind} ({devices[0].platform}){unused}, jax {jax.__version__}")
     _validate(config)
-    stage = STAGES[config.train.stage]
+    _check_same_everywhere(config, workdir, init_from)
+    mesh = make_mesh(config.mesh)
+    device = jax.devices()[0]
+    shape = " x ".join(f"{axis}={n}" for axis, n in mesh.shape.items() if n > 1)
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    say(
+        f"running on {mesh.size} x {device.device_kind} ({device.platform}){f': {shape}' if shape else ''}{processes}, "
+        f"jax {jax.__version__}"
+    )
+    with jax.set_mesh(mesh), StopSignal() as stop:
+        return _train(config, workdir, init_from, profile, mesh, stop)
+
+
+def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
+    stage, rows = STAGES[config.train.stage], Rows(mesh, config.data.batch_size)
+    if config.data.batch_size // config.optim.accumulate % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(
+            f"micro-batches of {config.data.batch_size // config.optim.accumulate} rows (data.batch_size / "
+            f"optim.accumulate) do not divide into mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']}"
+        )
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
     samples = read_samples(stage.samples, source, config.data.media)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
-    system = load_system(config.model, decoder_parts=("text_encoder",), seed=config.train.seed, verbose=True)
+    system = load_system(
+        config.model,
+        decoder_parts=("text_encoder",),
+        seed=config.train.seed,
+        mesh=mesh,
+        verbose=jax.process_index() == 0,
+    )
     encoder = row_encoder(config, system, samples)
     check_files(samples)
     encoder(samples[0])  # media that cannot be read show before anything is written
 
-    run = Workdir(workdir, config.train.keep)
+    run = Workdir(workdir, config.train.keep, config.train.keep_best)
     if init_from and (not run.path.is_dir() or run.latest() is None):
         _init_from(system, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
     run.claim(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
     tx = make_optimizer(config.optim, steps)
-    opt = jax.jit(tx.init)(trainable)
-    data = batches(samples, encoder, config.data, config.train.seed)
-    start = run.latest() or 0
+    opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
+    start, examples = run.latest() or 0, 0
     if start:
         delta, opt, position = run.restore(start, nnx.state(system.model, DELTA), opt)
         nnx.update(system.model, delta)
         graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
-        data.set_state(position)
-        print(f"resuming {run.path} at step {start}")
+        examples = position["examples"]
+        say(f"resuming {run.path} at step {start}")
+    data = batches(
+        samples, encoder, config.data, config.train.seed, first=examples // config.data.batch_size, rows=rows.local
+    )
     size = sum(x.size for x in jax.tree.leaves(trainable))
-    print(
+    say(
         f"{config.train.stage} ({stage.description}): {len(samples)} samples, {steps} steps of "
         f"{config.data.batch_size}, {size:,} trainable parameters"
     )
 
-    update = jax.jit(make_step(graphdef, tx, config), donate_argnums=(0, 1))
-    rate, seed_key = learning_rate(config.optim, steps), jax.random.key(config.train.seed)
-    logged, window, tokens, since = {}, [], 0, time.perf_counter()
-    bar = tqdm(total=steps, initial=start, unit="step", disable=None, leave=False)
-    with SummaryWriter(str(run.path), purge_step=start + 1) as writer, bar:
-        for step in range(start + 1, steps + 1):
-            batch = next(data)
-            tokens += int(batch.pop("lengths").sum())
-            trainable, opt, metrics = update(trainable, opt, frozen, batch, jax.random.fold_in(seed_key, step))
+    update = jit_step(graphdef, tx, config, trainable, opt, mesh)
+    clock = Clock(mesh, config.data.batch_size)
+    rate, logged, window, saved = learning_rate(config.optim, steps), {}, [], start
+    lead = jax.process_index() == 0
+    bar = tqdm(total=steps, initial=start, unit="step", disable=None if lead else True, leave=False)
+    writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=lead)
+    with writer, bar, run:
+        for step, batch in zip(range(start + 1, steps + 1), ahead(data, rows)):
+            if profile and step == profile[0]:
+                jax.profiler.start_trace(str(run.path / "profile"))
+            clock.count(update, (trainable, opt, frozen, batch, np.uint32(step)))
+            trainable, opt, metrics = update(trainable, opt, frozen, batch, np.uint32(step))
             if window:
                 jax.block_until_ready(window[-1])  # one step ahead of the device: more would only hold batches
             window.append(metrics)
             bar.update()
-            if step % config.train.log_every == 0 or step == steps:
+            if profile and step == profile[1]:
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+                say(f"profile of steps {profile[0]} to {profile[1]}: {run.path / 'profile'}")
+            stopping = stop.at(step)
+            if step % config.train.log_every == 0 or step == steps or stopping:
                 means = jax.device_get(window)  # waits for the steps, so it comes before the clock
-                elapsed = time.perf_counter() - since
                 logged = {name: float(sum(m[name] for m in means) / len(means)) for name in metrics}
-                logged |= {"tokens_per_second": tokens / elapsed, "learning_rate": float(rate(step - 1))}
-                window, tokens, since = [], 0, time.perf_counter()
+                logged |= clock.rates(tokens=sum(float(m["tokens"]) for m in means))
+                logged |= {"learning_rate": float(rate(step - 1))}
+                window = []
                 for name, value in logged.items():
                     writer.add_scalar(name, value, step)
-                tqdm.write(_line(step, steps, logged))
+                if lead:
+                    tqdm.write(_line(step, steps, logged))
                 _check_finite(step, logged)
-            if step % config.train.save_every == 0 or step == steps:
-                _check_finite(step, jax.device_get(metrics))  # never over a good checkpoint
-                begin = time.perf_counter()
-                delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
-                run.save(step, delta, opt, data.get_state())
-                since += time.perf_counter() - begin  # saving is no part of the rate
-    print(f"finished {config.train.stage}: {run.path}")
+            if step % config.train.save_every == 0 or step == steps or stopping:
+                last = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                _check_finite(step, last)  # never over a good checkpoint
+                with clock.paused():  # saving is no part of the rate
+                    delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
+                    run.save(step, delta, opt, {"examples": step * config.data.batch_size}, loss=last["loss"])
+                saved = step
+            if stopping:
+                break
+    if saved < steps:
+        say(f"stopped by SIGTERM, step {saved} is saved: the same command goes on from there")
+        raise SystemExit(128 + signal.SIGTERM)
+    say(f"finished {config.train.stage}: {run.path}")
     return logged
+
+
+def ahead(data: Iterator[dict], rows: Rows) -> Iterator[dict]:
+    """Batches on the mesh; the next one is on its way to the devices while a step runs."""
+    following = rows.put(next(data))
+    while True:
+        current, following = following, None
+        yield current
+        following = rows.put(next(data))
+
+
+class Clock:
+    """Counts what steps do, and how long they take."""
+
+    def __init__(self, mesh: Mesh, rows: int):
+        self._devices, self._rows = mesh.size, rows
+        self._chip = chips.chip(mesh.devices.flat[0].device_kind)
+        self._known: dict[Any, float] = {}  # operations by the shapes of a batch
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
+
+    def count(self, update, arguments: tuple) -> None:
+        """One more step, of a compiled function and its arguments."""
+        shape = arguments[3]["tokens"].shape
+        if shape not in self._known:
+            self._known[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).needed
+        self._steps += 1
+        self._flops += self._known[shape]
+
+    def rates(self, tokens: float) -> dict[str, float]:
+        """What the steps since the last call achieved. What frozen encoders do, which depends on how many media there
+        are, is not among the operations."""
+        seconds = time.perf_counter() - self._since
+        found = {
+            "step_seconds": seconds / self._steps,
+            "examples_per_second": self._steps * self._rows / seconds,
+            "tokens_per_second": tokens / seconds,
+            "tokens_per_second_per_device": tokens / seconds / self._devices,
+            "model_tflops_per_device": self._flops / seconds / self._devices / 1e12,
+        }
+        if self._chip:
+            found["mfu"] = found["model_tflops_per_device"] * 1e12 / self._chip.flops
+        self._reset()
+        return found
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begin
+
+
+def _check_same_everywhere(config: ExperimentConfig, *arguments: str) -> None:
+    text = json.dumps([dataclasses.asdict(config), arguments], sort_keys=True, default=str)
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    if jax.process_count() == 1:
+        return
+    digests = multihost_utils.process_allgather(digest)
+    if others := [i for i, other in enumerate(digests) if (other != digests[0]).any()]:
+        raise UserError(f"process {others[0]} of this job has another config or other flags than process 0")
 
 
 def _check_finite(step: int, metrics: dict) -> None:
@@ -177,6 +246,8 @@ def _validate(config: ExperimentConfig) -> None:
             raise UserError(f"data.{name} should be at least 1")
     if not all(0 < length < config.data.max_length for length in config.data.buckets):
         raise UserError(f"data.buckets {config.data.buckets} should be lengths below data.max_length")
+    if config.train.remat not in REMAT:
+        raise UserError(f"train.remat: {config.train.remat!r} is not one of {', '.join(REMAT)}")
     if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
         raise UserError(
             f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"
@@ -185,8 +256,8 @@ def _validate(config: ExperimentConfig) -> None:
         raise UserError("train.steps should not be negative, optim.lr and clip positive, optim.warmup a share below 1")
     if not 0 <= config.train.seed < 2**31:
         raise UserError(f"train.seed should be at least 0 and below 2**31, got {config.train.seed}")
-    if min(config.train.log_every, config.train.save_every, config.train.keep) < 1:
-        raise UserError("train.log_every, train.save_every and train.keep should be at least 1")
+    if min(config.train.log_every, config.train.save_every, config.train.keep) < 1 or config.train.keep_best < 0:
+        raise UserError("train.log_every, save_every and keep should be at least 1, keep_best not negative")
 
 
 def _init_from(system: System, workdir: str, base_delta: str) -> None:
@@ -198,12 +269,14 @@ def _init_from(system: System, workdir: str, base_delta: str) -> None:
     for path, leaf in nnx.to_flat_state(delta):
         counts[part_of(path)] = counts.get(part_of(path), 0) + leaf.size
     taken = ", ".join(f"{name} ({n:,} parameters)" for name, n in counts.items())
-    print(f"starting from {pathlib.Path(workdir)} at step {step}: took {taken}")
+    say(f"starting from {pathlib.Path(workdir)} at step {step}: took {taken}")
 
 
 def _line(step: int, steps: int, m: dict[str, float]) -> str:
+    utilisation = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
     return (
         f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, "
-        f"alignment {m['loss_alignment']:.4f})  accuracy {m['token_accuracy']:.3f}  "
-        f"{m['tokens_per_second']:,.0f} tokens/s  grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}"
+        f"alignment {m['loss_alignment']:.4f})  accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, "
+        f"{m['tokens_per_second']:,.0f} tokens/s{utilisation}  grad norm {m['grad_norm']:.3g}  "
+        f"lr {m['learning_rate']:.2e}"
     )

@@ -5,10 +5,14 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
+
+from nextgpt_jax.modalities import NEW_TOKENS
+from nextgpt_jax.sharding import batch_shards, constrain
 
 Batch = dict  # see data/batches.py
 _CHUNK = 8  # media, or captions, that a frozen encoder takes at once
+_LOGITS_BYTES = 2**28  # of a device's logits at once
 
 
 def counts(batch: Batch) -> dict[str, Array]:
@@ -23,8 +27,8 @@ def loss(
     denominators: dict[str, Array],
     *,
     alignment_weights: Mapping[str, float] | None = None,
-    dropout_key: Array | None = None,
-    remat: bool = False,
+    dropout_keys: Array | None = None,
+    remat: str = "none",
 ) -> tuple[Array, dict[str, Array]]:
     """Language loss plus weighted alignment loss, and their parts as metrics.
 
@@ -51,14 +55,12 @@ def loss(
         embeddings = model.embed_prompt(batch["tokens"], jnp.concatenate(media, 1), jnp.concatenate(positions, 1))
     else:
         embeddings = model.embed_tokens(batch["tokens"])
-    hidden, _ = model.llm(embeddings, dropout_key=dropout_key, remat=remat)
+    hidden, _ = model.llm(embeddings, dropout_keys=dropout_keys, remat=remat)
 
-    mask = batch["loss_mask"][:, 1:]
-    targets = batch["tokens"][:, 1:]
-    logits = model.logits(hidden[:, :-1]).astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    language = jnp.sum(losses * mask) / jnp.maximum(denominators["tokens"], 1)
-    correct = jnp.sum((logits.argmax(-1) == targets) * mask) / jnp.maximum(denominators["tokens"], 1)
+    language, correct = (
+        total / jnp.maximum(denominators["tokens"], 1)
+        for total in next_token_losses(model, hidden, batch["tokens"], batch["loss_mask"])
+    )
 
     alignment = jnp.zeros(())
     for name, signals in batch["signals"].items():
@@ -69,30 +71,84 @@ def loss(
     return total, {"loss": total, "loss_language": language, "loss_alignment": alignment, "token_accuracy": correct}
 
 
+def next_token_losses(
+    model, hidden: Float[Array, "b t d"], tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+) -> tuple[Array, Array]:
+    """Sums, over the targets in `mask`, of the cross-entropy and of how many are the likeliest token.
+
+    Logits are made for a stretch of tokens at a time, and again in the backward pass: [B, T, vocabulary] in float32
+    would be the largest array of the step.
+    """
+    rows, length = tokens.shape
+    width = 4 * (model.llm.config.vocab_size + len(NEW_TOKENS)) * rows // batch_shards(rows)
+    chunk = min(length, max(16, _LOGITS_BYTES // width))
+    chunks = -(-length // chunk)
+
+    def cut(x):
+        x = jnp.pad(x, ((0, 0), (0, chunks * chunk - length), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(rows, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    def ahead(x):
+        return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+
+    @jax.checkpoint
+    def add(totals, stretch):
+        hidden, targets, mask = stretch
+        return jax.tree.map(jnp.add, totals, _token_losses(model, hidden, targets, mask)), None
+
+    stretches = cut(hidden), cut(ahead(tokens)), cut(ahead(mask))
+    return jax.lax.scan(add, (jnp.zeros(()), jnp.zeros(())), stretches)[0]
+
+
+def _token_losses(model, hidden, targets, mask):
+    """The same for one stretch. Base and new tokens are not joined: each keeps its place on the mesh."""
+    base = constrain(model.llm.logits(hidden).astype(jnp.float32), "batch", None, "vocab")
+    new = model.new_logits(hidden).astype(jnp.float32)
+    count = base.shape[-1]
+    likelihood = jnp.logaddexp(jax.nn.logsumexp(base, -1), jax.nn.logsumexp(new, -1))
+
+    def at(logits, ids):
+        return jnp.take_along_axis(logits, jnp.clip(ids, 0, logits.shape[-1] - 1)[..., None], -1)[..., 0]
+
+    chosen = jnp.where(targets < count, at(base, targets), at(new, targets - count))
+    best = jnp.where(base.max(-1) >= new.max(-1), base.argmax(-1), count + new.argmax(-1))
+    return jnp.sum((likelihood - chosen) * mask), jnp.sum((best == targets) * mask, dtype=jnp.float32)
+
+
 def encode_used(encode: Callable[[Array], Array], x: Array, used: Bool[Array, "b m"]) -> Array:
     """encode(x) of [B, M, ...] where `used`, zeros elsewhere, without gradient: [B, M, *what encode gives].
 
     In a mixed batch most slots of a modality are empty and its encoder may cost more than the language model, so the
-    used slots are put in front and encoded chunk by chunk, as many chunks as there are.
+    used slots are put in front and encoded chunk by chunk, as many chunks as there are. On a mesh every part of the
+    batch does so with its own slots; all take as many chunks as the fullest part.
     """
     b, m = used.shape
-    chunk = min(_CHUNK, b * m)
-    size = -(-b * m // chunk) * chunk
-    order = jnp.argsort(~used.reshape(-1), stable=True)
-    order = jnp.concatenate([order, jnp.full(size - b * m, b * m)])  # filling up: out of range
-    flat = jnp.asarray(x).reshape(b * m, *x.shape[2:])
+    parts = batch_shards(b)
+    slots = b * m // parts
+    chunk = min(_CHUNK, slots)
+    chunks = -(-slots // chunk)
+    order = jnp.argsort(~used.reshape(parts, slots), axis=1, stable=True)
+    order = jnp.pad(order, ((0, 0), (0, chunks * chunk - slots)), constant_values=slots)  # filling up: out of range
+    order = constrain(order, "batch").reshape(parts, chunks, chunk).swapaxes(0, 1)
+    x = constrain(jnp.asarray(x).reshape(parts, slots, *x.shape[2:]), "batch")
+    count = (used.reshape(parts, slots).sum(1).max() + chunk - 1) // chunk
 
-    def at(i):
-        return jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
+    def one(x):  # [parts, chunk, ...]
+        found = encode(constrain(x.reshape(parts * chunk, *x.shape[2:]), "batch"))
+        return found.reshape(parts, chunk, *found.shape[1:])
 
-    shape = jax.eval_shape(encode, jax.ShapeDtypeStruct((chunk, *x.shape[2:]), x.dtype))
+    shape = jax.eval_shape(one, jax.ShapeDtypeStruct((parts, chunk, *x.shape[2:]), x.dtype))
 
-    def body(i, found):
-        return found.at[at(i)].set(encode(flat[at(i)]), mode="drop")  # an index out of range reads the last row
+    def body(_, i_and_order):
+        i, places = i_and_order
+        taken = jax.vmap(lambda x, at: x[at])(x, places)  # an index out of range reads the last slot
+        return None, jax.lax.cond(i < count, one, lambda _: jnp.zeros(shape.shape, shape.dtype), taken)
 
-    count = (used.sum() + chunk - 1) // chunk
-    found = jax.lax.fori_loop(0, count, body, jnp.zeros((b * m, *shape.shape[1:]), shape.dtype))
-    found = jax.lax.stop_gradient(found).reshape(b, m, *shape.shape[1:])
+    _, found = jax.lax.scan(body, None, (jnp.arange(chunks), order))  # [chunks, parts, chunk, ...]
+    places = order.swapaxes(0, 1).reshape(parts, -1)
+    found = found.swapaxes(0, 1).reshape(parts, chunks * chunk, *shape.shape[2:])
+    found = jax.vmap(lambda f, at: jnp.zeros((slots, *f.shape[1:]), f.dtype).at[at].set(f, mode="drop"))(found, places)
+    found = jax.lax.stop_gradient(constrain(found, "batch")).reshape(b, m, *shape.shape[2:])
     return jnp.where(used.reshape(b, m, *[1] * (found.ndim - 2)), found, 0)
 
 

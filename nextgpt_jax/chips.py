@@ -1,0 +1,37 @@
+"""What accelerators can do at most, by the device kind that JAX reports; from their makers' data sheets."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peaks of one device. Bandwidths are bytes a second; those of links are one way, all links of a chip together."""
+
+    name: str
+    flops: float  # dense bfloat16 (float16 where there is no bfloat16) operations a second
+    memory: float  # bytes
+    memory_bandwidth: float
+    link_bandwidth: float  # within a slice, or between the GPUs of a host
+    network_bandwidth: float  # between slices or hosts
+
+
+# The first name that is part of the device kind, in lower case, counts.
+CHIPS = {
+    "v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 4 * 45e9, 3.125e9),
+    "v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 4 * 90e9, 12.5e9),
+    "v5": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 6 * 90e9, 6.25e9),
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 6 * 45e9, 6.25e9),
+    "v3": Chip("TPU v3", 123e12, 32 * GIB, 900e9, 4 * 70e9, 6.25e9),
+    "h200": Chip("NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9),
+    "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9),
+    "a100": Chip("NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9),
+    "l4": Chip("NVIDIA L4", 121e12, 24e9, 300e9, 32e9, 12.5e9),
+    "v100": Chip("NVIDIA V100", 125e12, 32e9, 900e9, 150e9, 12.5e9),
+}
+
+
+def chip(device_kind: str) -> Chip | None:
+    """The chip of a JAX device kind; None: its peaks are not known."""
+    return next((chip for name, chip in CHIPS.items() if name in device_kind.lower()), None)

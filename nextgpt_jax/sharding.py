@@ -1,0 +1,251 @@
+"""Where arrays lie: the mesh, and one table from every parameter to it. No other file names a mesh axis.
+
+data     rows of the batch; across slices it runs over the data-centre network
+fsdp     rows of the batch, and shards of every large parameter, which is gathered where it is used
+tensor   heads, MLP widths and the vocabulary of the language model
+
+A parameter's path gives its logical axes (PARAMETERS), and a logical axis the mesh axes it lies on (RULES). Encoders,
+decoders and projections have no logical axes of their own: the widest axis that divides lies on all of fsdp and tensor.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nextgpt_jax.config import MeshConfig
+from nextgpt_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+RULES = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "widest": ("fsdp", "tensor"),
+}
+
+# Path -> logical axes; the first row that matches counts. None: not sharded. WIDEST finds its axis by size, and in
+# LAYERS_WIDEST not among stacked layers, which are sliced one by one.
+WIDEST, LAYERS_WIDEST = "widest", "widest but the first"
+PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
+    (r"llm\.embed_tokens\.embedding", ("vocab", "embed")),
+    (r"llm\.lm_head\.kernel", ("embed", "vocab")),
+    (r"llm\.norm\.scale", (None,)),
+    (r"llm\.layers\.\w+norm\.scale", (None, None)),
+    (r"llm\.layers\.self_attn\.[qkv]_proj\.kernel", (None, "embed", "heads")),
+    (r"llm\.layers\.self_attn\.[qkv]_proj\.lora_a", (None, "embed", None)),
+    (r"llm\.layers\.self_attn\.[qkv]_proj\.lora_b", (None, None, "heads")),
+    (r"llm\.layers\.self_attn\.o_proj\.kernel", (None, "heads", "embed")),
+    (r"llm\.layers\.self_attn\.o_proj\.lora_a", (None, "heads", None)),
+    (r"llm\.layers\.self_attn\.o_proj\.lora_b", (None, None, "embed")),
+    (r"llm\.layers\.mlp\.(gate|up)_proj\.kernel", (None, "embed", "mlp")),
+    (r"llm\.layers\.mlp\.(gate|up)_proj\.lora_a", (None, "embed", None)),
+    (r"llm\.layers\.mlp\.(gate|up)_proj\.lora_b", (None, None, "mlp")),
+    (r"llm\.layers\.mlp\.down_proj\.kernel", (None, "mlp", "embed")),
+    (r"llm\.layers\.mlp\.down_proj\.lora_a", (None, "mlp", None)),
+    (r"llm\.layers\.mlp\.down_proj\.lora_b", (None, None, "embed")),
+    (r"signal_(embed|head)", (None, "embed")),
+    (r"input_proj\..*", WIDEST),
+    (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LAYERS_WIDEST),
+    (r"output_proj\..*", WIDEST),
+    (r"encoder\.towers\.\w+\.trunk\.blocks\..*", LAYERS_WIDEST),
+    (r"encoder\.towers\..*", WIDEST),
+    (r"decoders\.\w+\.text_encoder\.layers\..*", LAYERS_WIDEST),
+    (r"decoders\.\w+\.(text_encoder|unet|vae|vocoder)\..*", WIDEST),
+)
+_SMALL = 2**16  # elements: smaller parameters are on every device, which costs less than gathering them
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices (or of those given), with the axes AXES.
+
+    Devices of several slices differ in the data axis, so that only gradients travel between slices.
+
+    Raises:
+      UserError: the sizes do not match the devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    if any(n < 1 and n != -1 for n in sizes.values()) or list(sizes.values()).count(-1) > 1:
+        raise UserError(f"config.mesh: {_words(sizes)}: sizes are at least 1, or -1 for one that takes what is left")
+    fixed = math.prod(n for n in sizes.values() if n != -1)
+    sizes = {axis: len(devices) // fixed if n == -1 else n for axis, n in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            f"config.mesh: {_words(sizes)} has {math.prod(sizes.values())} places for {len(devices)} devices"
+        )
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    if sizes["data"] % slices:
+        raise UserError(f"config.mesh: data={sizes['data']} does not divide into {slices} slices")
+    shape = tuple(sizes.values())
+    if slices > 1:
+        within = (shape[0] // slices, *shape[1:])
+        placed = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    elif devices[0].platform == "tpu":
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        placed = np.array(devices).reshape(shape)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _words(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{axis}={n}" for axis, n in sizes.items())
+
+
+def logical_axes(path: str, shape: Sequence[int]) -> tuple[str | None, ...] | str:
+    """The row of PARAMETERS for the dotted path of a parameter.
+
+    Raises:
+      ValueError: there is none, or it has another number of axes: the table is wrong.
+    """
+    axes = next((axes for pattern, axes in PARAMETERS if re.fullmatch(pattern, path)), None)
+    if axes is None or (not isinstance(axes, str) and len(axes) != len(shape)):
+        raise ValueError(f"no row of sharding.PARAMETERS fits the parameter {path} {list(shape)}")
+    return axes
+
+
+def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """How a parameter lies on a mesh.
+
+    Raises:
+      UserError: an axis does not divide.
+    """
+    axes = logical_axes(path, shape)
+    if isinstance(axes, str):
+        return _widest(shape, 1 if axes == LAYERS_WIDEST else 0, mesh)
+    for size, axis in zip(shape, axes, strict=True):
+        if axis and size % _size(mesh, RULES[axis]):
+            where = " x ".join(f"mesh.{name}={mesh.shape[name]}" for name in RULES[axis])
+            raise UserError(f"{path} {list(shape)}: {size} ({axis}) does not divide into {where}")
+    return PartitionSpec(*(RULES[axis] if axis else None for axis in axes))
+
+
+def _widest(shape: Sequence[int], first: int, mesh: Mesh) -> PartitionSpec:
+    for names in (RULES[WIDEST], RULES["embed"]):
+        places = [i for i in range(first, len(shape)) if shape[i] % _size(mesh, names) == 0]
+        if places and math.prod(shape) >= _SMALL:
+            widest = max(places, key=lambda i: shape[i])
+            return PartitionSpec(*(names if i == widest else None for i in range(len(shape))))
+    return PartitionSpec()
+
+
+def _size(mesh, names: Sequence[str]) -> int:
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def place(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """An abstract state whose leaves say where on the mesh they lie.
+
+    Raises:
+      UserError: as `parameter_spec`.
+    """
+
+    def leaf(path, value):
+        spec = parameter_spec(".".join(map(str, path)), value.shape, mesh)
+        return value.replace(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, spec)))
+
+    return nnx.from_flat_state([(path, leaf(path, value)) for path, value in nnx.to_flat_state(state)])
+
+
+def check_heads(mesh: Mesh, **heads: int) -> None:
+    """Checks that whole heads lie on the tensor axis.
+
+    Raises:
+      UserError: they do not divide.
+    """
+    for name, count in heads.items():
+        if count % mesh.shape["tensor"]:
+            raise UserError(f"config.mesh.tensor={mesh.shape['tensor']} does not divide the model's {count} {name}")
+
+
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """How arrays with rows of a batch along `axis` lie on a mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, RULES["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(rows: int) -> int:
+    """Into how many parts the rows of a batch are cut by the mesh in use (1: they do not divide, or no mesh)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else _size(mesh, RULES["batch"])
+    return 1 if rows % shards else shards
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Tells the compiler where an activation lies, on the mesh in use (jax.set_mesh); nothing without one.
+
+    `axes` are logical axes, None for one that is whole on each device. Those not given, and those that do not divide,
+    are left to the compiler.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    for i, axis in enumerate(axes):
+        if axis is None or x.shape[i] % _size(mesh, RULES[axis]) == 0:
+            spec[i] = RULES[axis] if axis else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def on_rows_and_heads(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Runs `function` of arrays [B, T, heads, d] on each device's rows and heads, on the mesh in use.
+
+    What the compiler cannot cut into parts itself has to be wrapped so. Axes that do not divide are whole everywhere.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays)
+    rows = RULES["batch"] if all(x.shape[0] % _size(mesh, RULES["batch"]) == 0 for x in arrays) else None
+    heads = RULES["heads"] if all(x.shape[2] % _size(mesh, RULES["heads"]) == 0 for x in arrays) else None
+    spec = PartitionSpec(rows, None, heads, None)
+    return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
+
+
+def platform() -> str:
+    """What programs are being compiled for: the platform of the mesh in use, or else of the default device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty or not mesh.abstract_device else mesh.abstract_device.platform
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a global batch that this process feeds, and the way from them to arrays on the mesh."""
+
+    mesh: Mesh
+    size: int  # of the global batch
+
+    def __post_init__(self):
+        if self.size % _size(self.mesh, RULES["batch"]):
+            places = " x ".join(f"mesh.{name}={self.mesh.shape[name]}" for name in RULES["batch"])
+            raise UserError(f"a batch of {self.size} rows does not divide into {places}")
+
+    @property
+    def local(self) -> list[int]:
+        """The numbers of the rows that devices of this process hold."""
+        indices = batch_sharding(self.mesh).addressable_devices_indices_map((self.size,)).values()
+        return sorted({row for (rows,) in indices for row in range(*rows.indices(self.size))})
+
+    def put(self, batch: dict) -> dict:
+        """The local rows [len(local), ...] of each leaf as an array of the whole batch [size, ...] on the mesh."""
+        sharding, place = batch_sharding(self.mesh), {row: i for i, row in enumerate(self.local)}
+
+        def one(rows: np.ndarray) -> jax.Array:
+            def read(index):
+                wanted = range(*index[0].indices(self.size))
+                return rows[place[wanted[0]] : place[wanted[-1]] + 1]
+
+            return jax.make_array_from_callback((self.size, *rows.shape[1:]), sharding, read)
+
+        return jax.tree.map(one, batch)

@@ -1,0 +1,79 @@
+"""Jobs of several processes: how they find each other, speak with one voice, and stop together."""
+
+import os
+import pathlib
+import signal
+from typing import Self
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from nextgpt_jax.errors import UserError
+
+_HEARTBEAT_SECONDS = 20  # a process that was silent for so long is taken for dead
+_SINGLE = ("", "0", "1")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of a job that neither a TPU VM nor SLURM nor Open MPI describes."""
+    flags.DEFINE_string("coordinator", "", "address:port of process 0, the same in every process", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "how many processes the job has", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "the number of this one, from 0", flag_values=values)
+
+
+def initialise(values: flags.FlagValues) -> None:
+    """Joins the job: the one that flags describe, or else the one that the environment does. Alone, it does nothing.
+
+    Raises:
+      UserError: the flags are not complete, or the others cannot be reached.
+    """
+    given = (values.coordinator or None, values.num_processes, values.process_id)
+    if all(value is None for value in given):
+        if not _in_a_job():
+            return
+    elif any(value is None for value in given):
+        raise UserError("--coordinator, --num_processes and --process_id belong together: give all three")
+    elif not 0 <= values.process_id < values.num_processes:
+        raise UserError(f"--process_id={values.process_id} is not one of 0 to {values.num_processes - 1}")
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"this process cannot join its job: {reason}") from None
+
+
+def _in_a_job() -> bool:
+    """Is this one of several processes of SLURM or Open MPI, or on a TPU VM, which may be one of several?"""
+    if any(os.environ.get(name, "") not in _SINGLE for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
+        return True
+    tpu = any(pathlib.Path("/dev").glob("accel*")) or any(pathlib.Path("/dev/vfio").glob("[0-9]*"))
+    return tpu and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+
+
+def say(line: str) -> None:
+    """Prints a line once a job."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+class StopSignal:
+    """Notices SIGTERM, with which schedulers announce that machines go away. Use as a context manager."""
+
+    def __enter__(self) -> Self:
+        self._received = False
+        self._alone = jax.process_count() == 1
+        if self._alone:  # among several, JAX's own handler tells the others
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _receive(self, *_) -> None:
+        self._received = True
+
+    def at(self, step: int) -> bool:
+        """Should the job stop after this step? The answer is the same in every process."""
+        return self._received if self._alone else multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,89 @@
+"""The update of one step: pure functions over split state, and how jit is told where everything lies.
+
+Gradients and optimizer state exist for the stage's trainable leaves only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.sharding import constrain, replicated
+from nextgpt_jax.training import losses
+from nextgpt_jax.training.stages import STAGES
+
+
+def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConfig):
+    """The update: (trainable, opt, frozen, batch, number) -> (trainable, opt, metrics). Pure; the caller jits it.
+
+    The batch is cut into `optim.accumulate` micro-batches; their gradients add up to exactly the whole batch's, as sums
+    are divided by the whole batch's counts. What is random depends on the seed, the step's number and the row: neither
+    accumulation nor the mesh changes it.
+    """
+    micro_batches = config.optim.accumulate
+    seed = config.train.seed
+    stage = STAGES[config.train.stage]
+    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in OUTPUTS}
+
+    def micro(x):
+        """[B, ...] to [micro-batches, rows, ...]: every device keeps its rows."""
+        x = x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, "batch")
+
+    def step(trainable, opt, frozen, batch, number):
+        denominators = losses.counts(batch)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), len(batch["tokens"]))
+        split = jax.tree.map(micro, (batch, keys))
+
+        def gradient(batch, keys):
+            def loss(trainable):
+                return losses.loss(
+                    nnx.merge(graphdef, trainable, frozen),
+                    batch,
+                    denominators,
+                    alignment_weights=weights,
+                    dropout_keys=keys,
+                    remat=config.train.remat,
+                )
+
+            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
+            return grads, metrics
+
+        def add(total, batch_and_keys):
+            return jax.tree.map(jnp.add, total, gradient(*batch_and_keys)), None
+
+        shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], split))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (grads, metrics), _ = jax.lax.scan(add, zeros, split)
+        updates, opt = tx.update(grads, opt, trainable)
+        metrics |= {"grad_norm": optax.tree.norm(grads), "tokens": batch["lengths"].sum()}
+        return optax.apply_updates(trainable, updates), opt, metrics
+
+    return step
+
+
+def jit_step(
+    graphdef, tx: optax.GradientTransformation, config: ExperimentConfig, trainable: nnx.State, opt: Any, mesh: Mesh
+) -> Callable:
+    """The compiled form of `make_step`, to be called under jax.set_mesh(mesh). Trainable and optimizer state (abstract
+    or real) are donated, and what comes out lies where they lay."""
+    where = jax.tree.map(lambda x: x.sharding, (trainable, opt))
+    step = make_step(graphdef, tx, config)
+    return jax.jit(step, donate_argnums=(0, 1), out_shardings=(*where, replicated(mesh)))
+
+
+def optimizer_shardings(tx: optax.GradientTransformation, trainable: nnx.State, mesh: Mesh) -> Any:
+    """Where the optimizer's state lies: moments beside their parameters, counters everywhere."""
+    where = jax.tree.map(lambda x: x.sharding, trainable)
+    abstract = jax.eval_shape(tx.init, trainable)
+    return jax.tree.map(
+        lambda x: where if isinstance(x, nnx.State) else replicated(mesh),
+        abstract,
+        is_leaf=lambda x: isinstance(x, nnx.State),
+    )
