@@ -21,7 +21,11 @@ from convert.rules import Table
 from nextgpt_jax import hub, sharding
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
+from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
+from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
 from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
@@ -38,18 +42,38 @@ class System:
     template: Template
 
 
-def model_config(config: ModelConfig) -> NExTGPTConfig:
-    """Reads the parts' config.json files.
+_PUBLISHED = {
+    "llm": LlamaConfig.vicuna_7b,
+    "encoder": ImageBindConfig.huge,
+    "image": StableDiffusionConfig.sd15,
+    "video": TextToVideoConfig.zeroscope,
+    "audio": AudioLDMConfig.large,
+}
+
+
+def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConfig:
+    """Reads the parts' config.json files. With `published`, folders that are not there stand for the paper's parts.
 
     Raises:
       UserError: a folder is missing or a part is not supported.
     """
-    llm = LlamaConfig.from_hub(hub.read_config(_folder(config.llm, "model.llm") / "config.json"))
+
+    def part(name: str, folder: str, field: str, read):
+        if published and not pathlib.Path(folder).is_dir():
+            return _PUBLISHED[name]()
+        return read(_folder(folder, field))
+
+    def read_llama(folder: pathlib.Path) -> LlamaConfig:
+        return LlamaConfig.from_hub(hub.read_config(folder / "config.json"))
+
+    llm = part("llm", config.llm, "model.llm", read_llama)
+    if config.delta and published and not pathlib.Path(config.delta).exists():
+        config = dataclasses.replace(config, delta="")
     if config.delta and (rows := convert.nextgpt.vocabulary(pathlib.Path(config.delta))):
         llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
-    encoder = imagebind_config(_folder(config.encoder, "model.encoder"))
+    encoder = part("encoder", config.encoder, "model.encoder", imagebind_config)
     decoders = {
-        name: DECODERS[name][0].from_hub(_folder(folder, f"model.{name}_decoder"))
+        name: part(name, folder, f"model.{name}_decoder", DECODERS[name][0].from_hub)
         for name, folder in _decoder_folders(config).items()
     }
     sizes = dict(
@@ -92,7 +116,7 @@ def _folder(path: str, field: str) -> pathlib.Path:
 def frozen_dtype(name: str) -> jnp.dtype:
     """The dtype of frozen weights and activations: "auto" is bfloat16 on accelerators and float32 on CPU."""
     if name == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if sharding.platform() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype: {name!r} is not one of auto, float32, bfloat16")
     return jnp.dtype(name)

@@ -171,6 +171,11 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, RULES["batch"]))
 
 
+def cache_sharding(mesh: Mesh) -> NamedSharding:
+    """How a key/value cache [layers, B, S, heads, d] lies on a mesh."""
+    return NamedSharding(mesh, PartitionSpec(None, RULES["batch"], None, RULES["heads"], None))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from nextgpt_jax import chips, flops
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.batches import Encoder, layout
@@ -28,6 +27,7 @@ from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.layers import REMAT
 from nextgpt_jax.load import System, load_system
+from nextgpt_jax.planning import chips, flops
 from nextgpt_jax.sharding import Rows, make_mesh
 from nextgpt_jax.training.distributed import StopSignal, say
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer

@@ -1,0 +1,362 @@
+"""What one device does in a compiled program, read from its optimised HLO text: loops by their length, not once.
+
+XLA's own cost analysis counts the body of a loop once and no collectives, hence this. Counted are operations of matrix
+products and convolutions, bytes between the chip and its main memory, and bytes that collectives bring to the device.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+_BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64, "u64": 64,
+    "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f8e4m3fn": 8, "f8e5m2": 8, "c64": 64,
+}  # fmt: skip
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?")
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_FREE = (
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
+    "opt-barrier", "broadcast",
+)  # fmt: skip
+_PASSING = ("tuple", "custom-call", *_COLLECTIVES)  # in a fusion: hand on an array that it does not read
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A kind of exchange: its operation, how many devices take part, and whether they are in different slices."""
+
+    kind: str
+    devices: int
+    between_slices: bool
+
+
+@dataclasses.dataclass
+class Work:
+    """What a device does. `collectives`: bytes that arrive, by kind; `count`: how often."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    count: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, other: "Work", times: float = 1.0) -> None:
+        self.flops += times * other.flops
+        self.bytes += times * other.bytes
+        for mine, theirs in ((self.collectives, other.collectives), (self.count, other.count)):
+            for key, value in theirs.items():
+                mine[key] += times * value
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    dtype: str
+    shape: tuple[int, ...]
+    in_memory: bool  # the chip's main memory, not what is on the chip itself or on the host
+
+    @property
+    def size(self) -> float:
+        return math.prod(self.shape) * _BITS.get(self.dtype, 32) / 8
+
+    @property
+    def memory_bytes(self) -> float:
+        return self.size if self.in_memory else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    text: str  # of the operands
+    is_root: bool
+
+
+Computation = dict[str, Instruction]
+
+
+def analyse(text: str, slice_devices: int = 0) -> Work:
+    """The work of a device in a module, `compiled.as_text()`. slice_devices: how many a slice has (0: all)."""
+    computations, entry = parse(text)
+    return _Analysis(computations, slice_devices).work(entry)
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations of a module by name, and the name of the one that is run."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if header and " = " not in line.split("(", 1)[0]:
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif current is not None and (instruction := _instruction(line)):
+            current[instruction.name] = instruction
+    return computations, entry
+
+
+def _instruction(line: str) -> Instruction | None:
+    head = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
+    if not head:
+        return None
+    rest = line[head.end() :]
+    end = _closing(rest) if rest.startswith("(") else rest.find(" ")
+    results, rest = rest[:end], rest[end:].lstrip()
+    opcode = re.match(r"([\w\-]+)\(", rest)
+    if not opcode:
+        return None
+    close = _closing(rest[opcode.end() - 1 :]) + opcode.end() - 1
+    operands = rest[opcode.end() : close - 1]
+    return Instruction(
+        name=head[2],
+        opcode=opcode[1],
+        results=tuple(_arrays(results)),
+        operands=tuple(re.findall(r"%([\w.\-]+)", operands)),
+        attributes=rest[close:],
+        text=operands,
+        is_root=bool(head[1]),
+    )
+
+
+def _closing(text: str) -> int:
+    """The place after the parenthesis that closes the one `text` begins with."""
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if not depth:
+            return i + 1
+    return len(text)
+
+
+def _arrays(text: str) -> Iterator[Array]:
+    for dtype, shape, layout in _SHAPE.findall(text):
+        space = re.search(r"S\((\d+)\)", layout)
+        sizes = tuple(int(n) for n in shape.split(",") if n)
+        if dtype in _BITS:
+            yield Array(dtype, sizes, not space or space[1] == "0")
+
+
+class _Analysis:
+    def __init__(self, computations: dict[str, Computation], slice_devices: int):
+        self._computations, self._slice_devices = computations, slice_devices
+        self.work = functools.cache(self.work)
+
+    def work(self, name: str) -> Work:
+        """Of a computation that is run instruction by instruction."""
+        total, computation = Work(), self._computations[name]
+        channels: set[str] = set()  # of the collectives that were counted: one may be spread over several fusions
+        for instruction in computation.values():
+            opcode = instruction.opcode
+            if opcode == "while":
+                total.add(self.work(self._called(instruction, "body")), self._rounds(instruction))
+            elif opcode == "conditional":
+                branches = [self.work(branch) for branch in self._branches(instruction)]
+                total.add(max(branches, key=lambda work: (work.flops, work.bytes)))
+            elif opcode in ("call", "async-start"):
+                called = self._called(instruction, "to_apply") or self._called(instruction, "calls")
+                total.add(self.work(called))
+            elif opcode not in _FREE and not opcode.endswith(("-done", "-update")):
+                total.add(self._instruction(instruction, computation, channels))
+        return total
+
+    def _instruction(self, instruction: Instruction, computation: Computation, channels: set[str]) -> Work:
+        found = Work(flops=self._flops(instruction, computation))
+        fused = self._called(instruction, "calls") if instruction.opcode == "fusion" else ""
+        if fused:
+            inside = self._fused(fused, channels)
+            found.flops, found.collectives, found.count = inside.flops, inside.collectives, inside.count
+            found.bytes = self._fusion_bytes(instruction, computation, self._computations[fused])
+        else:
+            found.bytes = self._bytes(instruction, computation)
+        self._exchange(instruction, computation, channels, found)
+        return found
+
+    def _fused(self, name: str, channels: set[str]) -> Work:
+        """Operations and collectives of a fused computation, and of those fused into it."""
+        total = Work()
+        for instruction in self._computations[name].values():
+            total.flops += self._flops(instruction, self._computations[name])
+            self._exchange(instruction, self._computations[name], channels, total)
+            if called := self._called(instruction, "calls"):
+                total.add(self._fused(called, channels))
+        return total
+
+    def _exchange(self, instruction: Instruction, computation: Computation, channels: set[str], total: Work) -> None:
+        """Adds a collective to `total`, unless its channel was counted already."""
+        if not (collective := self._collective(instruction, computation)):
+            return
+        channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+        if channel and channel[1] in channels:
+            return
+        channels |= {channel[1]} if channel else set()
+        kind, received = collective
+        total.collectives[kind] += received
+        total.count[kind] += 1
+
+    def _flops(self, instruction: Instruction, computation: Computation) -> float:
+        if instruction.opcode not in ("dot", "convolution"):
+            return 0.0
+        left, right = (computation[name].results[0] for name in instruction.operands[:2])
+        out = math.prod(instruction.results[0].shape)
+        if instruction.opcode == "dot":
+            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+            return 2.0 * out * math.prod(left.shape[int(i)] for i in axes[1].split(",") if i)
+        return _convolution_flops(left.shape, right.shape, instruction.results[0].shape, instruction.attributes)
+
+    def _bytes(self, instruction: Instruction, computation: Computation) -> float:
+        results = sum(array.memory_bytes for array in instruction.results)
+        operands = [computation[name] for name in instruction.operands if name in computation]
+        if instruction.opcode in ("dynamic-slice", "gather", "slice"):
+            return 2 * results
+        if instruction.opcode in ("dynamic-update-slice", "scatter"):
+            return 2 * sum(array.memory_bytes for array in operands[1].results)
+        if instruction.opcode.endswith("-start"):  # the result repeats the operands
+            return sum(array.memory_bytes for array in instruction.results)
+        return results + sum(array.memory_bytes for operand in operands for array in operand.results)
+
+    def _fusion_bytes(self, instruction: Instruction, computation: Computation, fused: Computation) -> float:
+        """Operands that are only sliced count as their slices, a buffer updated in place as what is written."""
+        parameters = {int(i.text): i for i in fused.values() if i.opcode == "parameter"}
+        users = collections.defaultdict(list)
+        for i in fused.values():
+            for operand in i.operands:
+                users[operand].append(i)
+        root = next(i for i in fused.values() if i.is_root)
+        updates = [i for i in fused.values() if i.opcode == "dynamic-update-slice"]
+        total = 0.0
+        for number, name in enumerate(instruction.operands):
+            operand = computation.get(name)
+            if operand is None or number not in parameters:
+                continue
+            arrays = [array for array in operand.results if array.in_memory]
+            reading = self._through(parameters[number], users)
+            if all(i.opcode in _PASSING for i in reading):
+                continue
+            if all(i.opcode in ("dynamic-slice", "gather", "slice") for i in reading):
+                total += sum(min(i.results[0].size, sum(a.size for a in arrays)) for i in reading)
+            elif all(i.opcode == "dynamic-update-slice" for i in reading) and len(arrays) == 1:
+                continue
+            else:
+                total += sum(array.size for array in arrays)
+        written = sum(array.memory_bytes for array in instruction.results)
+        if root.opcode == "tuple":
+            made = [fused[name] for name in root.operands]
+            written = sum(i.results[0].memory_bytes for i in made if i.opcode not in ("parameter", *_COLLECTIVES))
+        if updates and (root.opcode == "dynamic-update-slice" or len(updates) == len(instruction.results)):
+            written = min(written, sum(fused[i.operands[1]].results[0].size for i in updates))
+        return total + written
+
+    def _through(self, instruction: Instruction, users) -> list[Instruction]:
+        """Who reads a parameter, looking through bitcasts."""
+        found = []
+        for user in users[instruction.name]:
+            found += self._through(user, users) if user.opcode == "bitcast" else [user]
+        return found
+
+    def _collective(self, instruction: Instruction, computation: Computation) -> tuple[Collective, float] | None:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in _COLLECTIVES:
+            return None
+        group = replica_group(instruction.attributes)
+        between = bool(self._slice_devices) and len({device // self._slice_devices for device in group}) > 1
+        operands = sum(a.size for name in instruction.operands for a in computation[name].results)
+        n = max(1, len(group))
+        if kind == "collective-permute":
+            received = operands
+        elif kind == "all-gather":
+            received = operands * (n - 1)
+        else:  # an all-reduce is a reduce-scatter and an all-gather
+            received = operands * (n - 1) / n * (2 if kind == "all-reduce" else 1)
+        return Collective(kind, n, between), received
+
+    def _called(self, instruction: Instruction, attribute: str) -> str:
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", instruction.attributes)
+        return found[1] if found else ""
+
+    def _branches(self, instruction: Instruction) -> list[str]:
+        if found := re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes):
+            return re.findall(r"%?([\w.\-]+)", found[1])
+        return [self._called(instruction, "true_computation"), self._called(instruction, "false_computation")]
+
+    def _rounds(self, loop: Instruction) -> int:
+        """How often a loop runs: XLA's own word, or the limit of its counter over the counter's step; else once."""
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        condition = self._computations[self._called(loop, "condition")]
+        body = self._computations[self._called(loop, "body")]
+        limits = [int(i.text) for i in condition.values() if i.opcode == "constant" and re.fullmatch(r"\d+", i.text)]
+        counters = [i for i in condition.values() if i.opcode == "get-tuple-element"]
+        root = next(i for i in body.values() if i.is_root)
+        steps = [1]
+        for counter in counters:
+            place = int(re.search(r"index=(\d+)", counter.attributes)[1])
+            following = body.get(root.operands[place]) if place < len(root.operands) else None
+            if following is not None and following.opcode == "add":
+                added = [body[name] for name in following.operands if name in body]
+                steps += [int(i.text) for i in added if i.opcode == "constant" and re.fullmatch(r"\d+", i.text)]
+        return -(-max(limits, default=1) // max(steps))
+
+
+def _convolution_flops(left: tuple, right: tuple, out: tuple, attributes: str) -> float:
+    """Two a multiply-add; those with what padding and dilation put between the numbers are not done."""
+    lhs, rhs, result = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes).groups()
+    axes = [label for label in rhs if label.isdigit()]
+
+    def window(name: str, default: str) -> list[str]:
+        found = re.search(rf"\b{name}=([\dx_\-]+)", attributes)
+        return found[1].split("x") if found else [default] * len(axes)
+
+    strides, dilations, spread = (window(n, "1") for n in ("stride", "rhs_dilate", "lhs_dilate"))
+    total = 2.0 * out[result.index("b")] * out[result.index("f")] * right[rhs.index("i")]
+    for at, axis in enumerate(sorted(axes)):
+        low = int(window("pad", "0_0")[at].split("_")[0])
+        total *= _taps(
+            left[lhs.index(axis)], right[rhs.index(axis)], out[result.index(axis)],
+            low, int(strides[at]), int(dilations[at]), int(spread[at]),
+        )  # fmt: skip
+    return total
+
+
+@functools.cache
+def _taps(size: int, kernel: int, out: int, low: int, stride: int, dilation: int, spread: int) -> int:
+    """How many pairs of an output and a kernel position along an axis meet a number of the input."""
+    places = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - low
+    return int(((places >= 0) & (places <= (size - 1) * spread) & (places % spread == 0)).sum())
+
+
+def replica_group(attributes: str) -> list[int]:
+    """The devices of the first group of a collective, in any of the ways in which XLA writes groups."""
+    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
+        return [int(found[1]), int(found[2])]
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return [int(n) for n in found[1].split(",")]
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        groups, sizes = _numbers(found[1]), _numbers(found[2])
+        order = _numbers(found[3]) if found[3] else list(range(len(sizes)))
+        return _iota(sizes, order)[: math.prod(groups) // groups[0]]
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        axes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        chosen = re.findall(r"'([^']+)'", found[2])
+        names = list(axes)
+        order = [names.index(name) for name in (*[n for n in names if n not in chosen], *chosen)]
+        return _iota(list(axes.values()), order)[: math.prod(axes[name] for name in chosen)]
+    return []
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _iota(sizes: list[int], order: list[int]) -> list[int]:
+    """0, 1, ... in an array of `sizes`, its axes in another order, flattened."""
+    strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    found = [0]
+    for axis in order:
+        found = [base + i * strides[axis] for base in found for i in range(sizes[axis])]
+    return found

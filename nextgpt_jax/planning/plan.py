@@ -1,0 +1,397 @@
+"""train.py --compile_only: compiles the exact programs for devices that are not there, and says what they will need.
+
+A plan is made of shapes alone: no weights, no data, no accelerator. TPU topologies need libtpu (the extra `tpu`), whose
+compiler runs on any x86 Linux machine.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.diffusion.schedulers import init_state
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.llama import init_cache
+from nextgpt_jax.load import frozen_dtype, model_config, placed
+from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained
+from nextgpt_jax.planning import chips, flops, hlo
+from nextgpt_jax.planning.chips import GIB, Chip
+from nextgpt_jax.sharding import Rows, batch_sharding, cache_sharding, make_mesh, replicated
+from nextgpt_jax.training.optimizer import make_optimizer
+from nextgpt_jax.training.stages import STAGES
+from nextgpt_jax.training.step import jit_step, optimizer_shardings
+
+INFERENCE = ("prefill", "decode", *OUTPUTS)
+_NEW_TOKENS = 128  # room in the cache behind a prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program with abstract arguments that lie on a mesh, and what those are, for the account of memory."""
+
+    name: str
+    function: Callable  # jitted
+    arguments: tuple
+    kinds: tuple[str, ...]  # of the arguments
+    rows: int  # of its batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one device needs for a program. Bytes are bytes, times are seconds."""
+
+    program: str
+    chip: Chip
+    devices: int
+    rows: int
+    memory: Mapping[str, float]  # by kind
+    flops: float  # that the program executes
+    needed_flops: float  # without what is computed again to save memory
+    bytes: float
+    work: hlo.Work
+    compile_seconds: float
+
+    @property
+    def total(self) -> float:
+        """Bytes of the chip's memory at the peak."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.chip.memory
+
+    @property
+    def link_bytes(self) -> float:
+        """That arrive over the links of a slice."""
+        return sum(size for kind, size in self.work.collectives.items() if not kind.between_slices)
+
+    @property
+    def network_bytes(self) -> float:
+        """That arrive over the network between slices."""
+        return sum(size for kind, size in self.work.collectives.items() if kind.between_slices)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each resource of the chip is busy at its peak rate."""
+        return {
+            "operations": self.flops / self.chip.flops,
+            "memory": self.bytes / self.chip.memory_bandwidth,
+            "links": self.link_bytes / self.chip.link_bandwidth,
+            "network": self.network_bytes / self.chip.network_bandwidth,
+        }
+
+    @property
+    def step_seconds(self) -> float:
+        """The roofline: the busiest resource, while the others work beside it."""
+        return max(self.seconds.values())
+
+    @property
+    def mfu(self) -> float:
+        return self.needed_flops / (self.step_seconds * self.chip.flops)
+
+
+def prepare() -> None:
+    """Lets libtpu compile on a machine without a TPU. To be called before JAX looks for devices."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    jax.config.update("jax_platforms", "cpu")
+
+
+def topology_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
+    """The devices of a topology such as v5e:4x4, of `slices` such slices.
+
+    Raises:
+      UserError: there is no such topology, or no compiler for it.
+    """
+    from jax.experimental import topologies
+
+    if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", topology):
+        raise UserError(f"--topology={topology}: give a TPU and its shape, such as v5e:4x4, v5p:2x2x2 or v6e:4x4")
+    more = {"num_slices": slices} if slices > 1 else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
+    except Exception as error:  # libtpu's are of several kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "libtpu" in reason or "tpu" in reason and "backend" in reason.lower():
+            reason = "the compiler for TPUs is not installed (pip install 'nextgpt-jax[tpu]')"
+        raise UserError(f"--topology={topology}: {reason}") from None
+
+
+def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
+    """The step of the config's stage. Every row has one medium of each of `inputs`, and one group of each of `outputs`.
+
+    Raises:
+      UserError: the config does not fit the mesh.
+    """
+    cfg = model_config(config.model, published=True)
+    model = _abstract(cfg, mesh, config, ("text_encoder",))
+    graphdef, trainable, frozen = nnx.split(model, STAGES[config.train.stage].trainable, ...)
+    tx = make_optimizer(config.optim, 1000)
+    opt = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        jax.eval_shape(tx.init, trainable),
+        optimizer_shardings(tx, trainable, mesh),
+    )
+    rows, length = Rows(mesh, config.data.batch_size).size, config.data.max_length
+    decoders, encoder = dict(cfg.decoders), cfg.encoder
+    batch = {
+        "tokens": _rows(mesh, (rows, length), jnp.int32),
+        "lengths": _rows(mesh, (rows,), jnp.int32),
+        "loss_mask": _rows(mesh, (rows, length), bool),
+        "media": {
+            name: {
+                "input": _rows(mesh, (rows, 1, *encoder.input_shape(name)), jnp.float32),
+                "positions": _rows(mesh, (rows, 1), jnp.int32),
+            }
+            for name in inputs
+        },
+        "signals": {
+            name: {
+                "positions": _rows(mesh, (rows, 1, OUTPUTS[name].num_signal_tokens), jnp.int32),
+                "captions": _rows(mesh, (rows, 1, decoders[name].caption_length), jnp.int32),
+                "mask": _rows(mesh, (rows, 1), bool),
+            }
+            for name in outputs
+        },
+    }
+    step = jit_step(graphdef, tx, config, trainable, opt, mesh)
+    number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    kinds = ("trained weights", "optimizer", "frozen weights", "batch", "batch")
+    return Program(config.train.stage, step, (trainable, opt, frozen, batch, number), kinds, rows)
+
+
+def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Program:
+    """One of INFERENCE: reading a prompt, one token of every row, or one evaluation of a decoder's sampler.
+
+    Raises:
+      UserError: the config does not fit the mesh.
+    """
+    cfg = model_config(config.model, published=True)
+    part = ("unet",) if name in OUTPUTS else ()
+    graphdef, state = nnx.split(_abstract(cfg, mesh, config, part))
+    dtype = frozen_dtype(config.model.dtype)
+    shards = math.prod(mesh.shape[axis] for axis in batch_sharding(mesh).spec[0])
+    if name in OUTPUTS:
+        options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
+        rows = -(-options.batch // shards) * shards
+        plan = jax.tree.map(
+            lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), decoder.scheduler.plan(options.steps)
+        )
+        shape = decoder.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
+        noise = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
+        latents = jax.tree.map(lambda x: _rows(mesh, x.shape, x.dtype, rows), jax.eval_shape(init_state, plan, noise))
+        prompts = _rows(mesh, (rows, *decoder.prompt_shape), dtype)
+        negative = _whole(mesh, (1, *decoder.prompt_shape), dtype)
+
+        def evaluate(state, latents, prompts, negative, plan, guidance):
+            return nnx.merge(graphdef, state).decoders[name].denoise(latents, prompts, negative, plan, guidance, 0, 1)
+
+        arguments = (state, latents, prompts, negative, plan, _rows(mesh, (rows,), jnp.float32))
+        kinds = ("weights", "latents", "prompts", "prompts", "plan", "plan")
+        return Program(name, jax.jit(evaluate, donate_argnums=1), arguments, kinds, rows)
+
+    rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
+    cache = jax.eval_shape(lambda: init_cache(cfg.llm, rows, prompt + _NEW_TOKENS, dtype))
+    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(mesh)), cache)
+    length = prompt if name == "prefill" else 1
+
+    def feed(state, embeddings, positions, cache):
+        model = nnx.merge(graphdef, state)
+        hidden, cache = model.llm(embeddings, positions=positions, cache=cache)
+        return model.logits(hidden[:, -1]), cache
+
+    arguments = (state, _rows(mesh, (rows, length, width), dtype), _rows(mesh, (rows, length), jnp.int32), cache)
+    return Program(
+        name, jax.jit(feed, donate_argnums=3), arguments, ("weights", "activations", "activations", "cache"), rows
+    )
+
+
+def _abstract(cfg: NExTGPTConfig, mesh: Mesh, config: ExperimentConfig, decoder_parts: tuple[str, ...]) -> NExTGPT:
+    """The model without values: trainable parameters in float32, frozen ones in the dtype they are loaded in."""
+    dtype = frozen_dtype(config.model.dtype)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(0))))
+
+    def typed(path, leaf):
+        return leaf.replace(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if is_trained(path) else dtype))
+
+    state = nnx.from_flat_state([(path, typed(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
+    return nnx.merge(graphdef, placed(cfg, state, mesh))
+
+
+def _rows(mesh: Mesh, shape: tuple[int, ...], dtype, rows: int | None = None) -> jax.ShapeDtypeStruct:
+    """An array with the rows of a batch in front; whole on every device if `rows` is given and is not their number."""
+    where = batch_sharding(mesh) if rows is None or shape[:1] == (rows,) else replicated(mesh)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def _whole(mesh: Mesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+
+
+def make(program: Program, mesh: Mesh) -> Plan:
+    """Compiles a program and reads what it needs from what the compiler made.
+
+    Raises:
+      UserError: the compiler refuses the program, for want of memory mostly.
+    """
+    device = mesh.devices.flat[0]
+    chip = chips.chip(device.device_kind)
+    if chip is None:
+        raise UserError(f"the peaks of {device.device_kind} are not known: add it to nextgpt_jax/planning/chips.py")
+    begin = time.perf_counter()
+    with jax.set_mesh(mesh):
+        traced = program.function.trace(*program.arguments)
+        counted = flops.count(traced.jaxpr)
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(f"{program.name} on {mesh.size} x {chip.name}: {_refusal(str(error))}") from None
+    slices = len({getattr(d, "slice_index", None) or 0 for d in mesh.devices.flat})
+    work = hlo.analyse(compiled.as_text(), mesh.size // slices if slices > 1 else 0)
+    found = compiled.memory_analysis()
+    memory: dict[str, float] = {}
+    for kind, argument in zip(program.kinds, program.arguments, strict=True):
+        memory[kind] = memory.get(kind, 0) + sum(map(_device_bytes, jax.tree.leaves(argument)))
+    # What the program does not use is dropped, and layouts pad: the compiler's own sum counts.
+    scale = found.argument_size_in_bytes / max(1, sum(memory.values()))
+    memory = {kind: size * scale for kind, size in memory.items()}
+    memory["results"] = found.output_size_in_bytes - found.alias_size_in_bytes
+    memory["temporaries"] = found.temp_size_in_bytes
+    memory["program"] = found.generated_code_size_in_bytes
+    kernels = sum(counted) / mesh.size  # hand-written kernels are no products in the compiled text
+    return Plan(
+        program=program.name,
+        chip=chip,
+        devices=mesh.size,
+        rows=program.rows,
+        memory=memory,
+        flops=max(work.flops, kernels),
+        needed_flops=counted.needed / mesh.size,
+        bytes=work.bytes,
+        work=work,
+        compile_seconds=time.perf_counter() - begin,
+    )
+
+
+def _device_bytes(x: jax.ShapeDtypeStruct) -> int:
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def _refusal(message: str) -> str:
+    used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
+    if used:
+        return f"needs {used[1]} of memory a device, which has {used[2]}"
+    return (message.splitlines() or ["the compiler failed"])[0][:300]
+
+
+def advice(plan: Plan, config: ExperimentConfig, mesh: Mesh) -> str:
+    """What would make a program fit that does not."""
+    weights = sum(size for kind, size in plan.memory.items() if "weights" in kind or kind == "optimizer")
+    ideas = []
+    copies = mesh.shape["data"]
+    if weights > plan.chip.memory / 2 and copies > 1:
+        ideas.append(f"share the weights among more devices (--config.mesh.fsdp={mesh.shape['fsdp'] * copies})")
+    if plan.program in STAGES:
+        if config.train.remat not in ("full", "offload"):
+            ideas.append("compute more again (--config.train.remat=full)")
+        local = config.data.batch_size // config.optim.accumulate // (mesh.shape["data"] * mesh.shape["fsdp"])
+        if local > 1:
+            ideas.append(f"smaller micro-batches (--config.optim.accumulate={config.optim.accumulate * local})")
+        elif mesh.size == mesh.shape["fsdp"]:
+            ideas.append("a larger topology")
+    return "; ".join(ideas) or "a larger topology, or chips with more memory"
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan as text for people."""
+    chip, seconds = plan.chip, plan.seconds
+    memory = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in plan.memory.items() if size >= 0.005 * GIB)
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    found = [
+        f"{plan.program}: {plan.rows} rows on {plan.devices} x {chip.name}, compiled in {plan.compile_seconds:.0f} s",
+        f"  memory      {plan.total / GIB:.2f} of {chip.memory / GIB:.1f} GiB a device, {verdict} ({memory})",
+        f"  operations  {plan.flops / 1e12:.2f} T a device, of which {plan.needed_flops / 1e12:.2f} T are needed",
+        f"  bytes       {plan.bytes / 1e9:.2f} GB from and to memory",
+    ]
+    for kind, size in sorted(plan.work.collectives.items(), key=lambda item: -item[1]):
+        where = "between slices" if kind.between_slices else f"among {kind.devices}"
+        found.append(f"  {kind.kind:<19} {size / 1e9:.3f} GB in {plan.work.count[kind]:.0f}, {where}")
+    busiest = max(seconds, key=seconds.get)
+    parts = ", ".join(f"{name} {value * 1e3:.3g} ms" for name, value in seconds.items() if value)
+    found.append(f"  roofline    {plan.step_seconds * 1e3:.4g} ms, limited by {busiest} ({parts}); MFU {plan.mfu:.1%}")
+    return found
+
+
+def run(
+    config: ExperimentConfig,
+    *,
+    topology: str,
+    slices: int,
+    programs: Sequence[str],
+    inputs: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    report: str = "",
+) -> int:
+    """Plans programs ("step" or INFERENCE) and prints the plans. Returns the exit status: 1 if one does not fit.
+
+    Raises:
+      UserError: something is wrong with what is asked for.
+    """
+    prepare()
+    devices = topology_devices(topology, slices)
+    mesh = make_mesh(config.mesh, devices)
+    seen, made = default_media(config.train.stage)
+    inputs, outputs = seen if inputs is None else inputs, made if outputs is None else outputs
+    for name, known in [*((n, MODALITIES) for n in inputs), *((n, OUTPUTS) for n in outputs)]:
+        if name not in known:
+            raise UserError(f"{name!r} is not one of {', '.join(known)}")
+    plans = []
+    for name in programs:
+        with jax.set_mesh(mesh):
+            if name == "step":
+                program = training_program(config, mesh, inputs, outputs)
+            elif name in INFERENCE:
+                program = inference_program(config, mesh, name)
+            else:
+                raise UserError(f"--programs: {name!r} is not one of step, {', '.join(INFERENCE)}")
+        plan = make(program, mesh)
+        plans.append(plan)
+        print("\n".join(lines(plan)), flush=True)
+        if not plan.fits:
+            print(f"  to make it fit: {advice(plan, config, mesh)}", flush=True)
+    if report:
+        with open(report, "w") as file:
+            json.dump([as_json(plan) for plan in plans], file, indent=1)
+    return 0 if all(plan.fits for plan in plans) else 1
+
+
+def default_media(stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The media of a row that a plan assumes: an image to describe, to draw, or both."""
+    return {"stage1": (("image",), ()), "stage2": ((), ("image",))}.get(stage, (("image",), ("image",)))
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as data."""
+    collectives = [
+        {**dataclasses.asdict(kind), "bytes": size, "count": plan.work.count[kind]}
+        for kind, size in plan.work.collectives.items()
+    ]
+    return {
+        "program": plan.program, "chip": plan.chip.name, "devices": plan.devices, "rows": plan.rows,
+        "memory": dict(plan.memory), "fits": plan.fits, "flops": plan.flops, "needed_flops": plan.needed_flops,
+        "bytes": plan.bytes, "collectives": collectives, "seconds": plan.seconds, "step_seconds": plan.step_seconds,
+        "mfu": plan.mfu, "compile_seconds": plan.compile_seconds,
+    }  # fmt: skip
