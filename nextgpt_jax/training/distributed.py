@@ -1,8 +1,12 @@
 """Jobs of several processes: how they find each other, speak with one voice, and stop together."""
 
+import contextlib
 import os
 import pathlib
 import signal
+import sys
+import traceback
+from collections.abc import Iterator
 from typing import Self
 
 import jax
@@ -13,6 +17,7 @@ from nextgpt_jax.errors import UserError
 
 _HEARTBEAT_SECONDS = 20  # a process that was silent for so long is taken for dead
 _SINGLE = ("", "0", "1")
+_LOST = ("Gloo", "Connection", "heartbeat", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -36,8 +41,17 @@ def initialise(values: flags.FlagValues) -> None:
         raise UserError("--coordinator, --num_processes and --process_id belong together: give all three")
     elif not 0 <= values.process_id < values.num_processes:
         raise UserError(f"--process_id={values.process_id} is not one of 0 to {values.num_processes - 1}")
+    join(*given)
+
+
+def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins a job; what is None comes from the environment.
+
+    Raises:
+      UserError: the others cannot be reached.
+    """
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"this process cannot join its job: {reason}") from None
@@ -55,6 +69,28 @@ def say(line: str) -> None:
     """Prints a line once a job."""
     if jax.process_index() == 0:
         print(line, flush=True)
+
+
+@contextlib.contextmanager
+def stopping_together() -> Iterator[None]:
+    """Ends this process at once when something fails in one of several, so that none waits for those that are gone."""
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        status = 1
+        if isinstance(error, UserError):
+            status, line = 2, f"error: {' '.join(str(error).split())}"
+        elif isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST):
+            line = (
+                "error: another process of this job is gone: start the job again, it goes on from its last checkpoint"
+            )
+        else:
+            line = traceback.format_exc()
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)  # no goodbye to the others, which would be waited for
 
 
 class StopSignal:

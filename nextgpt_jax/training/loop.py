@@ -29,7 +29,7 @@ from nextgpt_jax.layers import REMAT
 from nextgpt_jax.load import System, load_system
 from nextgpt_jax.planning import chips, flops
 from nextgpt_jax.sharding import Rows, make_mesh
-from nextgpt_jax.training.distributed import StopSignal, say
+from nextgpt_jax.training.distributed import StopSignal, say, stopping_together
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
@@ -65,9 +65,16 @@ def train(
     Raises:
       UserError: the config, the data, the weights, the workdir or the devices do not fit.
     """
-    _validate(config)
-    _check_same_everywhere(config, workdir, init_from)
-    mesh = make_mesh(config.mesh)
+    with stopping_together():
+        _validate(config)
+        _check_same_everywhere(config, workdir, init_from)
+        mesh = make_mesh(config.mesh)
+        _introduce(mesh)
+        with jax.set_mesh(mesh), StopSignal() as stop:
+            return _train(config, workdir, init_from, profile, mesh, stop)
+
+
+def _introduce(mesh: Mesh) -> None:
     device = jax.devices()[0]
     shape = " x ".join(f"{axis}={n}" for axis, n in mesh.shape.items() if n > 1)
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -75,8 +82,6 @@ def train(
         f"running on {mesh.size} x {device.device_kind} ({device.platform}){f': {shape}' if shape else ''}{processes}, "
         f"jax {jax.__version__}"
     )
-    with jax.set_mesh(mesh), StopSignal() as stop:
-        return _train(config, workdir, init_from, profile, mesh, stop)
 
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:

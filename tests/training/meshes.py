@@ -18,6 +18,7 @@ from nextgpt_jax import sharding  # noqa: E402
 from nextgpt_jax.config import MeshConfig  # noqa: E402
 from nextgpt_jax.training import loop  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.training.recorder import Recorder  # noqa: E402
 
 sharding._SMALL = 0  # here everything is small
 RUNS = {
@@ -27,21 +28,6 @@ RUNS = {
     "all": (MeshConfig(data=2, fsdp=2, tensor=2), 1),
     "accumulated": (MeshConfig(data=2, fsdp=2, tensor=2), 4),
 }
-
-
-class Recorder:
-    """In the place of TensorBoard's writer."""
-
-    losses: dict[int, float] = {}
-
-    def __init__(self, *_, **__):
-        pass
-
-    __enter__, __exit__ = lambda self: self, lambda self, *_: None
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        if name == "loss":
-            self.losses[step] = value
 
 
 def losses(root: pathlib.Path, workdir: pathlib.Path, stage: str, steps: int, **changes) -> dict[int, float]:

@@ -1,0 +1,113 @@
+"""Jobs of several processes on this machine, and what happens when one is killed, told to stop, or differs."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+STEPS = 12  # a checkpoint every fourth
+CACHE = tempfile.TemporaryDirectory()  # the jobs here compile the same programs
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def job(root, workdir, processes: int, rates: tuple[str, ...] = ()):
+    """Starts the processes; ends those that are left."""
+    port = free_port()
+    started = []
+    for number in range(processes):
+        argv = [sys.executable, "-u", "-m", "tests.training.worker", port, processes, number, root, workdir, STEPS]
+        argv += [rates[number]] if rates else []
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(CACHE.name)}
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+        started.append(subprocess.Popen(list(map(str, argv)), **pipes))
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[dict[int, float], str]]:
+    """The losses and the error output of each process, none of which may take long."""
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        words = [line.split() for line in out.splitlines() if line.startswith("loss ")]
+        found.append(({int(step): float(loss) for _, step, loss in words}, err))
+    return found
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> dict[int, float]:
+    """Reads what a process prints until it has made a step."""
+    losses = {}
+    for line in process.stdout:
+        if line.startswith("loss "):
+            _, number, loss = line.split()
+            losses[int(number)] = float(loss)
+            if int(number) == step:
+                return losses
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_root, tmp_path_factory):
+    """The losses of one process."""
+    with job(tiny_root, tmp_path_factory.mktemp("alone") / "run", 1) as processes:
+        ((losses, err),) = finish(processes)
+    assert len(losses) == STEPS, err
+    return losses
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_losses_of_one(tiny_root, tmp_path, expected, processes):
+    with job(tiny_root, tmp_path / "run", processes) as started:
+        for losses, err in finish(started):
+            assert losses == pytest.approx(expected, rel=1e-5), err
+
+
+def test_one_is_killed_and_the_job_goes_on_when_it_is_started_again(tiny_root, tmp_path, expected):
+    with job(tiny_root, tmp_path / "run", 2) as (first, second):
+        before = wait_for_step(second, 6)
+        second.send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        ((_, err),) = finish([first])
+        assert time.monotonic() - begin < 60
+        assert first.returncode == 1
+        assert "error: another process of this job is gone: start the job again" in err
+    assert before == pytest.approx({step: expected[step] for step in range(1, 7)}, rel=1e-5)
+    with job(tiny_root, tmp_path / "run", 2) as started:
+        for losses, err in finish(started):
+            assert losses == pytest.approx({step: expected[step] for step in range(5, STEPS + 1)}, rel=1e-5), err
+
+
+def test_one_is_told_to_stop_and_all_save_the_same_step(tiny_root, tmp_path, expected):
+    with job(tiny_root, tmp_path / "run", 2) as started:
+        wait_for_step(started[1], 2)
+        started[1].send_signal(signal.SIGTERM)
+        finish(started)
+        assert [process.returncode for process in started] == [128 + signal.SIGTERM] * 2
+    with job(tiny_root, tmp_path / "run", 2) as started:
+        (losses, err), _ = finish(started)
+    assert 2 < min(losses) <= STEPS and max(losses) == STEPS, err
+    assert losses == pytest.approx({step: expected[step] for step in losses}, rel=1e-5)
+
+
+def test_processes_with_different_configs(tiny_root, tmp_path):
+    with job(tiny_root, tmp_path / "run", 2, rates=("1e-3", "2e-3")) as started:
+        for process, (losses, err) in zip(started, finish(started), strict=True):
+            assert process.returncode == 2 and not losses
+            assert "error: process 1 of this job has another config or other flags than process 0" in err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,40 @@
+"""One process of a job that trains the tiny system, and prints the loss of every step.
+
+python -m tests.training.worker PORT PROCESSES ID ROOT WORKDIR STEPS
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from nextgpt_jax.command import run_command  # noqa: E402
+from nextgpt_jax.config import MeshConfig  # noqa: E402
+from nextgpt_jax.training import distributed  # noqa: E402
+from tests import tiny  # noqa: E402
+
+
+def main(argv) -> None:
+    port, processes, number, root, workdir, steps = argv[1:7]
+    distributed.join(f"127.0.0.1:{port}", int(processes), int(number))
+    from nextgpt_jax.training import loop
+    from tests.training.recorder import Recorder
+
+    class Printer(Recorder):
+        def add_scalar(self, name, value, step):
+            if name == "loss":
+                print("loss", step, repr(value), flush=True)
+
+    loop.SummaryWriter = Printer
+    config = tiny.experiment(pathlib.Path(root), "stage3")
+    config.data.batch_size, config.mesh = 4, MeshConfig(fsdp=int(processes), data=1)
+    config.train.steps, config.train.log_every, config.train.save_every = int(steps), 1, 4
+    if len(argv) > 7:
+        config.optim.lr = float(argv[7])
+    loop.train(config, workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv))
