@@ -245,16 +245,27 @@ def _whole(mesh: Mesh, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
 
 
+def chip_of(mesh: Mesh) -> Chip:
+    """The chips of a mesh.
+
+    Raises:
+      UserError: their peaks are not known.
+    """
+    kind = mesh.devices.flat[0].device_kind
+    chip = chips.chip(kind)
+    if chip is None:
+        raise UserError(f"the peaks of {kind} are not known: add it to nextgpt_jax/planning/chips.py")
+    return chip
+
+
 def make(program: Program, mesh: Mesh) -> Plan:
     """Compiles a program and reads what it needs from what the compiler made.
 
     Raises:
-      UserError: the compiler refuses the program, for want of memory mostly.
+      OutOfMemory: the compiler finds no place for it.
+      UserError: the compiler refuses it for another reason.
     """
-    device = mesh.devices.flat[0]
-    chip = chips.chip(device.device_kind)
-    if chip is None:
-        raise UserError(f"the peaks of {device.device_kind} are not known: add it to nextgpt_jax/planning/chips.py")
+    chip = chip_of(mesh)
     begin = time.perf_counter()
     with jax.set_mesh(mesh):
         traced = program.function.trace(*program.arguments)
@@ -262,13 +273,11 @@ def make(program: Program, mesh: Mesh) -> Plan:
         try:
             compiled, text = _compile(traced.lower())
         except jax.errors.JaxRuntimeError as error:
-            raise UserError(f"{program.name} on {mesh.size} x {chip.name}: {_refusal(str(error))}") from None
+            raise _refusal(program, chip, str(error)) from None
     slices = len({getattr(d, "slice_index", None) or 0 for d in mesh.devices.flat})
     work = hlo.analyse(text, mesh.size // slices if slices > 1 else 0)
     found = compiled.memory_analysis()
-    memory: dict[str, float] = {}
-    for kind, argument in zip(program.kinds, program.arguments, strict=True):
-        memory[kind] = memory.get(kind, 0) + sum(map(_device_bytes, jax.tree.leaves(argument)))
+    memory = argument_bytes(program)
     # What the program does not use is dropped, and layouts pad: the compiler's own sum counts.
     scale = found.argument_size_in_bytes / max(1, sum(memory.values()))
     memory = {kind: size * scale for kind, size in memory.items()}
@@ -303,29 +312,39 @@ def _device_bytes(x: jax.ShapeDtypeStruct) -> int:
     return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
-def _refusal(message: str) -> str:
-    used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
-    if used:
-        return f"needs {used[1]} of memory a device, which has {used[2]}"
-    return (message.splitlines() or ["the compiler failed"])[0][:300]
+class OutOfMemory(Exception):
+    """The compiler found no place for a program."""
 
 
-def advice(plan: Plan, config: ExperimentConfig, mesh: Mesh) -> str:
+def _refusal(program: Program, chip: Chip, message: str) -> Exception:
+    reason = (message.splitlines() or ["the compiler failed"])[0][:300]
+    if "RESOURCE_EXHAUSTED" in reason:
+        return OutOfMemory(re.sub(r"^RESOURCE_EXHAUSTED: |\w+: CompileTimeHbmOom: ", "", reason))
+    return UserError(f"{program.name} does not compile for {chip.name}: {reason}")
+
+
+def argument_bytes(program: Program) -> dict[str, float]:
+    """What the arguments of a program take of a device's memory, by kind."""
+    memory: dict[str, float] = {}
+    for kind, argument in zip(program.kinds, program.arguments, strict=True):
+        memory[kind] = memory.get(kind, 0) + sum(map(_device_bytes, jax.tree.leaves(argument)))
+    return memory
+
+
+def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -> str:
     """What would make a program fit that does not."""
-    weights = sum(size for kind, size in plan.memory.items() if "weights" in kind or kind == "optimizer")
+    weights = sum(size for kind, size in argument_bytes(program).items() if "weights" in kind or kind == "optimizer")
     ideas = []
-    copies = mesh.shape["data"]
-    if weights > plan.chip.memory / 2 and copies > 1:
-        ideas.append(f"share the weights among more devices (--config.mesh.fsdp={mesh.shape['fsdp'] * copies})")
-    if plan.program in STAGES:
+    if weights > chip.memory / 3 and mesh.shape["data"] > 1:
+        shared = mesh.shape["fsdp"] * mesh.shape["data"]
+        ideas.append(f"share the weights among more devices (--config.mesh.fsdp={shared} --config.mesh.data=1)")
+    if program.name in STAGES:
         if config.train.remat not in ("full", "offload"):
             ideas.append("compute more again (--config.train.remat=full)")
         local = config.data.batch_size // config.optim.accumulate // (mesh.shape["data"] * mesh.shape["fsdp"])
         if local > 1:
             ideas.append(f"smaller micro-batches (--config.optim.accumulate={config.optim.accumulate * local})")
-        elif mesh.size == mesh.shape["fsdp"]:
-            ideas.append("a larger topology")
-    return "; ".join(ideas) or "a larger topology, or chips with more memory"
+    return ", or ".join(ideas) or "a larger topology, or chips with more memory"
 
 
 def lines(plan: Plan) -> list[str]:
@@ -371,7 +390,7 @@ def run(
     for name, known in [*((n, MODALITIES) for n in inputs), *((n, OUTPUTS) for n in outputs)]:
         if name not in known:
             raise UserError(f"{name!r} is not one of {', '.join(known)}")
-    plans = []
+    plans, everything_fits = [], True
     for name in programs:
         with jax.set_mesh(mesh):
             if name == "step":
@@ -380,15 +399,21 @@ def run(
                 program = inference_program(config, mesh, name)
             else:
                 raise UserError(f"--programs: {name!r} is not one of step, {', '.join(INFERENCE)}")
-        plan = make(program, mesh)
-        plans.append(plan)
-        print("\n".join(lines(plan)), flush=True)
-        if not plan.fits:
-            print(f"  to make it fit: {advice(plan, config, mesh)}", flush=True)
+        chip, fits = chip_of(mesh), False
+        try:
+            plan = make(program, mesh)
+            plans.append(plan)
+            fits = plan.fits
+            print("\n".join(lines(plan)), flush=True)
+        except OutOfMemory as error:
+            print(f"{program.name}: {program.rows} rows on {mesh.size} x {chip.name} DOES NOT FIT: {error}", flush=True)
+        if not fits:
+            print(f"  to make it fit: {advice(program, chip, config, mesh)}", flush=True)
+        everything_fits = everything_fits and fits
     if report:
         with open(report, "w") as file:
             json.dump([as_json(plan) for plan in plans], file, indent=1)
-    return 0 if all(plan.fits for plan in plans) else 1
+    return 0 if everything_fits else 1
 
 
 def default_media(stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

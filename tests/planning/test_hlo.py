@@ -1,0 +1,137 @@
+"""Reading compiled programs: the same work, whether written out or in loops, and the exchanges between devices."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextgpt_jax.planning import hlo
+from nextgpt_jax.planning.hlo import Collective, _taps, analyse, parse, replica_group
+
+
+def work_of(function, *arguments) -> hlo.Work:
+    return analyse(jax.jit(function).lower(*arguments).compile().as_text())
+
+
+def test_loops_count_by_their_length():
+    x, w = jnp.ones((64, 128)), jnp.ones((5, 128, 128))
+
+    def loop(x, w):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]
+
+    assert work_of(loop, x, w).flops == 5 * 2 * 64 * 128 * 128
+    assert work_of(lambda x, w: x @ w[0], x, w).flops == 2 * 64 * 128 * 128
+
+
+LOOP = """HloModule m, is_scheduled=true
+
+%body (p: (s32[], bf16[8,16], bf16[4,16,16])) -> (s32[], bf16[8,16], bf16[4,16,16]) {
+  %p = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}, bf16[4,16,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=1
+  %w = bf16[4,16,16]{2,1,0:T(8,128)(2,1)} get-tuple-element(%p), index=2
+  %two = s32[]{:T(128)} constant(2)
+  %next = s32[]{:T(128)} add(%i, %two)
+  %slice = bf16[1,16,16]{2,1,0:T(8,128)(2,1)} fusion(%w, %i), kind=kLoop, calls=%sliced
+  %all = bf16[1,64,16]{2,1,0:T(8,128)(2,1)} all-gather(%slice), channel_id=3, replica_groups=[4,4]<=[16], dimensions={1}
+  %y = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} fusion(%x, %slice), kind=kOutput, calls=%product
+  ROOT %r = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}, bf16[4,16,16]{2,1,0:T(8,128)(2,1)}) tuple(%next, %y, %w)
+}
+
+%sliced (a: bf16[4,16,16], b: s32[]) -> bf16[1,16,16] {
+  %a = bf16[4,16,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = s32[]{:T(128)} parameter(1)
+  ROOT %d = bf16[1,16,16]{2,1,0:T(8,128)(2,1)} dynamic-slice(%a, %b, %b, %b), dynamic_slice_sizes={1,16,16}
+}
+
+%product (c: bf16[8,16], e: bf16[1,16,16]) -> bf16[8,16] {
+  %c = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %e = bf16[1,16,16]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %f = bf16[16,16]{1,0:T(8,128)(2,1)} bitcast(%e)
+  ROOT %g = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} convolution(%c, %f), dim_labels=bf_io->bf
+}
+
+%condition (q: (s32[], bf16[8,16], bf16[4,16,16])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(4)
+  %q = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}, bf16[4,16,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %less = pred[]{:T(512)} compare(%j, %limit), direction=LT
+}
+
+ENTRY %main (in: (s32[], bf16[8,16], bf16[4,16,16])) -> (s32[], bf16[8,16], bf16[4,16,16]) {
+  %in = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}, bf16[4,16,16]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  ROOT %loop = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}, bf16[4,16,16]{2,1,0:T(8,128)(2,1)}) while(%in), condition=%condition, body=%body
+}
+"""  # noqa: E501
+
+
+def test_a_loop_as_the_tpu_compiler_writes_it():
+    """Its counter goes up by two to four; slices count as slices; what lies on the chip (S(1)) costs no traffic."""
+    work = analyse(LOOP)
+    rounds, one_slice = 2, 16 * 16 * 2
+    assert work.flops == rounds * 2 * 8 * 16 * 16
+    assert work.collectives == {Collective("all-gather", 4, False): rounds * 3 * one_slice}
+    assert work.count == {Collective("all-gather", 4, False): rounds}
+    scalars = rounds * (3 * 4 + 4)  # the counter
+    assert work.bytes == pytest.approx(rounds * (2 + 5 + 1) * one_slice + scalars, abs=16)
+    assert set(parse(LOOP)[0]) == {"body", "sliced", "product", "condition", "main"}
+
+
+def test_exchanges_between_slices_are_told_apart():
+    between = LOOP.replace("replica_groups=[4,4]<=[16]", "replica_groups=[8,2]<=[2,8]T(1,0)")
+    assert set(analyse(between, slice_devices=8).collectives) == {Collective("all-gather", 2, True)}
+    assert set(analyse(LOOP, slice_devices=8).collectives) == {Collective("all-gather", 4, False)}
+
+
+@pytest.mark.parametrize(
+    "attributes, group",
+    [
+        ("replica_groups={{0,2},{1,3}}, x={1}", [0, 2]),
+        ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", [0, 4]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", [0, 1, 2, 3]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", [0, 4]),
+        ("source_target_pairs={{3,4},{4,5}}", [3, 4]),
+        ("dimensions={0}", []),
+    ],
+)
+def test_groups_in_all_spellings(attributes, group):
+    assert replica_group(attributes) == group
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_products_with_padding_are_not_counted(size, kernel, low, stride, dilation, spread):
+    """As many as an input of ones gives."""
+    reach = (kernel - 1) * dilation + 1
+    high = max(0, reach - (size - 1) * spread - 1 - low) + low
+    found = jax.lax.conv_general_dilated(
+        np.ones((1, 1, size), np.float32), np.ones((1, 1, kernel), np.float32), (stride,), [(low, high)], (spread,),
+        (dilation,),
+    )  # fmt: skip
+    assert _taps(size, kernel, found.shape[-1], low, stride, dilation, spread) == int(found.sum())
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from nextgpt_jax.config import MeshConfig
+from nextgpt_jax.planning.hlo import analyse
+from nextgpt_jax.sharding import make_mesh
+mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+with jax.set_mesh(mesh):
+    total = jax.shard_map(lambda x: jax.lax.psum(x, "fsdp"), in_specs=P("fsdp"), out_specs=P())
+    text = jax.jit(total).lower(jnp.ones((4, 1000))).compile().as_text()
+for kind, size in analyse(text).collectives.items():
+    print(kind.kind, kind.devices, size)
+"""
+
+
+def test_a_real_exchange(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.stdout.split() == ["all-reduce", "4", str(1000 * 4 * 2 * 3 / 4)], done.stderr

@@ -1,0 +1,73 @@
+"""Plans for TPUs that are not there. They need the TPU compiler: pip install libtpu."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install '.[tpu]'"
+)
+
+
+def plan(*argv: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py", "--config=configs/nextgpt_7b.py:stage3", "--compile_only", *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@needs_compiler
+def test_the_paper_s_third_stage_fits_on_sixteen_v5e(tmp_path):
+    report = tmp_path / "plan.json"
+    mesh = ["--config.mesh.fsdp=16", "--config.mesh.data=1", "--config.data.batch_size=64"]
+    done = plan("--topology=v5e:4x4", *mesh, f"--report={report}")
+    assert done.returncode == 0, done.stderr
+    assert "64 rows on 16 x TPU v5e" in done.stdout and "fits" in done.stdout and "all-gather" in done.stdout
+    (found,) = json.loads(report.read_text())
+    weights = 6.7e9 * 2 / 16
+    assert weights < found["memory"]["frozen weights"] < 1.6 * weights
+    assert sum(found["memory"].values()) < 4 * 2**30
+    # Forward and backward without gradients of frozen weights: 4 operations a weight and token.
+    tokens = 64 * 512 / 16
+    assert 1.0 < found["needed_flops"] / (4 * 6.6e9 * tokens) < 1.15
+    assert 1.3 < found["flops"] / found["needed_flops"] < 1.5  # every layer is computed again
+
+
+@needs_compiler
+def test_a_plan_that_does_not_fit_says_what_would():
+    done = plan("--topology=v5e:2x2", "--config.data.batch_size=16", "--config.train.remat=none")
+    assert done.returncode == 1, done.stderr
+    assert "stage3: 16 rows on 4 x TPU v5e DOES NOT FIT: " in done.stdout
+    assert "to make it fit: share the weights among more devices (--config.mesh.fsdp=4" in done.stdout
+    assert "--config.train.remat=full" in done.stdout and "--config.optim.accumulate=4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "--topology is missing"),
+        (["--topology=v5e"], "give a TPU and its shape, such as v5e:4x4"),
+        pytest.param(["--topology=v9:2x2"], "--topology=v9:2x2: there is none such", marks=needs_compiler),
+        pytest.param(
+            ["--topology=v5e:4x4", "--config.mesh.fsdp=3"], "has 15 places for 16 devices", marks=needs_compiler
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--config.mesh.tensor=16", "--config.model.llm=examples/keypad/weights/base/llm"],
+            "config.mesh.tensor=16 does not divide",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--config.data.batch_size=8"],
+            "a batch of 8 rows does not divide",
+            marks=needs_compiler,
+        ),
+    ],
+)
+def test_mistakes(argv, message):
+    done = plan(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]

@@ -1,0 +1,65 @@
+"""A run that is killed again and again makes the losses of one that is not, bit for bit.
+
+python -m tests.training.test_kills KILLS      as often as wanted
+"""
+
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from tests import tiny
+from tests.training.test_processes import STEPS, finish, job
+
+
+def killed_run(root: pathlib.Path, workdir: pathlib.Path, kills: int, seed: int) -> dict[int, float]:
+    """The losses of a run that is killed at random moments of its steps, its saving and its start. The later ones of
+    steps that were made twice have to be the same."""
+    rng, losses = np.random.default_rng(seed), {}
+    for _ in range(kills):
+        with job(root, workdir, 1) as (process,):
+            if rng.random() < 0.25:  # before it has made a step, or about then
+                time.sleep(rng.uniform(0, 12))
+                process.send_signal(signal.SIGKILL)
+            lines = iter(process.stdout)
+            last = int(rng.integers(0, STEPS))
+            while (line := next(lines, None)) is not None:
+                if line.startswith("loss "):
+                    _, step, loss = line.split()
+                    assert losses.setdefault(int(step), float(loss)) == float(loss), step
+                    if int(step) >= last:
+                        break
+            time.sleep(rng.uniform(0, 0.4))  # into the next step, or a save
+            process.send_signal(signal.SIGKILL)
+    with job(root, workdir, 1) as started:
+        ((rest, err),) = finish(started)
+        assert started[0].returncode == 0, err
+    for step, loss in rest.items():
+        assert losses.setdefault(step, loss) == loss, step
+    return losses
+
+
+def straight_run(root: pathlib.Path, workdir: pathlib.Path) -> dict[int, float]:
+    with job(root, workdir, 1) as started:
+        ((losses, err),) = finish(started)
+    assert len(losses) == STEPS, err
+    return losses
+
+
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tiny_root, tmp_path):
+    expected = straight_run(tiny_root, tmp_path / "straight")
+    found = killed_run(tiny_root, tmp_path / "killed", kills=3, seed=0)
+    assert {step: found[step] for step in sorted(found)} == expected
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        tiny.write_hub(pathlib.Path(folder) / "hub")
+        tiny.write_data(pathlib.Path(folder) / "data")
+        wanted = straight_run(pathlib.Path(folder), pathlib.Path(folder) / "straight")
+        made = killed_run(pathlib.Path(folder), pathlib.Path(folder) / "killed", int(sys.argv[1]), 1)
+        assert {step: made[step] for step in sorted(made)} == wanted
+        print(f"{sys.argv[1]} times killed, and the same {len(made)} losses")
