@@ -34,12 +34,13 @@ from nextgpt_jax.prompts import TEMPLATES, Template
 
 @dataclasses.dataclass
 class System:
-    """A model with the tokenizers of its language model and of its decoders."""
+    """A model with the tokenizers of its language model and decoders, and the mesh that it lies on, if any."""
 
     model: NExTGPT
     tokenizer: Any
     caption_tokenizers: dict[str, Any]
     template: Template
+    mesh: Mesh | None = None
 
 
 _PUBLISHED = {
@@ -202,7 +203,7 @@ def load_system(
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     captions = {name: load_tokenizer(folder / "tokenizer") for name, folder in folders.items()}
-    return System(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template])
+    return System(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template], mesh)
 
 
 def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
@@ -220,16 +221,18 @@ def _sharding(leaf: nnx.Variable) -> Any:
     return getattr(leaf.get_raw_value(), "sharding", None)
 
 
-def load_trained(config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None) -> System:
+def load_trained(
+    config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None, mesh: Mesh | None = None
+) -> System:
     """The system with trained weights: those of a run's newest checkpoint, or of `config.delta` if `workdir` is "".
 
     Raises:
       UserError: a file is missing or does not fit, or the run belongs to another model.
     """
     if not workdir:
-        return load_system(config, decoder_parts=decoder_parts)
+        return load_system(config, decoder_parts=decoder_parts, mesh=mesh)
     run = Workdir(workdir)
-    system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts)
+    system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts, mesh=mesh)
     delta, _ = run.restore_delta(nnx.state(system.model, is_trained))
     nnx.update(system.model, delta)
     return system

@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: parity is a matter of float32
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax  # noqa: E402
@@ -19,8 +20,9 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory):
-    """A folder with a tiny random system (hub/) and a dataset (data/). Read only."""
+    """A folder with a tiny random system (hub/), a dataset (data/), and one of images (pictures/). Read only."""
     root = tmp_path_factory.mktemp("tiny")
     tiny.write_hub(root / "hub")
     tiny.write_data(root / "data")
+    tiny.write_data(root / "pictures", kinds=("image",))
     return root

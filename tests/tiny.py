@@ -114,13 +114,16 @@ def lively(tensors: Checkpoint) -> Checkpoint:
     return Checkpoint.of("lively", arrays)
 
 
-def write_data(folder: pathlib.Path, n: int = 12) -> None:
-    """Captions, conversations, and media of three kinds below `folder`."""
+KINDS = ("image", "video", "audio")
+
+
+def write_data(folder: pathlib.Path, n: int = 12, kinds: tuple[str, ...] = KINDS) -> None:
+    """Captions, conversations, and media of some kinds below `folder`."""
     rng = np.random.default_rng(0)
-    words, kinds = ("zero", "one", "two", "three"), ("image", "video", "audio")
+    words = ("zero", "one", "two", "three")
     captions, instructions = [], []
     for i in range(n):
-        word, seen, made = words[i % 4], kinds[i % 3], kinds[(i // 3) % 3]
+        word, seen, made = words[i % 4], kinds[i % len(kinds)], kinds[(i // 3) % len(kinds)]
         names = {"image": f"images/{i}.png", "video": f"videos/{i}.mp4", "audio": f"audios/{i}.wav"}
         media.write("image", folder / names["image"], rng.integers(0, 256, (20, 16, 3), np.uint8))
         frames = rng.integers(0, 256, (4, 16, 20, 3), np.uint8)

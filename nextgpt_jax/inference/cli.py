@@ -73,10 +73,12 @@ def load_engine(config, workdir: str):
     """The engine of a config, with the trained weights of `workdir` if given."""
     from nextgpt_jax.inference.engine import Engine
     from nextgpt_jax.load import load_trained
+    from nextgpt_jax.sharding import make_mesh
 
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
-    return Engine(load_trained(config.model, workdir), config.decode)
+    mesh = make_mesh(config.mesh)
+    return Engine(load_trained(config.model, workdir, mesh=mesh if mesh.size > 1 else None), config.decode)
 
 
 def answer_one(engine, request, output: str, as_json: bool) -> None:

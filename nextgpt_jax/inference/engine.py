@@ -4,6 +4,7 @@ All shapes are bucketed, and everything a request can choose is traced, so a war
 of a known size.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ class Reply:
 
 
 class Engine:
-    """A loaded system, ready to answer. Weights are shared by all calls; calls hold no state."""
+    """A loaded system, ready to answer, on its mesh if it has one: rows of a batch that divides are shared out. Weights
+    are shared by all calls; calls hold no state."""
 
     def __init__(self, system: System, defaults: DecodeDefaults):
         self.config = system.model.config
@@ -80,7 +82,8 @@ class Engine:
         self._tokenizer = system.tokenizer
         self._caption_tokenizers = system.caption_tokenizers
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
-        if jax.default_backend() == "cpu" and not isinstance(self._model.llm.layers, nnx.List):
+        self._mesh = system.mesh
+        if jax.default_backend() == "cpu" and not self._mesh and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
         _check_defaults(defaults, self.modalities)
         for name, decoder in self._decoders.items():
@@ -130,6 +133,10 @@ class Engine:
         Raises:
           UserError: a request does not fit (see encode).
         """
+        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+            return self._answer(requests, on_step)
+
+    def _answer(self, requests, on_step) -> list[Reply]:
         encoded = [self.encode(r) for r in requests]
         generated = jax.device_get(self._generate(requests, encoded))
         replies = []

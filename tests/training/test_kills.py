@@ -58,7 +58,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tiny_root, tmp_path)
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         tiny.write_hub(pathlib.Path(folder) / "hub")
-        tiny.write_data(pathlib.Path(folder) / "data")
+        tiny.write_data(pathlib.Path(folder) / "pictures", kinds=("image",))
         wanted = straight_run(pathlib.Path(folder), pathlib.Path(folder) / "straight")
         made = killed_run(pathlib.Path(folder), pathlib.Path(folder) / "killed", int(sys.argv[1]), 1)
         assert {step: made[step] for step in sorted(made)} == wanted

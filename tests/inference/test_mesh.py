@@ -1,0 +1,43 @@
+"""The same answers from one device and from eight."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import pathlib, sys
+import jax, numpy as np
+from nextgpt_jax import sharding
+from nextgpt_jax.config import MeshConfig
+from nextgpt_jax.inference.engine import Engine, Request
+from nextgpt_jax.load import load_trained
+from nextgpt_jax.prompts import Turn
+from tests import tiny
+
+sharding._SMALL = 0  # here everything is small
+config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3")
+config.model.video_decoder = config.model.audio_decoder = ""
+config.decode.image.batch = 4
+requests = [
+    Request((Turn((text,)),), seed=i, modality="image", temperature=0.0, max_new_tokens=12)
+    for i, text in enumerate(("a", "make a two", "zero", "one and two"))
+]
+answers = []
+for mesh in (None, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+    system = load_trained(config.model, "", mesh=mesh)
+    answers.append(Engine(system, config.decode).answer(requests))
+split = [x for x in jax.tree.leaves(system.model) if x.addressable_shards[0].data.size < x.size]
+assert len(jax.devices()) == 8 and len(split) > 20, len(split)
+for one, other in zip(*answers, strict=True):
+    assert (one.text, one.tokens) == (other.text, other.tokens)
+    for a, b in zip(one.media, other.media, strict=True):
+        assert np.abs(a.content.astype(int) - b.content.astype(int)).max() <= 1
+assert all(len(reply.media) == 1 for reply in answers[0])
+print("same")
+"""
+
+
+def test_the_same_answers_on_eight_devices(tiny_root, monkeypatch):
+    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tiny_root)], capture_output=True, text=True)
+    assert done.stdout == "same\n", done.stderr
