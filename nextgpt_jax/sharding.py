@@ -1,4 +1,4 @@
-"""Where arrays lie: the mesh, and one table from every parameter to it. No other file names a mesh axis.
+"""Where arrays lie: the mesh, and one table from every parameter to it. Nothing is cut along a mesh axis elsewhere.
 
 data     rows of the batch; across slices it runs over the data-centre network
 fsdp     rows of the batch, and shards of every large parameter, which is gathered where it is used
@@ -234,7 +234,9 @@ class Rows:
     def __post_init__(self):
         if self.size % _size(self.mesh, RULES["batch"]):
             places = " x ".join(f"mesh.{name}={self.mesh.shape[name]}" for name in RULES["batch"])
-            raise UserError(f"a batch of {self.size} rows does not divide into {places}")
+            raise UserError(
+                f"a batch (data.batch_size / optim.accumulate) of {self.size} rows does not divide into {places}"
+            )
 
     @property
     def local(self) -> list[int]:

@@ -86,11 +86,7 @@ def _introduce(mesh: Mesh) -> None:
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
     stage, rows = STAGES[config.train.stage], Rows(mesh, config.data.batch_size)
-    if config.data.batch_size // config.optim.accumulate % (mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(
-            f"micro-batches of {config.data.batch_size // config.optim.accumulate} rows (data.batch_size / "
-            f"optim.accumulate) do not divide into mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']}"
-        )
+    Rows(mesh, config.data.batch_size // config.optim.accumulate)  # micro-batches have to divide too
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
     samples = read_samples(stage.samples, source, config.data.media)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
@@ -140,6 +136,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
                 jax.profiler.start_trace(str(run.path / "profile"))
             clock.count(update, (trainable, opt, frozen, batch, np.uint32(step)))
             trainable, opt, metrics = update(trainable, opt, frozen, batch, np.uint32(step))
+            examples += config.data.batch_size
             if window:
                 jax.block_until_ready(window[-1])  # one step ahead of the device: more would only hold batches
             window.append(metrics)
@@ -165,7 +162,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
                 _check_finite(step, last)  # never over a good checkpoint
                 with clock.paused():  # saving is no part of the rate
                     delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
-                    run.save(step, delta, opt, {"examples": step * config.data.batch_size}, loss=last["loss"])
+                    run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
                 saved = step
             if stopping:
                 break

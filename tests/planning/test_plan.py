@@ -61,7 +61,7 @@ def test_a_plan_that_does_not_fit_says_what_would():
         ),
         pytest.param(
             ["--topology=v5e:4x4", "--config.data.batch_size=8"],
-            "a batch of 8 rows does not divide",
+            "of 8 rows does not divide into mesh.data=16",
             marks=needs_compiler,
         ),
     ],

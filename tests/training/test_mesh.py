@@ -95,5 +95,5 @@ def test_the_widest_axis_is_cut():
 
 
 def test_batches_that_do_not_divide():
-    with pytest.raises(UserError, match="a batch of 6 rows does not divide into mesh.data=2 x mesh.fsdp=2"):
+    with pytest.raises(UserError, match="of 6 rows does not divide into mesh.data=2 x mesh.fsdp=2"):
         sharding.Rows(Mesh(data=2, fsdp=2), 6)
