@@ -201,3 +201,24 @@ def test_attention_over_many_tokens(queries, keys):
     assert queries * keys >= layers._MANY_SCORES
     expected = jax.nn.dot_product_attention(q, k, v)
     np.testing.assert_allclose(layers.attention(q, k, v), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("key_heads, width", [(2, 64), (4, 128)])
+def test_the_tpu_kernel_is_attention(causal, key_heads, width):
+    """Interpreted, as there is no TPU here: grouped heads, padded widths, gradients."""
+    q = random(2, 256, 4, width)
+    k, v = (random(2, 256, key_heads, width, seed=seed) for seed in (1, 2))
+
+    def by_kernel(q, k, v):
+        return layers.flash_attention_tpu(q, k, v, causal=causal, interpret=True)
+
+    def plain(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+
+    np.testing.assert_allclose(by_kernel(q, k, v), plain(q, k, v), atol=2e-5)
+    found, wanted = (
+        jax.grad(lambda *x, f=f: jnp.square(f(*x)).sum(), argnums=(0, 1, 2))(q, k, v) for f in (by_kernel, plain)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
