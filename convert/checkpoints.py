@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.hub import read_json
 
 # In order of preference, as the hub's folders have them.
@@ -185,7 +185,7 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         else:  # saved by torch < 1.6
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; its first line says what is wrong
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{path} is not a readable weights file: {reason}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

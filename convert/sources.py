@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from convert.components import IMAGEBIND_FILE
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 LAYOUTS = {
     "llama": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
@@ -60,7 +60,7 @@ def _download(component: str, hub_id: str, revision: str) -> Source:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(f"--source: {str(error).splitlines()[0]}") from None
     except Exception as error:  # which kinds depends on the HTTP library that huggingface_hub is built on
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"--source: there is no folder {hub_id}, and the hub cannot be reached ({reason}): "
             f"download it elsewhere and give the folder ({LAYOUTS[component]})"

@@ -24,7 +24,7 @@ from flax import nnx
 
 from convert.engine import ConversionError, Parameter, flat_paths, plan
 from convert.rules import Table
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 FOLDER = "params"
 _PIECE_BYTES = 32 * 2**20
@@ -231,4 +231,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return getattr(error, "strerror", None) or first_line(error)

@@ -8,6 +8,11 @@ class UserError(Exception):
     """Input, configuration or checkpoint is wrong: the message is one line that names the thing and the remedy."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in a line; its kind if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def check_folder(path: str | pathlib.Path, flag: str) -> None:
     """Checks that `path` is a writable folder or can become one; `flag` is what the user gave it with.
 

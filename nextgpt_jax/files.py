@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -53,5 +53,5 @@ def reading(path: pathlib.Path, kind: str) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"no such {kind}: {path}") from None
     except Exception as error:  # decoders raise many kinds; the first line says what is wrong
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{path} is not a readable {kind}: {reason}") from None

@@ -24,7 +24,7 @@ from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
 from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.layers import LoRAConfig
 from nextgpt_jax.llama import LlamaConfig
@@ -272,5 +272,5 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
         # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
         return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
     except Exception as error:  # the libraries behind it raise many kinds, bare Exception among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder} holds no readable tokenizer: {reason}") from None

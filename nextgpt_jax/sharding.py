@@ -11,7 +11,7 @@ decoders and projections have no logical axes of their own: the widest axis that
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -82,7 +82,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         raise UserError(
             f"config.mesh: {_words(sizes)} has {math.prod(sizes.values())} places for {len(devices)} devices"
         )
-    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    slices = num_slices(devices)
     if sizes["data"] % slices:
         raise UserError(f"config.mesh: data={sizes['data']} does not divide into {slices} slices")
     shape = tuple(sizes.values())
@@ -94,6 +94,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     else:
         placed = np.array(devices).reshape(shape)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def num_slices(devices: Iterable[jax.Device]) -> int:
+    """How many slices of TPUs the devices belong to (others are one slice)."""
+    return len({getattr(device, "slice_index", None) or 0 for device in devices})
 
 
 def _words(sizes: dict[str, int]) -> str:
@@ -184,8 +189,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(rows: int) -> int:
     """Into how many parts the rows of a batch are cut by the mesh in use (1: they do not divide, or no mesh)."""
     mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else _size(mesh, RULES["batch"])
+    shards = 1 if mesh.empty else row_places(mesh)
     return 1 if rows % shards else shards
+
+
+def row_places(mesh) -> int:
+    """How many parts of a batch a mesh has places for."""
+    return _size(mesh, RULES["batch"])
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -212,7 +222,7 @@ def on_rows_and_heads(function: Callable[..., jax.Array], *arrays: jax.Array) ->
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(*arrays)
-    rows = RULES["batch"] if all(x.shape[0] % _size(mesh, RULES["batch"]) == 0 for x in arrays) else None
+    rows = RULES["batch"] if all(x.shape[0] % row_places(mesh) == 0 for x in arrays) else None
     heads = RULES["heads"] if all(x.shape[2] % _size(mesh, RULES["heads"]) == 0 for x in arrays) else None
     spec = PartitionSpec(rows, None, heads, None)
     return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
@@ -232,7 +242,7 @@ class Rows:
     size: int  # of the global batch
 
     def __post_init__(self):
-        if self.size % _size(self.mesh, RULES["batch"]):
+        if self.size % row_places(self.mesh):
             places = " x ".join(f"mesh.{name}={self.mesh.shape[name]}" for name in RULES["batch"])
             raise UserError(
                 f"a batch (data.batch_size / optim.accumulate) of {self.size} rows does not divide into {places}"

@@ -24,14 +24,23 @@ from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.files import atomic_write
 from nextgpt_jax.llama import init_cache
 from nextgpt_jax.load import frozen_dtype, model_config, placed
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained
 from nextgpt_jax.planning import chips, flops, hlo
 from nextgpt_jax.planning.chips import GIB, Chip
-from nextgpt_jax.sharding import Rows, batch_sharding, cache_sharding, make_mesh, replicated
+from nextgpt_jax.sharding import (
+    Rows,
+    batch_sharding,
+    cache_sharding,
+    make_mesh,
+    num_slices,
+    replicated,
+    row_places,
+)
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
@@ -130,7 +139,7 @@ def topology_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
     except Exception as error:  # libtpu's are of several kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"--topology={topology}: there is none such: {reason}") from None
 
 
@@ -187,7 +196,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     part = ("unet",) if name in OUTPUTS else ()
     graphdef, state = nnx.split(_abstract(cfg, mesh, config, part))
     dtype = frozen_dtype(config.model.dtype)
-    shards = math.prod(mesh.shape[axis] for axis in batch_sharding(mesh).spec[0])
+    shards = row_places(mesh)
     if name in OUTPUTS:
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
         rows = -(-options.batch // shards) * shards
@@ -274,7 +283,7 @@ def make(program: Program, mesh: Mesh) -> Plan:
             compiled, text = _compile(traced.lower())
         except jax.errors.JaxRuntimeError as error:
             raise _refusal(program, chip, str(error)) from None
-    slices = len({getattr(d, "slice_index", None) or 0 for d in mesh.devices.flat})
+    slices = num_slices(mesh.devices.flat)
     work = hlo.analyse(text, mesh.size // slices if slices > 1 else 0)
     found = compiled.memory_analysis()
     memory = argument_bytes(program)
@@ -341,7 +350,7 @@ def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -
     if program.name in STAGES:
         if config.train.remat not in ("full", "offload"):
             ideas.append("compute more again (--config.train.remat=full)")
-        local = config.data.batch_size // config.optim.accumulate // (mesh.shape["data"] * mesh.shape["fsdp"])
+        local = config.data.batch_size // config.optim.accumulate // row_places(mesh)
         if local > 1:
             ideas.append(f"smaller micro-batches (--config.optim.accumulate={config.optim.accumulate * local})")
     return ", or ".join(ideas) or "a larger topology, or chips with more memory"
@@ -411,8 +420,8 @@ def run(
             print(f"  to make it fit: {advice(program, chip, config, mesh)}", flush=True)
         everything_fits = everything_fits and fits
     if report:
-        with open(report, "w") as file:
-            json.dump([as_json(plan) for plan in plans], file, indent=1)
+        with atomic_write(report) as temporary:
+            temporary.write_text(json.dumps([as_json(plan) for plan in plans], indent=1) + "\n")
     return 0 if everything_fits else 1
 
 

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 from jax.experimental import multihost_utils
 
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 _HEARTBEAT_SECONDS = 20  # a process that was silent for so long is taken for dead
 _SINGLE = ("", "0", "1")
@@ -53,7 +53,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"this process cannot join its job: {reason}") from None
 
 

@@ -226,10 +226,10 @@ class Clock:
 
 
 def _check_same_everywhere(config: ExperimentConfig, *arguments: str) -> None:
-    text = json.dumps([dataclasses.asdict(config), arguments], sort_keys=True, default=str)
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     if jax.process_count() == 1:
         return
+    text = json.dumps([dataclasses.asdict(config), arguments], sort_keys=True, default=str)
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     digests = multihost_utils.process_allgather(digest)
     if others := [i for i, other in enumerate(digests) if (other != digests[0]).any()]:
         raise UserError(f"process {others[0]} of this job has another config or other flags than process 0")
