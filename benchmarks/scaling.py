@@ -13,19 +13,16 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
-INFERENCE = ("prefill", "decode", "image", "video", "audio")
-
-
-_HEAD = """`python benchmarks/scaling.py` wrote this on {date} with libtpu's compiler, without a TPU: each row is
-the exact program compiled for that topology, read as [tpu.md](tpu.md) says. Nothing was measured on one. Vicuna-7B,
-ImageBind huge, Stable Diffusion 1.5, Zeroscope, AudioLDM-L, frozen weights in bfloat16; rows of 512 tokens with an
-image to read (stages 1 and 3) and one to draw (2 and 3). Operations are T a device, needed / executed; collectives
-are GB that a device receives, within / between slices."""
+SAMPLERS = ("image", "video", "audio")
+INFERENCE = ("prefill", "decode", *SAMPLERS)
+INFERENCE_ROWS = 16  # of a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,114 +30,170 @@ class Setting:
     """A machine, and how the system is laid out on it."""
 
     topology: str
-    chips: int
-    fsdp: int
-    rows: int  # of a device
+    chips: int  # of a slice
+    fsdp: int  # in training
+    tensor: int  # in inference
+    rows: int = 4  # of a device, in training
     remat: str = "full"
     slices: int = 1
+    samplers: bool = False  # their rows have nothing to exchange: one machine of each kind is enough
 
     @property
     def name(self) -> str:
         return f"{self.slices} x {self.topology}" if self.slices > 1 else self.topology
 
+    @property
+    def programs(self) -> tuple[str, ...]:
+        return (*STAGES, *(name for name in INFERENCE if self.samplers or name not in SAMPLERS))
+
+    def flags(self, program: str) -> list[str]:
+        """What train.py is told."""
+        training = program in STAGES
+        rows = self.rows if training else INFERENCE_ROWS
+        return [
+            f"--config=configs/nextgpt_7b.py:{program if training else 'infer'}",
+            f"--programs={'step' if training else program}",
+            f"--topology={self.topology}",
+            f"--slices={self.slices}",
+            f"--config.mesh.fsdp={self.fsdp}" if training else f"--config.mesh.tensor={self.tensor}",
+            f"--config.data.batch_size={rows * self.chips * self.slices}",
+            f"--config.train.remat={self.remat}",
+        ]
+
 
 SETTINGS = (
-    Setting("v5e:2x2", 4, 4, 4),
-    Setting("v5e:4x4", 16, 16, 4),
-    Setting("v5e:16x16", 256, 16, 4),
-    Setting("v5e:4x4", 32, 16, 4, slices=2),
-    Setting("v5p:2x2x2", 8, 1, 8, "dots"),
-    Setting("v5p:4x4x4", 64, 1, 8, "dots"),
-    Setting("v6e:4x4", 16, 1, 4, "dots"),
+    Setting("v5e:2x2", 4, fsdp=4, tensor=4),
+    Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=True),
+    Setting("v5e:16x16", 256, fsdp=16, tensor=4),
+    Setting("v5e:4x4", 16, fsdp=16, tensor=4, slices=2),
+    Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots", samplers=True),
+    Setting("v5p:4x4x4", 64, fsdp=8, tensor=1, rows=8, remat="dots"),
+    Setting("v6e:4x4", 16, fsdp=16, tensor=2, rows=8, remat="dots", samplers=True),
 )
-# Pairs a second and V100s of the reference, by stage.
+FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256 chips
+
+# Pairs a second and V100s of the reference, by stage, and the peak of a V100 in TFLOP/s.
 REFERENCE = {"stage1": (22, 3), "stage2": (17, 3), "stage3": (14, 4)}
-V100_FLOPS = 125e12
+V100 = 125
+
+Found = dict[tuple[Setting, str], dict]
 
 
 def kept_file(setting: Setting, program: str, kept: pathlib.Path) -> pathlib.Path:
     return kept / f"{setting.name.replace(' ', '').replace(':', '_')}.{program}.json"
 
 
-def make(setting: Setting, program: str, kept: pathlib.Path) -> dict:
-    """The plan of a program, from what is kept or new; {"failed": why} if there is none."""
+def kept_plan(setting: Setting, program: str, kept: pathlib.Path) -> dict:
+    """The plan of a program that is kept; {} if none is, or one of other flags."""
     file = kept_file(setting, program, kept)
-    if not file.exists():
-        variant = program if program in STAGES else "infer"
-        command = [
-            sys.executable, "train.py", f"--config=configs/nextgpt_7b.py:{variant}", "--compile_only",
-            f"--topology={setting.topology}", f"--slices={setting.slices}", f"--config.mesh.fsdp={setting.fsdp}",
-            f"--config.data.batch_size={setting.rows * setting.chips}", f"--config.train.remat={setting.remat}",
-            f"--programs={program if program in INFERENCE else 'step'}", f"--report={file}",
-        ]  # fmt: skip
-        begin = time.perf_counter()
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return found if found.get("flags") == setting.flags(program) else {}
+
+
+def make(setting: Setting, program: str, kept: pathlib.Path) -> None:
+    """Plans a program and keeps the plan, or why there is none."""
+    if kept_plan(setting, program, kept):
+        return
+    flags, begin = setting.flags(program), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder, "plan.json")
+        command = [sys.executable, "train.py", "--compile_only", *flags, f"--report={report}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        print(f"{setting.name} {program}: {time.perf_counter() - begin:.0f} s, exit {done.returncode}", flush=True)
-        if not file.exists() or not json.loads(file.read_text()):
-            lines = (done.stdout + done.stderr).splitlines()
-            reason = next((line for line in lines if "FIT" in line or line.startswith("error")), "failed")
-            file.write_text(json.dumps([{"failed": reason}]))
-    return json.loads(file.read_text())[0]
+        plans = json.loads(report.read_text()) if report.exists() else []
+    lines = (done.stdout + done.stderr).splitlines() or [""]
+    reason = next((line for line in lines if "FIT" in line or line.startswith("error")), lines[-1])
+    seconds = time.perf_counter() - begin
+    print(f"{setting.name} {program}: {seconds:.0f} s, exit {done.returncode}", flush=True)
+    found = {"flags": flags, "wall": seconds, **(plans[0] if plans else {"failed": reason})}
+    kept_file(setting, program, kept).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def row(setting: Setting, program: str, plan: dict) -> str:
+def received(plan: dict, between_slices: bool | None = None) -> float:
+    """GB that collectives bring to a device: all, or those within or between slices."""
+    chosen = [c["bytes"] for c in plan["collectives"] if between_slices in (None, c["between_slices"])]
+    return sum(chosen) / 1e9
+
+
+def table(head: str, rows: Iterable[Iterable[object]]) -> list[str]:
+    """A table as Markdown."""
+    names = head.split(", ")
+    lines = [names, ["---"] * len(names), *rows]
+    return [*(f"| {' | '.join(map(str, line))} |" for line in lines), ""]
+
+
+def paragraph(text: str, **values: object) -> list[str]:
+    return [*textwrap.wrap(text.format(**values), 120, break_long_words=False, break_on_hyphens=False), ""]
+
+
+HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
+compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
+Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {date} in {minutes:.0f}
+minutes of compiling in all."""
+COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
+memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
+MFU counts needed operations."""
+TRAINING = """A row has 512 tokens, with an image to read (stages 1 and 3) and one to draw (2 and 3)."""
+SERVING = """Rows are of the whole machine, {rows} a chip for the language model. `prefill` reads 512 tokens, `decode`
+adds one, the others are one evaluation of a sampler at the paper's sizes, with guidance. Memory is that of the whole
+system."""
+GROWTH = """The same rows a chip, {few} and {many}: what a chip needs there, as a multiple of what it needs here."""
+BESIDE = """The reference's own speed on V100s ({peak} TFLOP/s each), and the rooflines above on {name}. The reference's
+rows are shorter than 512 tokens, and a roofline is no measurement: this says how the two compare with their chips, not
+with each other."""
+
+
+def row(setting: Setting, program: str, plan: dict) -> list[str]:
+    layout = next(flag for flag in plan["flags"] if "mesh" in flag).removeprefix("--config.mesh.")
+    layout += f", {setting.remat}" if program in STAGES else ""
     if "failed" in plan:
-        return f"| {program} | {setting.name} | {plan['failed']} | | | | | | |"
-    links = sum(c["bytes"] for c in plan["collectives"] if not c["between_slices"]) / 1e9
-    network = sum(c["bytes"] for c in plan["collectives"] if c["between_slices"]) / 1e9
+        return [program, setting.name, layout, "", plan["failed"], *[""] * 5]
     busiest = max(plan["seconds"], key=plan["seconds"].get)
-    memory = sum(plan["memory"].values()) / 2**30
-    cells = [
-        program, setting.name, f"{plan['rows']}", f"{memory:.1f} GiB",
-        f"{plan['needed_flops'] / 1e12:.1f} / {plan['flops'] / 1e12:.1f}", f"{links:.2f} / {network:.2f}",
-        f"{plan['step_seconds'] * 1e3:.1f} ms", busiest, f"{plan['mfu']:.0%}",
+    return [
+        program, setting.name, layout, f"{plan['rows']}", f"{sum(plan['memory'].values()) / 2**30:.1f} GiB",
+        f"{plan['needed_flops'] / 1e12:.2f} / {plan['flops'] / 1e12:.2f}",
+        f"{received(plan, False):.2f} / {received(plan, True):.3f}", f"{plan['step_seconds'] * 1e3:.3g} ms, {busiest}",
+        f"{plan['rows'] / plan['step_seconds'] / plan['devices']:.3g}", f"{plan['mfu']:.0%}",
     ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
 
 
-def report(found: dict[tuple[Setting, str], dict]) -> str:
+def report(found: Found) -> str:
     """The text of docs/scaling.md."""
-    lines = [
-        "# Scaling",
-        "",
-        textwrap.fill(_HEAD.format(date=time.strftime("%Y-%m-%d")), 120, break_long_words=False),
-        "",
-        "| program | topology | rows | memory | operations | collectives | roofline | busiest | MFU |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(row(setting, program, plan) for (setting, program), plan in found.items()),
-        "",
-    ]
+    columns = "program, topology, layout, rows, memory, operations, collectives, roofline, rows/s a chip, MFU"
     plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
-    for program in STAGES:
-        few, many = plans.get(("v5e:4x4", program)), plans.get(("v5e:16x16", program))
-        if few and many:
-            ratio = received(many) / received(few)
-            lines += [
-                f"From 16 to 256 chips at 4 rows a chip, {program} receives {ratio:.2f} times as many bytes a chip."
-            ]
-    lines += [
-        "",
-        "## Beside the reference",
-        "",
-        "The paper's code reports pairs a second on V100s; here for one peak TFLOP/s (a V100 has 125), beside the",
-        "rooflines above. Its rows are shorter than 512 tokens, and a roofline is no measurement.",
-        "",
-        "| stage | reference | pairs/s for a TFLOP/s | here, v5e:4x4 | pairs/s for a TFLOP/s |",
-        "|---|---|---|---|---|",
-    ]
-    for program, (pairs, cards) in REFERENCE.items():
-        if plan := plans.get(("v5e:4x4", program)):
-            rate = plan["rows"] / plan["step_seconds"]
-            peak = plan["devices"] * 197
-            lines.append(
-                f"| {program} | {pairs}/s on {cards} V100 | {pairs / cards / V100_FLOPS * 1e12:.3f} | {rate:.0f}/s | "
-                f"{rate / peak:.3f} |"
-            )
-    return "\n".join(lines) + "\n"
+    minutes = sum(plan["wall"] for plan in found.values()) / 60
+    lines = ["# Scaling", ""]
+    lines += paragraph(HEAD, count=len(found), date=time.strftime("%Y-%m-%d"), minutes=minutes)
+    lines += paragraph(COLUMNS)
+    lines += ["## Training", "", *paragraph(TRAINING)]
+    lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
+    lines += ["## Batch inference", "", *paragraph(SERVING, rows=INFERENCE_ROWS)]
+    lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in INFERENCE))
+    lines += ["## From 16 to 256 chips", "", *paragraph(GROWTH, few=FEW, many=MANY)]
+    lines += table(
+        "program, memory, executed operations, collectives, roofline",
+        ([name, *growth(plans[FEW, name], plans[MANY, name])] for name in (*STAGES, *INFERENCE)
+         if (FEW, name) in plans and (MANY, name) in plans),
+    )  # fmt: skip
+    lines += ["## Beside the reference", "", *paragraph(BESIDE, peak=V100, name=FEW)]
+    lines += table(
+        "stage, reference, pairs/s a TFLOP/s, here, pairs/s a TFLOP/s",
+        (beside(program, plans[FEW, program]) for program in STAGES if (FEW, program) in plans),
+    )
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def received(plan: dict) -> float:
-    return sum(collective["bytes"] for collective in plan["collectives"])
+def growth(few: dict, many: dict) -> list[str]:
+    memory = sum(many["memory"].values()) / sum(few["memory"].values())
+    others = (many[name] / few[name] for name in ("flops", "step_seconds"))
+    operations, seconds = others
+    return [f"{ratio:.2f}" for ratio in (memory, operations, received(many) / received(few), seconds)]
+
+
+def beside(program: str, plan: dict) -> list[str]:
+    pairs, cards = REFERENCE[program]
+    peak = plan["devices"] * plan["flops"] / plan["seconds"]["operations"] / 1e12
+    rate = plan["rows"] / plan["step_seconds"]
+    return [program, f"{pairs}/s on {cards} V100", f"{pairs / cards / V100:.3f}", f"{rate:.0f}/s", f"{rate / peak:.3f}"]
 
 
 def main() -> None:
@@ -151,11 +204,13 @@ def main() -> None:
     parser.add_argument("--kept", type=pathlib.Path, default=ROOT / ".scaling")
     args = parser.parse_args()
     args.kept.mkdir(exist_ok=True)
-    wanted = [(s, p) for p in args.programs for s in SETTINGS if s.name in args.topologies]
+    pairs = [(setting, program) for program in (*STAGES, *INFERENCE) for setting in SETTINGS]
+    pairs = [(setting, program) for setting, program in pairs if program in setting.programs]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda pair: make(*pair, args.kept), wanted))
-    pairs = [(s, p) for p in (*STAGES, *INFERENCE) for s in SETTINGS]
-    found = {pair: make(*pair, args.kept) for pair in pairs if kept_file(*pair, args.kept).exists()}
+        for setting, program in pairs:
+            if setting.name in args.topologies and program in args.programs:
+                pool.submit(make, setting, program, args.kept)
+    found = {pair: plan for pair in pairs if (plan := kept_plan(*pair, args.kept))}
     (ROOT / "docs" / "scaling.md").write_text(report(found))
 
 

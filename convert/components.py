@@ -19,7 +19,7 @@ from nextgpt_jax.diffusion.stable_diffusion import StableDiffusion, StableDiffus
 from nextgpt_jax.diffusion.text_to_video import TextToVideo, TextToVideoConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.layers import LoRAConfig
+from nextgpt_jax.layers import LoRAConfig, make_rngs
 from nextgpt_jax.llama import Llama, LlamaConfig
 
 DecoderConfig = StableDiffusionConfig | TextToVideoConfig | AudioLDMConfig
@@ -48,7 +48,7 @@ def _abstract(make: Callable[[], nnx.Module]) -> nnx.State:
 def llama_part(config: LlamaConfig) -> Part:
     """The weights of a LLaMA."""
     table = convert.llama.TIED if config.tie_word_embeddings else convert.llama.BASE
-    return Part("", _abstract(lambda: Llama(config, rngs=nnx.Rngs(0))), table)
+    return Part("", _abstract(lambda: Llama(config, rngs=make_rngs(0))), table)
 
 
 def llama(folder: pathlib.Path) -> list[Part]:
@@ -66,7 +66,7 @@ def imagebind_config(folder: pathlib.Path) -> ImageBindConfig:
 def imagebind(folder: pathlib.Path) -> list[Part]:
     """ImageBind, with the towers that its config sizes."""
     config = imagebind_config(folder)
-    state = _abstract(lambda: ImageBind(config, rngs=nnx.Rngs(0)))
+    state = _abstract(lambda: ImageBind(config, rngs=make_rngs(0)))
     return [Part("", state, convert.imagebind.table(config.modalities))]
 
 
@@ -84,7 +84,7 @@ def _decoder(kind: type, module: type, folder: pathlib.Path) -> list[Part]:
     return [
         Part(
             name,
-            _abstract(lambda name=name: getattr(module(config, parts=(name,), rngs=nnx.Rngs(0)), name)),
+            _abstract(lambda name=name: getattr(module(config, parts=(name,), rngs=make_rngs(0)), name)),
             table,
             "diffusion_pytorch_model.safetensors" if name in ("unet", "vae") else "model.safetensors",
         )
@@ -124,7 +124,7 @@ def lora_part(base: LlamaConfig, config: LoRAConfig) -> Part:
       UserError: the base has no such projections.
     """
     try:
-        whole = _abstract(lambda: Llama(base, lora=config, rngs=nnx.Rngs(0)))
+        whole = _abstract(lambda: Llama(base, lora=config, rngs=make_rngs(0)))
     except ValueError as error:
         raise UserError(f"adapter: {error}") from None
     return Part("", nnx.filter_state(whole, nnx.LoRAParam), convert.llama.LORA, "adapter_model.safetensors")

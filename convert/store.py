@@ -123,7 +123,7 @@ def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx
       UserError: the folder is damaged.
     """
     names = flat_paths(state)
-    _check(folder, state)
+    check(folder, state)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def filled(path, leaf):
@@ -167,7 +167,7 @@ def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
     return found
 
 
-def _check(folder: pathlib.Path, state: nnx.State) -> dict[str, Any]:
+def check(folder: pathlib.Path, state: nnx.State) -> dict[str, Any]:
     kept, problems = saved(folder), []
     for path, leaf in nnx.to_flat_state(state):
         name = ".".join(map(str, path))
@@ -200,7 +200,7 @@ def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str
     Raises:
       ConversionError, UserError: as `restore`.
     """
-    _check(folder, state)
+    check(folder, state)
     return {name: _opened(folder / FOLDER / name, source.stacked) for name, source in plan(state, table).items()}
 
 

@@ -28,6 +28,7 @@ class ModelConfig:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     template: str = "reference"  # how conversations become ids: reference or pieces (see prompts.py)
     dtype: str = "auto"  # of the frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
+    quantize: str = ""  # int8 or nf4: keeps the kernels of the language model's layers in so few bits (see quantize.py)
 
 
 @dataclasses.dataclass

@@ -162,8 +162,7 @@ def generate(
         starts = ((state.pending[:, None] == first).any(1) & ~state.done).any()
         return jax.lax.cond(starts, lambda s: feed(s, widest), lambda s: feed(s, 1), state)
 
-    hidden, cache = model.llm(embeddings, cache=init_cache(model.llm.config, batch, prompt, embeddings.dtype))
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, slots - prompt), (0, 0), (0, 0))), cache)
+    hidden, cache = model.llm(embeddings, cache=init_cache(model.llm.config, batch, slots, embeddings.dtype))
     zeros = jnp.zeros(batch, jnp.int32)
     kind = jnp.full((batch, config.max_groups), -1, jnp.int32)
     state = _State(

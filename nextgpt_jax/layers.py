@@ -16,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from nextgpt_jax import quantize as quantization
 from nextgpt_jax.sharding import constrain, on_rows_and_heads, platform
 
 _kernel_init = nnx.initializers.lecun_normal()
@@ -39,10 +40,27 @@ class LoRAConfig:
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias), plus a low-rank update when `lora` is given. kernel: [in, out]."""
+    """x @ kernel (+ bias), plus a low-rank update when `lora` is given. kernel: [in, out].
 
-    def __init__(self, din: int, dout: int, *, bias: bool = True, lora: LoRAConfig | None = None, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(_kernel_init(rngs.params(), (din, dout)))
+    `quantize` (see quantize.py) keeps the kernel, which then cannot be trained, in few bits, with a kernel_scale.
+    """
+
+    def __init__(
+        self,
+        din: int,
+        dout: int,
+        *,
+        bias: bool = True,
+        lora: LoRAConfig | None = None,
+        quantize: str = "",
+        rngs: nnx.Rngs,
+    ):
+        kernel = _kernel_init(rngs.params(), (din, dout))
+        self.quantize = quantize
+        if quantize:
+            kernel, scale = quantization.quantize(kernel, quantize)
+            self.kernel_scale = nnx.Param(scale)
+        self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
         self.lora = lora
         self.merged = False
@@ -52,7 +70,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b din"], dropout_keys: Array | None = None) -> Float[Array, "*b dout"]:
         """`dropout_keys` [B], one a row, switch on the LoRA branch's own dropout (training)."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        if self.quantize:
+            y = quantization.product(x, self.kernel[...], self.kernel_scale[...], self.quantize)
+        else:
+            y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora and not self.merged:
@@ -68,10 +89,11 @@ class Linear(nnx.Module):
 def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
     """Adds every LoRA update below `module` to its kernel (or takes it off again with `undo`), in place.
 
-    Works on stacked layers too. A merged Linear skips its low-rank branch. Merging what is merged changes nothing.
+    Works on stacked layers too. A merged Linear skips its low-rank branch. Merging what is merged changes nothing, and
+    quantized kernels stay as they are, with their branch.
     """
     for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, Linear) and layer.lora and layer.merged is undo:
+        if isinstance(layer, Linear) and layer.lora and not layer.quantize and layer.merged is undo:
             scale = (-1.0 if undo else 1.0) * layer.lora.alpha / layer.lora.rank
             update = jnp.einsum("...ir,...ro->...io", layer.lora_a[...], layer.lora_b[...]) * scale
             kernel = layer.kernel[...]
@@ -272,6 +294,23 @@ def rotary(x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: floa
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class _Stream(nnx.RngStream):
+    """The same keys. Flax's own looks for a sharding whenever it counts, which takes a trace that has many parameters
+    minutes: the error for a value without one is searched for in all of the trace."""
+
+    def __call__(self) -> jax.Array:
+        key = jax.random.fold_in(self.key[...], self.count[...])
+        self.count.set_value(self.count[...] + 1)
+        return key
+
+
+def make_rngs(seed: int) -> nnx.Rngs:
+    """nnx.Rngs(seed), to make large models of under a trace (nnx.eval_shape, jit)."""
+    rngs = nnx.Rngs(seed)
+    rngs.default = _Stream(seed, tag="default")
+    return rngs
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -79,9 +79,10 @@ class LlamaConfig:
 
 
 class Attention(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
-            return Linear(din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs)
+            adapted = lora if lora and name in lora.targets else None
+            return Linear(din, dout, bias=False, lora=adapted, quantize=quantize, rngs=rngs)
 
         self.head_dim, self.theta = cfg.head_dim, cfg.rope_theta
         query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
@@ -98,7 +99,13 @@ class Attention(nnx.Module):
         q = rotary(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
         k = rotary(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
         v = heads(self.v_proj, keys[2])
-        if cache is not None:
+        if cache is not None and mask is None:  # from the first slot on: one copy, and no other slot to see
+            begin = (layer, 0, 0, 0, 0)
+            cache = {
+                "k": jax.lax.dynamic_update_slice(cache["k"], k[None].astype(cache["k"].dtype), begin),
+                "v": jax.lax.dynamic_update_slice(cache["v"], v[None].astype(cache["v"].dtype), begin),
+            }
+        elif cache is not None:
             rows = jnp.arange(x.shape[0])[:, None]
             cache = {
                 "k": cache["k"].at[layer, rows, positions].set(k.astype(cache["k"].dtype), mode="drop"),
@@ -110,9 +117,10 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
-            return Linear(din, dout, bias=False, lora=lora if lora and name in lora.targets else None, rngs=rngs)
+            adapted = lora if lora and name in lora.targets else None
+            return Linear(din, dout, bias=False, lora=adapted, quantize=quantize, rngs=rngs)
 
         self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
         self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
@@ -123,11 +131,11 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg, lora, rngs=rngs)
+        self.self_attn = Attention(cfg, lora, quantize, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.mlp = MLP(cfg, lora, rngs=rngs)
+        self.mlp = MLP(cfg, lora, quantize, rngs=rngs)
 
     def __call__(self, x, positions, mask, cache, layer, key):
         keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
@@ -138,16 +146,17 @@ class DecoderLayer(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The decoder stack with its embedding and head; `lora` adds low-rank updates to the projections it names."""
+    """The decoder stack with its embedding and head; `lora` adds low-rank updates to the projections it names, and
+    `quantize` keeps the kernels of all layers in few bits (see quantize.py)."""
 
-    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, quantize: str = "", rngs: nnx.Rngs):
         if lora:
             known = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
             if unknown := set(lora.targets) - known:
                 raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}")
         self.config = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
-        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, rngs=rngs), cfg.num_hidden_layers, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, quantize, rngs=rngs), cfg.num_hidden_layers, rngs)
         self.norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
         tied = cfg.tie_word_embeddings
         self.lm_head = None if tied else Linear(cfg.hidden_size, cfg.vocab_size, bias=False, rngs=rngs)
@@ -164,14 +173,14 @@ class Llama(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Hidden states after the final norm, and the cache with the fed tokens written at slots = positions.
 
-        positions default to 0..t-1. Without a mask attention is causal over the fed tokens, which is all that
-        right-padded rows need; with a cache the default mask lets a query see the slots up to its own position.
+        positions default to 0..t-1: a sequence's beginning. Without a mask attention is causal, which is all that
+        right-padded rows need: with a cache, a query sees the slots up to its own position.
         dropout_keys [b], one a row, switch LoRA dropout on. remat: see layers.scan_layers.
         """
         b, t, _ = embeddings.shape
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-        if mask is None and cache is not None:
+        elif mask is None and cache is not None:
             mask = jnp.arange(cache["k"].shape[2]) <= positions[:, None, :, None]  # [B, 1, T, S]
         n = self.config.num_hidden_layers
         keys = None if dropout_keys is None else jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(dropout_keys)

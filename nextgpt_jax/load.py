@@ -16,9 +16,9 @@ import convert.nextgpt
 from convert import store
 from convert.checkpoints import open_checkpoint
 from convert.components import decoder_tables, imagebind_config
-from convert.engine import load
+from convert.engine import fill, fit
 from convert.rules import Table
-from nextgpt_jax import hub, sharding
+from nextgpt_jax import hub, quantize, sharding
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
@@ -26,7 +26,7 @@ from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.imagebind import ImageBindConfig
-from nextgpt_jax.layers import LoRAConfig
+from nextgpt_jax.layers import LoRAConfig, make_rngs
 from nextgpt_jax.llama import LlamaConfig
 from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
@@ -95,6 +95,7 @@ def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConf
             input_dim=encoder.out_embed_dim,
             outputs=tuple(outputs),
             decoders=tuple(decoders.items()),
+            quantize=config.quantize,
         )
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
@@ -130,7 +131,7 @@ def delta_table(cfg: NExTGPTConfig) -> Table:
 
 def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
     """The shapes of all parameters of a model, none of them in memory."""
-    return nnx.state(nnx.eval_shape(lambda: NExTGPT(cfg, rngs=nnx.Rngs(0))))
+    return nnx.state(nnx.eval_shape(lambda: NExTGPT(cfg, rngs=make_rngs(0))))
 
 
 def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
@@ -158,12 +159,13 @@ def load_system(
     Raises:
       UserError: a file is missing or does not fit, or the mesh does not fit the model.
     """
+    quantize.check(config.quantize)
     cfg, dtype = model_config(config), frozen_dtype(config.dtype)
     if config.template not in TEMPLATES:
         raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
 
     def make():
-        return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(seed))
+        return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
 
     try:
         graphdef, abstract = nnx.split(nnx.eval_shape(make))
@@ -194,7 +196,7 @@ def load_system(
     for prefix, (folder, table) in sources.items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
         part = {p: v for p, v in part.items() if not _is_lora(p)}
-        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype)
+        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
         shardings = nnx.from_flat_state([(p, leaves[p].replace(_sharding(leaves[p]))) for p in sorted(missing)])
@@ -238,11 +240,34 @@ def load_trained(
     return system
 
 
-def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype) -> nnx.State:
-    """A part from converted parameters if the folder has them, and else from the hub's files."""
+def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, scheme: str) -> nnx.State:
+    """A part from converted parameters if the folder has them, and else from the hub's files.
+
+    Kernels that have a scale beside them are quantized one after the other, so that memory holds one of them at most as
+    it is in the files.
+    """
+    leaves = dict(nnx.to_flat_state(state))
+    scales = {path[:-1] + ("kernel",): path for path in leaves if path[-1] == "kernel_scale"}
+    kept = nnx.from_flat_state([(path, leaf) for path, leaf in leaves.items() if path not in scales.values()])
     if store.is_converted(folder):
-        return store.restore(folder, state, dtype=dtype)
-    return load(open_checkpoint(folder), state, table, dtype=dtype)
+        store.check(folder, kept)
+
+        def read(part: nnx.State) -> nnx.State:
+            return store.restore(folder, part, dtype=dtype)
+    else:
+        parameters = fit(open_checkpoint(folder), kept, table).parameters
+
+        def read(part: nnx.State) -> nnx.State:
+            return fill(part, parameters, dtype)
+
+    filled = {}
+    for path, scale in scales.items():
+        where = _sharding(leaves[path]), _sharding(leaves[scale])
+        ((_, kernel),) = nnx.to_flat_state(read(nnx.from_flat_state([(path, leaves[path])])))
+        made = jax.jit(quantize.quantize_layers, static_argnums=1, out_shardings=where)(kernel[...], scheme)
+        filled |= {path: leaves[path].replace(made[0]), scale: leaves[scale].replace(made[1])}
+    rest = [(path, leaf) for path, leaf in nnx.to_flat_state(kept) if path not in scales]
+    return nnx.from_flat_state([*filled.items(), *nnx.to_flat_state(read(nnx.from_flat_state(rest)))])
 
 
 def _restored_delta(path: pathlib.Path, state: nnx.State, table: Table) -> tuple[nnx.State, list[str]]:

@@ -40,6 +40,7 @@ class NExTGPTConfig:
     input_dim: int  # width of the encoder's embeddings
     outputs: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
     decoders: tuple[tuple[str, DecoderConfig], ...] = ()  # (modality, decoder)
+    quantize: str = ""  # how the language model's kernels are kept: see quantize.py
 
     def __post_init__(self):
         if self.encoder and self.encoder.out_embed_dim != self.input_dim:
@@ -88,7 +89,7 @@ class NExTGPT(nnx.Module):
         width = cfg.llm.hidden_size
         self.encoder = ImageBind(cfg.encoder, modalities=cfg.branches, rngs=rngs) if cfg.encoder else None
         self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_kind, rngs=rngs)
-        self.llm = Llama(cfg.llm, lora=cfg.lora, rngs=rngs)
+        self.llm = Llama(cfg.llm, lora=cfg.lora, quantize=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.signal_embed = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
         self.signal_head = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))

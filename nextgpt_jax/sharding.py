@@ -52,6 +52,7 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"llm\.layers\.mlp\.down_proj\.kernel", (None, "mlp", "embed")),
     (r"llm\.layers\.mlp\.down_proj\.lora_a", (None, "mlp", None)),
     (r"llm\.layers\.mlp\.down_proj\.lora_b", (None, None, "embed")),
+    (r"llm\.layers\.\w+\.\w+_proj\.kernel_scale", LAYERS_WIDEST),
     (r"signal_(embed|head)", (None, "embed")),
     (r"input_proj\..*", WIDEST),
     (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LAYERS_WIDEST),
@@ -94,6 +95,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     else:
         placed = np.array(devices).reshape(shape)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def all_on_rows(mesh: Mesh) -> Mesh:
+    """The same devices with those of the tensor axis put to the fsdp axis, for models that have nothing on it: every
+    device then has rows of its own. Parameters that lie as WIDEST says lie on it where they lay."""
+    data, fsdp, tensor = mesh.devices.shape
+    return Mesh(mesh.devices.reshape(data, fsdp * tensor, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def num_slices(devices: Iterable[jax.Device]) -> int:
@@ -212,6 +220,16 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         if axis is None or x.shape[i] % _size(mesh, RULES[axis]) == 0:
             spec[i] = RULES[axis] if axis else None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def on_rows(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Tells the compiler that the rows along `axis` are all that is cut, on the mesh in use, or nothing if they do not
+    divide. Results need that: what the compiler chooses for itself may have no name on the mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    rows = RULES["batch"] if x.shape[axis] % row_places(mesh) == 0 else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, rows))
 
 
 def on_rows_and_heads(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

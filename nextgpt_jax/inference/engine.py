@@ -19,7 +19,7 @@ from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
 from nextgpt_jax.diffusion.blocks import chunk_feed_forward
-from nextgpt_jax.diffusion.schedulers import init_state
+from nextgpt_jax.diffusion.schedulers import SamplerState, init_state
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.layers import unstack
@@ -27,6 +27,7 @@ from nextgpt_jax.load import System
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
+from nextgpt_jax.sharding import all_on_rows, on_rows
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
@@ -133,12 +134,19 @@ class Engine:
         Raises:
           UserError: a request does not fit (see encode).
         """
-        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
-            return self._answer(requests, on_step)
-
-    def _answer(self, requests, on_step) -> list[Reply]:
         encoded = [self.encode(r) for r in requests]
-        generated = jax.device_get(self._generate(requests, encoded))
+        with self._rows():
+            features = self._encode([medium for e in encoded for _, medium in e.inputs])
+        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+            generated = jax.device_get(self._generate(requests, encoded, features))
+        with self._rows():
+            return self._replies(requests, generated, on_step)
+
+    def _rows(self):
+        """Every device of the mesh takes rows, for encoders and decoders."""
+        return jax.set_mesh(all_on_rows(self._mesh)) if self._mesh else contextlib.nullcontext()
+
+    def _replies(self, requests, generated, on_step) -> list[Reply]:
         replies = []
         groups: dict[tuple[str, int], list[tuple[int, int]]] = {}  # (modality, steps) -> (request, group) of each
         for i, request in enumerate(requests):
@@ -156,13 +164,15 @@ class Engine:
             replies[i].media.append(made[i, g])
         return replies
 
-    def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
+    def _generate(
+        self, requests: Sequence[Request], encoded: Sequence[Encoded], features: list[np.ndarray]
+    ) -> Generated:
+        features = iter(features)
         context = self.config.llm.max_position_embeddings
         lengths = [len(e.ids) for e in encoded]
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
         batch = _power_of_two(len(requests))
         prompt, new = _round_up(max(lengths), _PROMPT_BUCKET), _round_up(max(limits), _REPLY_BUCKET)
-        features = self._encode([medium for e in encoded for _, medium in e.inputs])
         most = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
 
         ids = np.zeros((batch, prompt), np.int32)
@@ -171,7 +181,7 @@ class Engine:
         for row, e in enumerate(encoded):
             ids[row, : len(e.ids)] = e.ids
             for k, (position, _) in enumerate(e.inputs):
-                embedded[row, k], positions[row, k] = features.pop(0), position
+                embedded[row, k], positions[row, k] = next(features), position
 
         def per_row(values, dtype, padding):
             return np.array([*values, *[padding] * (batch - len(requests))], dtype)
@@ -272,12 +282,12 @@ def _generate(model, ids, lengths, embedded, positions, options, config):
 
 @functools.partial(jax.jit, static_argnames="name")
 def _encode(model, batch, *, name):
-    return model.encode(name, batch)
+    return on_rows(model.encode(name, batch))
 
 
 @functools.partial(jax.jit, static_argnames="name")
 def _caption(model, ids, *, name):
-    return model.decoders[name].encode_prompt(ids)
+    return on_rows(model.decoders[name].encode_prompt(ids))
 
 
 @functools.partial(jax.jit, static_argnames=("name", "size"))
@@ -287,19 +297,23 @@ def _begin(model, hidden, plan, seeds, indices, *, name, size):
     prompts = model.prompt_embeddings(name, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
     shape = model.decoders[name].config.latent_shape(*size)
     noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
-    return init_state(plan, noise), prompts
+    return _state_on_rows(init_state(plan, noise)), on_rows(prompts)
 
 
 @functools.partial(jax.jit, static_argnames="name", donate_argnums=1)
 def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, name):
-    return model.decoders[name].denoise(state, prompts, negative, plan, guidance, first, last)
+    return _state_on_rows(model.decoders[name].denoise(state, prompts, negative, plan, guidance, first, last))
+
+
+def _state_on_rows(state: SamplerState) -> SamplerState:
+    return SamplerState(on_rows(state.sample), on_rows(state.saved), on_rows(state.memory, axis=1))
 
 
 @functools.partial(jax.jit, static_argnames=("name", "dtype"))
 def _finish(model, latents, *, name, dtype):
     """uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
     made = model.decoders[name].decode(latents, dtype)
-    return made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8)
+    return on_rows(made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8))
 
 
 def check_options(request: Request, config: NExTGPTConfig, defaults: DecodeDefaults) -> list[bool]:

@@ -23,6 +23,8 @@ _FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
     "opt-barrier", "broadcast",
 )  # fmt: skip
+_SLICING = ("dynamic-slice", "gather", "slice")
+_UPDATING = {"dynamic-update-slice": 1, "scatter": 2}  # in place, and which operand is put there
 _PASSING = ("tuple", "custom-call", *_COLLECTIVES)  # in a fusion: hand on an array that it does not read
 
 
@@ -171,7 +173,7 @@ class _Analysis:
         if fused:
             inside = self._fused(fused, channels)
             found.flops, found.collectives, found.count = inside.flops, inside.collectives, inside.count
-            found.bytes = self._fusion_bytes(instruction, computation, self._computations[fused])
+            found.bytes = self._fusion_bytes(instruction, computation, fused)
         else:
             found.bytes = self._bytes(instruction, computation)
         self._exchange(instruction, computation, channels, found)
@@ -212,52 +214,54 @@ class _Analysis:
     def _bytes(self, instruction: Instruction, computation: Computation) -> float:
         results = sum(array.memory_bytes for array in instruction.results)
         operands = [computation[name] for name in instruction.operands if name in computation]
-        if instruction.opcode in ("dynamic-slice", "gather", "slice"):
+        if instruction.opcode in _SLICING:
             return 2 * results
-        if instruction.opcode in ("dynamic-update-slice", "scatter"):
-            return 2 * sum(array.memory_bytes for array in operands[1].results)
+        if instruction.opcode in _UPDATING:
+            return 2 * sum(array.memory_bytes for array in operands[_UPDATING[instruction.opcode]].results)
         if instruction.opcode.endswith("-start"):  # the result repeats the operands
             return sum(array.memory_bytes for array in instruction.results)
         return results + sum(array.memory_bytes for operand in operands for array in operand.results)
 
-    def _fusion_bytes(self, instruction: Instruction, computation: Computation, fused: Computation) -> float:
+    def _fusion_bytes(self, instruction: Instruction, computation: Computation, fused: str) -> float:
         """Operands that are only sliced count as their slices, a buffer updated in place as what is written."""
-        parameters = {int(i.text): i for i in fused.values() if i.opcode == "parameter"}
-        users = collections.defaultdict(list)
-        for i in fused.values():
-            for operand in i.operands:
-                users[operand].append(i)
-        root = next(i for i in fused.values() if i.is_root)
-        updates = [i for i in fused.values() if i.opcode == "dynamic-update-slice"]
-        total = 0.0
+        read = 0.0
         for number, name in enumerate(instruction.operands):
-            operand = computation.get(name)
-            if operand is None or number not in parameters:
-                continue
-            arrays = [array for array in operand.results if array.in_memory]
-            reading = self._through(parameters[number], users)
-            if all(i.opcode in _PASSING for i in reading):
-                continue
-            if all(i.opcode in ("dynamic-slice", "gather", "slice") for i in reading):
-                total += sum(min(i.results[0].size, sum(a.size for a in arrays)) for i in reading)
-            elif all(i.opcode == "dynamic-update-slice" for i in reading) and len(arrays) == 1:
-                continue
-            else:
-                total += sum(array.size for array in arrays)
-        written = sum(array.memory_bytes for array in instruction.results)
-        if root.opcode == "tuple":
-            made = [fused[name] for name in root.operands]
-            written = sum(i.results[0].memory_bytes for i in made if i.opcode not in ("parameter", *_COLLECTIVES))
-        if updates and (root.opcode == "dynamic-update-slice" or len(updates) == len(instruction.results)):
-            written = min(written, sum(fused[i.operands[1]].results[0].size for i in updates))
-        return total + written
+            arrays = computation[name].results if name in computation else ()
+            read += min(sum(array.memory_bytes for array in arrays), self._read(fused, number))
+        body = self._computations[fused]
+        root = next(i for i in body.values() if i.is_root)
+        made = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        pairs = zip(made, instruction.results, strict=False)
+        return read + sum(min(array.memory_bytes, self._written(i, body)) for i, array in pairs)
 
-    def _through(self, instruction: Instruction, users) -> list[Instruction]:
-        """Who reads a parameter, looking through bitcasts."""
-        found = []
-        for user in users[instruction.name]:
-            found += self._through(user, users) if user.opcode == "bitcast" else [user]
-        return found
+    def _read(self, fused: str, number: int) -> float:
+        """What a fused computation reads of its argument: slices of it, or all (infinity)."""
+        body = self._computations[fused]
+        names = [i.name for i in body.values() if i.opcode == "parameter" and i.text == str(number)]
+        total = 0.0
+        for name in names:  # grows by what is the same array under another name
+            for user in (i for i in body.values() if name in i.operands):
+                if user.opcode == "bitcast":
+                    names.append(user.name)
+                elif user.opcode in _SLICING:
+                    total += user.results[0].size
+                elif user.opcode == "fusion":
+                    called = self._called(user, "calls")
+                    total += sum(self._read(called, at) for at, operand in enumerate(user.operands) if operand == name)
+                elif user.opcode not in _PASSING and (user.opcode not in _UPDATING or user.operands[0] != name):
+                    return math.inf
+        return total
+
+    def _written(self, made: Instruction, body: Computation) -> float:
+        """What of a result of a fused computation is new: what is put into a buffer, or all of it (infinity)."""
+        if made.opcode == "bitcast":
+            return self._written(body[made.operands[0]], body)
+        if made.opcode == "fusion":
+            called = self._computations[self._called(made, "calls")]
+            return self._written(next(i for i in called.values() if i.is_root), called)
+        if made.opcode in _UPDATING:
+            return body[made.operands[_UPDATING[made.opcode]]].results[0].size
+        return 0.0 if made.opcode in ("parameter", *_COLLECTIVES) else math.inf
 
     def _collective(self, instruction: Instruction, computation: Computation) -> tuple[Collective, float] | None:
         kind = instruction.opcode.removesuffix("-start")

@@ -22,10 +22,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from nextgpt_jax import quantize
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
+from nextgpt_jax.layers import make_rngs
 from nextgpt_jax.llama import init_cache
 from nextgpt_jax.load import frozen_dtype, model_config, placed
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
@@ -34,6 +36,7 @@ from nextgpt_jax.planning import chips, flops, hlo
 from nextgpt_jax.planning.chips import GIB, Chip
 from nextgpt_jax.sharding import (
     Rows,
+    all_on_rows,
     batch_sharding,
     cache_sharding,
     make_mesh,
@@ -58,6 +61,8 @@ class Program:
     arguments: tuple
     kinds: tuple[str, ...]  # of the arguments
     rows: int  # of its batch
+    mesh: Mesh
+    resident: float = 0.0  # bytes of a device that other programs of the same process keep: the rest of the system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,23 +188,28 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
     step = jit_step(graphdef, tx, config, trainable, opt, mesh)
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
     kinds = ("trained weights", "optimizer", "frozen weights", "batch", "batch")
-    return Program(config.train.stage, step, (trainable, opt, frozen, batch, number), kinds, rows)
+    return Program(config.train.stage, step, (trainable, opt, frozen, batch, number), kinds, rows, mesh)
 
 
 def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Program:
-    """One of INFERENCE: reading a prompt, one token of every row, or one evaluation of a decoder's sampler.
+    """One of INFERENCE: reading a prompt, one token of every row, or one evaluation of a decoder's sampler. The rest of
+    the system is in memory too.
 
     Raises:
       UserError: the config does not fit the mesh.
     """
-    cfg = model_config(config.model, published=True)
-    part = ("unet",) if name in OUTPUTS else ()
-    graphdef, state = nnx.split(_abstract(cfg, mesh, config, part))
-    dtype = frozen_dtype(config.model.dtype)
-    shards = row_places(mesh)
+    cfg, dtype = model_config(config.model, published=True), frozen_dtype(config.model.dtype)
+    model = _abstract(cfg, mesh, config, None)
+
+    def used(path, _):
+        return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
+
+    graphdef, state, rest = nnx.split(model, used, ...)
+    resident = sum(map(_device_bytes, jax.tree.leaves(rest)))
     if name in OUTPUTS:
+        mesh = all_on_rows(mesh)
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
-        rows = -(-options.batch // shards) * shards
+        rows = Rows(mesh, row_places(mesh) * -(-options.batch // row_places(mesh))).size
         plan = jax.tree.map(
             lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), decoder.scheduler.plan(options.steps)
         )
@@ -210,11 +220,12 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         negative = _whole(mesh, (1, *decoder.prompt_shape), dtype)
 
         def evaluate(state, latents, prompts, negative, plan, guidance):
-            return nnx.merge(graphdef, state).decoders[name].denoise(latents, prompts, negative, plan, guidance, 0, 1)
+            decoder = nnx.merge(graphdef, state, rest).decoders[name]
+            return decoder.denoise(latents, prompts, negative, plan, guidance, 0, 1)
 
         arguments = (state, latents, prompts, negative, plan, _rows(mesh, (rows,), jnp.float32))
         kinds = ("weights", "latents", "prompts", "prompts", "plan", "plan")
-        return Program(name, jax.jit(evaluate, donate_argnums=1), arguments, kinds, rows)
+        return Program(name, jax.jit(evaluate, donate_argnums=1), arguments, kinds, rows, mesh, resident)
 
     rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
     cache = jax.eval_shape(lambda: init_cache(cfg.llm, rows, prompt + _NEW_TOKENS, dtype))
@@ -222,23 +233,31 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     length = prompt if name == "prefill" else 1
 
     def feed(state, embeddings, positions, cache):
-        model = nnx.merge(graphdef, state)
-        hidden, cache = model.llm(embeddings, positions=positions, cache=cache)
+        model = nnx.merge(graphdef, state, rest)
+        at = None if name == "prefill" else positions
+        hidden, cache = model.llm(embeddings, positions=at, cache=cache)
         return model.logits(hidden[:, -1]), cache
 
     arguments = (state, _rows(mesh, (rows, length, width), dtype), _rows(mesh, (rows, length), jnp.int32), cache)
-    return Program(
-        name, jax.jit(feed, donate_argnums=3), arguments, ("weights", "activations", "activations", "cache"), rows
-    )
+    kinds = ("weights", "activations", "activations", "cache")
+    return Program(name, jax.jit(feed, donate_argnums=3), arguments, kinds, rows, mesh, resident)
 
 
-def _abstract(cfg: NExTGPTConfig, mesh: Mesh, config: ExperimentConfig, decoder_parts: tuple[str, ...]) -> NExTGPT:
-    """The model without values: trainable parameters in float32, frozen ones in the dtype they are loaded in."""
+def _abstract(
+    cfg: NExTGPTConfig, mesh: Mesh, config: ExperimentConfig, decoder_parts: tuple[str, ...] | None
+) -> NExTGPT:
+    """The model without values: trainable parameters in float32, frozen ones in the dtype they are loaded in.
+
+    Raises:
+      UserError: the config does not fit the mesh.
+    """
+    quantize.check(config.model.quantize)
     dtype = frozen_dtype(config.model.dtype)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(0))))
 
     def typed(path, leaf):
-        return leaf.replace(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if is_trained(path) else dtype))
+        cast = not is_trained(path) and path[-1] != "kernel_scale" and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype))
 
     state = nnx.from_flat_state([(path, typed(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
     return nnx.merge(graphdef, placed(cfg, state, mesh))
@@ -267,14 +286,14 @@ def chip_of(mesh: Mesh) -> Chip:
     return chip
 
 
-def make(program: Program, mesh: Mesh) -> Plan:
+def make(program: Program) -> Plan:
     """Compiles a program and reads what it needs from what the compiler made.
 
     Raises:
       OutOfMemory: the compiler finds no place for it.
       UserError: the compiler refuses it for another reason.
     """
-    chip = chip_of(mesh)
+    mesh, chip = program.mesh, chip_of(program.mesh)
     begin = time.perf_counter()
     with jax.set_mesh(mesh):
         traced = program.function.trace(*program.arguments)
@@ -293,6 +312,7 @@ def make(program: Program, mesh: Mesh) -> Plan:
     memory["results"] = found.output_size_in_bytes - found.alias_size_in_bytes
     memory["temporaries"] = found.temp_size_in_bytes
     memory["program"] = found.generated_code_size_in_bytes
+    memory["other weights"] = program.resident
     kernels = sum(counted) / mesh.size  # hand-written kernels are no products in the compiled text
     return Plan(
         program=program.name,
@@ -410,7 +430,7 @@ def run(
                 raise UserError(f"--programs: {name!r} is not one of step, {', '.join(INFERENCE)}")
         chip, fits = chip_of(mesh), False
         try:
-            plan = make(program, mesh)
+            plan = make(program)
             plans.append(plan)
             fits = plan.fits
             print("\n".join(lines(plan)), flush=True)

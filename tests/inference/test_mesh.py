@@ -16,6 +16,7 @@ from tests import tiny
 sharding._SMALL = 0  # here everything is small
 config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3")
 config.model.video_decoder = config.model.audio_decoder = ""
+config.model.quantize = "nf4"
 config.decode.image.batch = 4
 requests = [
     Request((Turn((text,)),), seed=i, modality="image", temperature=0.0, max_new_tokens=12)

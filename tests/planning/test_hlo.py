@@ -82,6 +82,52 @@ def test_a_loop_as_the_tpu_compiler_writes_it():
     assert set(parse(LOOP)[0]) == {"body", "sliced", "product", "condition", "main"}
 
 
+NESTED = """HloModule m, is_scheduled=true
+
+%slice (a: bf16[4,16,16], b: s32[]) -> bf16[1,16,16] {
+  %a = bf16[4,16,16]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %d = bf16[1,16,16]{2,1,0} dynamic-slice(%a, %b, %b, %b), dynamic_slice_sizes={1,16,16}
+}
+
+%product (w: bf16[4,16,16], i: s32[], x: bf16[8,16]) -> bf16[8,16] {
+  %w = bf16[4,16,16]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = bf16[8,16]{1,0} parameter(2)
+  %s = bf16[1,16,16]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%slice
+  %k = bf16[16,16]{1,0} bitcast(%s)
+  ROOT %y = bf16[8,16]{1,0} convolution(%x, %k), dim_labels=bf_io->bf
+}
+
+%put (buffer: bf16[32,16], places: s32[8,1], new: bf16[8,16]) -> (bf16[32,16], f32[8,16]) {
+  %buffer = bf16[32,16]{1,0} parameter(0)
+  %places = s32[8,1]{1,0} parameter(1)
+  %new = bf16[8,16]{1,0} parameter(2)
+  %all = bf16[32,16]{1,0} scatter(%buffer, %places, %new), to_apply=%any
+  %same = f32[8,16]{1,0} convert(%new)
+  ROOT %both = (bf16[32,16]{1,0}, f32[8,16]{1,0}) tuple(%all, %same)
+}
+
+ENTRY %main (w: bf16[4,16,16], i: s32[], x: bf16[8,16], c: bf16[32,16], p: s32[8,1]) -> (bf16[32,16], f32[8,16]) {
+  %w = bf16[4,16,16]{2,1,0} parameter(0)
+  %i = s32[]{:S(6)} parameter(1)
+  %x = bf16[8,16]{1,0} parameter(2)
+  %c = bf16[32,16]{1,0} parameter(3)
+  %p = s32[8,1]{1,0:S(1)} parameter(4)
+  %y = bf16[8,16]{1,0} fusion(%w, %i, %x), kind=kOutput, calls=%product
+  ROOT %r = (bf16[32,16]{1,0}, f32[8,16]{1,0}) fusion(%c, %p, %y), kind=kCustom, calls=%put
+}
+"""
+
+
+def test_fusions_count_what_they_read_and_write():
+    """A slice that a fusion within takes of its argument, and rows that are put into a buffer in place."""
+    rows = 8 * 16 * 2
+    product = 16 * 16 * 2 + 2 * rows
+    put = rows + rows + 2 * rows  # read, put, and as float32
+    assert analyse(NESTED).bytes == product + put
+
+
 def test_exchanges_between_slices_are_told_apart():
     between = LOOP.replace("replica_groups=[4,4]<=[16]", "replica_groups=[8,2]<=[2,8]T(1,0)")
     assert set(analyse(between, slice_devices=8).collectives) == {Collective("all-gather", 2, True)}

@@ -1,0 +1,67 @@
+"""Frozen kernels in 8 or 4 bits, by qwix: a language model that is only adapted (LoRA) fits on small machines.
+
+A quantized kernel [in, out] is an array of small numbers and its scales. It is expanded where it is used, forwards and
+again backwards, so that no more than one layer's is in memory in floating-point numbers.
+"""
+
+import importlib.util
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from nextgpt_jax.errors import UserError
+
+SCHEMES = {  # name -> how many inputs share a scale of an output (0: all)
+    "int8": 0,
+    "nf4": 64,  # QLoRA's 4-bit numbers and blocks (Dettmers et al. 2023)
+}
+
+
+def check(scheme: str) -> None:
+    """Checks the name of a scheme ("": none), and that there is a library for it.
+
+    Raises:
+      UserError: there is not.
+    """
+    if scheme and scheme not in SCHEMES:
+        raise UserError(f"model.quantize: {scheme!r} is not one of {', '.join(SCHEMES)}, or nothing for none")
+    if scheme and importlib.util.find_spec("qwix") is None:
+        raise UserError(f"model.quantize={scheme} needs qwix: pip install 'nextgpt-jax[quantize]'")
+
+
+def quantize(kernel: Float[Array, "din dout"], scheme: str) -> tuple[Num[Array, "din dout"], Float[Array, "n dout"]]:
+    """Values and float32 scales of a kernel. n: one scale for all inputs, or one for each block of them."""
+    import qwix
+
+    block = math.gcd(kernel.shape[0], SCHEMES[scheme]) or kernel.shape[0]
+    found = qwix.quantize(kernel.astype(jnp.float32), scheme, channelwise_axes=(1,), tiled_axes={0: block})
+    return found.qvalue, found.scale
+
+
+def quantize_layers(
+    kernels: Float[Array, "l din dout"], scheme: str
+) -> tuple[Num[Array, "l ..."], Float[Array, "l ..."]]:
+    """`quantize` of stacked kernels, one after the other."""
+    return jax.lax.map(lambda kernel: quantize(kernel, scheme), kernels)
+
+
+def dequantize(
+    values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str, dtype
+) -> Float[Array, "din dout"]:
+    """The kernel that `quantize` took, nearly."""
+    import qwix
+
+    return qwix.dequantize(qwix.QArray(values, scale, qtype=scheme)).astype(dtype)
+
+
+def product(
+    x: Float[Array, "*b din"], values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str
+) -> Float[Array, "*b dout"]:
+    """x @ kernel. The backward pass keeps the quantized kernel and expands it again."""
+
+    def expanded(x, values, scale):
+        return x @ dequantize(values, scale, scheme, x.dtype)
+
+    return jax.checkpoint(expanded)(x, values, scale)
