@@ -18,6 +18,25 @@ SCHEMES = {  # name -> how many inputs share a scale of an output (0: all)
     "nf4": 64,  # QLoRA's 4-bit numbers and blocks (Dettmers et al. 2023)
 }
 
+_NF4 = (  # appendix E of the paper
+    -1.0,
+    -0.6961928,
+    -0.52507305,
+    -0.3949175,
+    -0.28444138,
+    -0.18477343,
+    -0.091050036,
+    0.0,
+    0.0795803,
+    0.1609302,
+    0.2461123,
+    0.33791524,
+    0.44070983,
+    0.562617,
+    0.72295684,
+    1.0,
+)
+
 
 def check(scheme: str) -> None:
     """Checks the name of a scheme ("": none), and that there is a library for it.
@@ -51,9 +70,19 @@ def dequantize(
     values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str, dtype
 ) -> Float[Array, "din dout"]:
     """The kernel that `quantize` took, nearly."""
-    import qwix
+    numbers = _looked_up(values) if scheme == "nf4" else values.astype(scale.dtype)
+    blocks = numbers.reshape(len(scale), -1, numbers.shape[1]) * scale[:, None]
+    return blocks.reshape(numbers.shape).astype(dtype)
 
-    return qwix.dequantize(qwix.QArray(values, scale, qtype=scheme)).astype(dtype)
+
+def _looked_up(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
+    """The numbers that 4-bit `values` stand for. Bit by bit, which compilers fuse into the product: a gather, qwix's
+    own way, takes a TPU thirty times the memory traffic."""
+    numbers: list = list(_NF4)
+    for bit in range(4):
+        is_set = (values.astype(jnp.int32) >> bit) & 1 != 0
+        numbers = [jnp.where(is_set, numbers[i + 1], numbers[i]) for i in range(0, len(numbers), 2)]
+    return numbers[0]
 
 
 def product(

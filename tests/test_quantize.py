@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwix
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,13 @@ def test_int8_rounds_to_the_nearest_of_255_numbers(din, dout, seed):
     assert (values.dtype, values.shape, scale.dtype, scale.shape) == (jnp.int8, w.shape, jnp.float32, (1, dout))
     found = np.asarray(quantize.dequantize(values, scale, "int8", jnp.float32))
     assert (np.abs(found - w) <= 0.502 * np.abs(w).max(0) / 127).all()
+
+
+def test_nf4_expands_as_qwix_does():
+    values = jnp.arange(128, dtype=jnp.int32).reshape(32, 4).astype(jnp.uint4)
+    scale = jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (2, 4)).astype(np.float32))
+    expected = qwix.dequantize(qwix.QArray(values, scale, qtype="nf4"))
+    np.testing.assert_array_equal(quantize.dequantize(values, scale, "nf4", jnp.float32), expected)
 
 
 def test_nf4_is_qlora_s():

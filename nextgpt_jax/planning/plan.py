@@ -44,6 +44,7 @@ from nextgpt_jax.sharding import (
     replicated,
     row_places,
 )
+from nextgpt_jax.training.checks import check_config, rows_on
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
@@ -154,6 +155,7 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
     Raises:
       UserError: the config does not fit the mesh.
     """
+    check_config(config)
     cfg = model_config(config.model, published=True)
     model = _abstract(cfg, mesh, config, ("text_encoder",))
     graphdef, trainable, frozen = nnx.split(model, STAGES[config.train.stage].trainable, ...)
@@ -163,7 +165,7 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
         jax.eval_shape(tx.init, trainable),
         optimizer_shardings(tx, trainable, mesh),
     )
-    rows, length = Rows(mesh, config.data.batch_size).size, config.data.max_length
+    rows, length = rows_on(mesh, config).size, config.data.max_length
     decoders, encoder = dict(cfg.decoders), cfg.encoder
     batch = {
         "tokens": _rows(mesh, (rows, length), jnp.int32),

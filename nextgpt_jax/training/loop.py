@@ -25,10 +25,10 @@ from nextgpt_jax.data.batches import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.layers import REMAT
 from nextgpt_jax.load import System, load_system
 from nextgpt_jax.planning import chips, flops
 from nextgpt_jax.sharding import Rows, make_mesh
+from nextgpt_jax.training.checks import check_config, rows_on
 from nextgpt_jax.training.distributed import StopSignal, say, stopping_together
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
@@ -66,7 +66,7 @@ def train(
       UserError: the config, the data, the weights, the workdir or the devices do not fit.
     """
     with stopping_together():
-        _validate(config)
+        check_config(config)
         _check_same_everywhere(config, workdir, init_from)
         mesh = make_mesh(config.mesh)
         _introduce(mesh)
@@ -85,8 +85,7 @@ def _introduce(mesh: Mesh) -> None:
 
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
-    stage, rows = STAGES[config.train.stage], Rows(mesh, config.data.batch_size)
-    Rows(mesh, config.data.batch_size // config.optim.accumulate)  # micro-batches have to divide too
+    stage, rows = STAGES[config.train.stage], rows_on(mesh, config)
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
     samples = read_samples(stage.samples, source, config.data.media)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
@@ -238,28 +237,6 @@ def _check_same_everywhere(config: ExperimentConfig, *arguments: str) -> None:
 def _check_finite(step: int, metrics: dict) -> None:
     if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
         raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.clip")
-
-
-def _validate(config: ExperimentConfig) -> None:
-    if config.train.stage not in STAGES:
-        raise UserError(f"train.stage: {config.train.stage!r} is not one of {', '.join(STAGES)}")
-    for name in ("batch_size", "max_length", "max_media", "threads"):
-        if getattr(config.data, name) < 1:
-            raise UserError(f"data.{name} should be at least 1")
-    if not all(0 < length < config.data.max_length for length in config.data.buckets):
-        raise UserError(f"data.buckets {config.data.buckets} should be lengths below data.max_length")
-    if config.train.remat not in REMAT:
-        raise UserError(f"train.remat: {config.train.remat!r} is not one of {', '.join(REMAT)}")
-    if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
-        raise UserError(
-            f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"
-        )
-    if config.train.steps < 0 or config.optim.lr <= 0 or config.optim.clip <= 0 or not 0 <= config.optim.warmup < 1:
-        raise UserError("train.steps should not be negative, optim.lr and clip positive, optim.warmup a share below 1")
-    if not 0 <= config.train.seed < 2**31:
-        raise UserError(f"train.seed should be at least 0 and below 2**31, got {config.train.seed}")
-    if min(config.train.log_every, config.train.save_every, config.train.keep) < 1 or config.train.keep_best < 0:
-        raise UserError("train.log_every, save_every and keep should be at least 1, keep_best not negative")
 
 
 def _init_from(system: System, workdir: str, base_delta: str) -> None:

@@ -64,6 +64,12 @@ def test_a_plan_that_does_not_fit_says_what_would():
             "of 8 rows does not divide into mesh.data=16",
             marks=needs_compiler,
         ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--config.data.batch_size=16", "--config.optim.accumulate=2"],
+            "of 8 rows does not divide into mesh.data=16",
+            marks=needs_compiler,
+        ),
+        pytest.param(["--topology=v5e:4x4", "--config.train.remat=half"], "train.remat: 'half'", marks=needs_compiler),
     ],
 )
 def test_mistakes(argv, message):

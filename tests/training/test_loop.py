@@ -204,6 +204,9 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
         ("data.captions", ".", "cannot be read"),
         ("train.seed", -1, "train.seed should be at least 0 and below"),
         ("train.seed", 2**31, "train.seed should be at least 0 and below"),
+        ("train.remat", "half", "train.remat: 'half' is not one of none, dots, full, offload"),
+        ("train.remat", "offload", "train.remat=offload moves activations to the host's memory"),
+        ("model.quantize", "int3", "model.quantize: 'int3' is not one of int8, nf4"),
     ],
 )
 def test_bad_configs_leave_nothing(tiny_root, tmp_path, field, value, message):
