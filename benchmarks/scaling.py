@@ -21,7 +21,8 @@ from collections.abc import Iterable
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
 SAMPLERS = ("image", "video", "audio")
-INFERENCE = ("prefill", "decode", *SAMPLERS)
+LANGUAGE = ("prefill", "decode")
+INFERENCE = (*LANGUAGE, *SAMPLERS)
 INFERENCE_ROWS = 16  # of a device
 
 
@@ -36,7 +37,7 @@ class Setting:
     rows: int = 4  # of a device, in training
     remat: str = "full"
     slices: int = 1
-    samplers: bool = False  # their rows have nothing to exchange: one machine of each kind is enough
+    samplers: tuple[str, ...] = ()  # their rows have nothing to exchange: one machine of a kind is enough
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class Setting:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        return (*STAGES, *(name for name in INFERENCE if self.samplers or name not in SAMPLERS))
+        return (*STAGES, *LANGUAGE, *self.samplers)
 
     def flags(self, program: str) -> list[str]:
         """What train.py is told."""
@@ -63,12 +64,12 @@ class Setting:
 
 SETTINGS = (
     Setting("v5e:2x2", 4, fsdp=4, tensor=4),
-    Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=True),
+    Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=SAMPLERS),
     Setting("v5e:16x16", 256, fsdp=16, tensor=4),
     Setting("v5e:4x4", 16, fsdp=16, tensor=4, slices=2),
-    Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots", samplers=True),
+    Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots", samplers=("image",)),
     Setting("v5p:4x4x4", 64, fsdp=8, tensor=1, rows=8, remat="dots"),
-    Setting("v6e:4x4", 16, fsdp=16, tensor=2, rows=8, remat="dots", samplers=True),
+    Setting("v6e:4x4", 16, fsdp=16, tensor=2, remat="dots", samplers=("image",)),
 )
 FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256 chips
 
@@ -152,7 +153,8 @@ def row(setting: Setting, program: str, plan: dict) -> list[str]:
         program, setting.name, layout, f"{plan['rows']}", f"{sum(plan['memory'].values()) / 2**30:.1f} GiB",
         f"{plan['needed_flops'] / 1e12:.2f} / {plan['flops'] / 1e12:.2f}",
         f"{received(plan, False):.2f} / {received(plan, True):.3f}", f"{plan['step_seconds'] * 1e3:.3g} ms, {busiest}",
-        f"{plan['rows'] / plan['step_seconds'] / plan['devices']:.3g}", f"{plan['mfu']:.0%}",
+        f"{plan['rows'] / plan['step_seconds'] / plan['devices']:,.{'0f' if program == 'decode' else '1f'}}",
+        f"{plan['mfu']:.0%}",
     ]  # fmt: skip
 
 
