@@ -264,6 +264,8 @@ class _Analysis:
         return 0.0 if made.opcode in ("parameter", *_COLLECTIVES) else math.inf
 
     def _collective(self, instruction: Instruction, computation: Computation) -> tuple[Collective, float] | None:
+        if instruction.opcode == "recv":
+            return _from_other_slices(instruction)
         kind = instruction.opcode.removesuffix("-start")
         if kind not in _COLLECTIVES:
             return None
@@ -305,6 +307,18 @@ class _Analysis:
                 added = [body[name] for name in following.operands if name in body]
                 steps += [int(i.text) for i in added if i.opcode == "constant" and re.fullmatch(r"\d+", i.text)]
         return -(-max(limits, default=1) // max(steps))
+
+
+def _from_other_slices(instruction: Instruction) -> tuple[Collective, float] | None:
+    """What comes through the host from other slices: TPUs exchange so what the links of a slice do not reach."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', instruction.attributes)
+    if not kind or not slices:
+        return None
+    spans = [_numbers(part.replace(":", ",")) for part in slices[1].split(",")]
+    count = sum(span[-1] - span[0] + 1 for span in spans)
+    received = sum(array.size for array in instruction.results if array.shape)
+    return Collective(kind[1].lower().replace("_", "-"), count, True), received
 
 
 def _convolution_flops(left: tuple, right: tuple, out: tuple, attributes: str) -> float:

@@ -134,6 +134,26 @@ def test_exchanges_between_slices_are_told_apart():
     assert set(analyse(LOOP, slice_devices=8).collectives) == {Collective("all-gather", 4, False)}
 
 
+BETWEEN = """HloModule m, is_scheduled=true
+
+ENTRY %main (x: bf16[32,8,128]) -> bf16[32,8,128] {
+  %x = bf16[32,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %after-all = token[] after-all()
+  %send = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, u32[]{:S(2)}, token[]) send(%x, %after-all), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target="{TARGET}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, u32[]{:S(2)}, token[]) recv(%after-all), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target="{TARGET}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv-done = (bf16[32,8,128]{2,1,0:T(8,128)(2,1)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  ROOT %y = bf16[32,8,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%recv-done), index=0
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("target, slices", [("1,2", 2), ("0:3", 4), ("0:1,4:5", 4)])
+def test_what_goes_through_the_hosts_is_between_slices(target, slices):
+    work = analyse(BETWEEN.replace("TARGET", target), slice_devices=16)
+    assert work.collectives == {Collective("all-reduce", slices, True): 32 * 8 * 128 * 2}
+
+
 @pytest.mark.parametrize(
     "attributes, group",
     [
