@@ -1,6 +1,7 @@
 """A run that is killed again and again makes the losses of one that is not, bit for bit.
 
-python -m tests.training.test_kills KILLS      as often as wanted
+python -m tests.training.test_kills KILLS [keypad]      as often as wanted; on the keypad model, whose training set
+                                                        python -m examples.keypad.prepare writes
 """
 
 import pathlib
@@ -15,7 +16,7 @@ from tests import tiny
 from tests.training.test_processes import STEPS, finish, job
 
 
-def killed_run(root: pathlib.Path, workdir: pathlib.Path, kills: int, seed: int) -> dict[int, float]:
+def killed_run(root: pathlib.Path | str, workdir: pathlib.Path, kills: int, seed: int) -> dict[int, float]:
     """The losses of a run that is killed at random moments of its steps, its saving and its start. The later ones of
     steps that were made twice have to be the same."""
     rng, losses = np.random.default_rng(seed), {}
@@ -42,7 +43,7 @@ def killed_run(root: pathlib.Path, workdir: pathlib.Path, kills: int, seed: int)
     return losses
 
 
-def straight_run(root: pathlib.Path, workdir: pathlib.Path) -> dict[int, float]:
+def straight_run(root: pathlib.Path | str, workdir: pathlib.Path) -> dict[int, float]:
     with job(root, workdir, 1) as started:
         ((losses, err),) = finish(started)
     assert len(losses) == STEPS, err
@@ -57,9 +58,11 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tiny_root, tmp_path)
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        tiny.write_hub(pathlib.Path(folder) / "hub")
-        tiny.write_data(pathlib.Path(folder) / "pictures", kinds=("image",))
-        wanted = straight_run(pathlib.Path(folder), pathlib.Path(folder) / "straight")
-        made = killed_run(pathlib.Path(folder), pathlib.Path(folder) / "killed", int(sys.argv[1]), 1)
+        if (root := "".join(sys.argv[2:])) != "keypad":
+            root = pathlib.Path(folder)
+            tiny.write_hub(root / "hub")
+            tiny.write_data(root / "pictures", kinds=("image",))
+        wanted = straight_run(root, pathlib.Path(folder) / "straight")
+        made = killed_run(root, pathlib.Path(folder) / "killed", int(sys.argv[1]), 1)
         assert {step: made[step] for step in sorted(made)} == wanted
         print(f"{sys.argv[1]} times killed, and the same {len(made)} losses")

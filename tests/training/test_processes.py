@@ -1,7 +1,12 @@
-"""Jobs of several processes on this machine, and what happens when one is killed, told to stop, or differs."""
+"""Jobs of several processes on this machine, and what happens when one is killed, told to stop, or differs.
+
+python -m tests.training.test_processes      two and four processes on the keypad model, one of them killed, whose
+                                             training set python -m examples.keypad.prepare writes
+"""
 
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -111,3 +116,25 @@ def test_processes_with_different_configs(tiny_root, tmp_path):
             assert process.returncode == 2 and not losses
             assert "error: process 1 of this job has another config or other flags than process 0" in err
     assert not (tmp_path / "run").exists()
+
+
+def on_the_keypad_model(folder: pathlib.Path) -> None:
+    with job("keypad", folder / "one", 1) as processes:
+        ((expected, err),) = finish(processes)
+    assert len(expected) == STEPS, err
+    for count in (2, 4):
+        with job("keypad", folder / f"of_{count}", count) as started:
+            before = wait_for_step(started[-1], 6)
+            started[-1].send_signal(signal.SIGKILL)
+            for _, err in finish(started[:-1]):
+                assert "error: another process of this job is gone: start the job again" in err
+        with job("keypad", folder / f"of_{count}", count) as started:
+            for losses, err in finish(started):
+                assert max(losses) == STEPS, err
+                assert before | losses == pytest.approx(expected, rel=1e-5), err
+        print(f"{count} processes, one of them killed at step 6: the losses of one process")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        on_the_keypad_model(pathlib.Path(place))
