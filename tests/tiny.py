@@ -78,6 +78,14 @@ _DECODERS = {  # modality -> folder, parts
     ),
 }
 
+COMPONENTS = {  # what python -m convert calls them -> folder
+    "llama": "llm",
+    "imagebind": "imagebind",
+    "stable_diffusion": "stable-diffusion",
+    "text_to_video": "text-to-video",
+    "audioldm": "audioldm",
+}
+
 
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""

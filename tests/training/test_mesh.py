@@ -30,9 +30,7 @@ def losses(root, workdir, stage: str, *names: str) -> dict[str, dict[str, float]
 
 def converted(root, output):
     """The same root with Orbax in the place of the hub's weights."""
-    components = {"llama": "llm", "imagebind": "imagebind", "stable_diffusion": "stable-diffusion"}
-    components |= {"text_to_video": "text-to-video", "audioldm": "audioldm"}
-    for component, name in components.items():
+    for component, name in tiny.COMPONENTS.items():
         convert(["convert", component, f"--source={root / 'hub' / name}", f"--output={output / 'hub' / name}"])
     assert not list((output / "hub").rglob("model.safetensors"))
     (output / "data").symlink_to(root / "data")
