@@ -167,7 +167,13 @@ def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
     return found
 
 
-def check(folder: pathlib.Path, state: nnx.State) -> dict[str, Any]:
+def check(folder: pathlib.Path, state: nnx.State) -> None:
+    """Checks that `folder`/params has all parameters of `state` (abstract or real).
+
+    Raises:
+      ConversionError: parameters missing or of the wrong shape; all of them are listed.
+      UserError: the folder is not complete.
+    """
     kept, problems = saved(folder), []
     for path, leaf in nnx.to_flat_state(state):
         name = ".".join(map(str, path))
@@ -177,7 +183,6 @@ def check(folder: pathlib.Path, state: nnx.State) -> dict[str, Any]:
             problems.append(f"{name} has shape {list(kept[name].shape)}, the model needs {list(leaf.shape)}")
     if problems:
         raise ConversionError.of(str(folder / FOLDER), problems)
-    return kept
 
 
 def saved(folder: pathlib.Path) -> dict[str, Any]:

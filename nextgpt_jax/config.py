@@ -102,7 +102,7 @@ class ImageOptions:
     guidance: float = 7.5
     height: int = 512
     width: int = 512
-    batch: int = 8  # sampled together at most
+    batch: int = 8  # sampled together at most; on a mesh at least one on each device
 
 
 @dataclasses.dataclass

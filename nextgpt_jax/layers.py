@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from nextgpt_jax import quantize as quantization
+from nextgpt_jax import quantize
 from nextgpt_jax.sharding import constrain, on_rows_and_heads, platform
 
 _kernel_init = nnx.initializers.lecun_normal()
@@ -42,7 +42,7 @@ class LoRAConfig:
 class Linear(nnx.Module):
     """x @ kernel (+ bias), plus a low-rank update when `lora` is given. kernel: [in, out].
 
-    `quantize` (see quantize.py) keeps the kernel, which then cannot be trained, in few bits, with a kernel_scale.
+    `scheme` (see quantize.py) keeps the kernel, which then cannot be trained, in few bits, with a kernel_scale.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Linear(nnx.Module):
         *,
         bias: bool = True,
         lora: LoRAConfig | None = None,
-        quantize: str = "",
+        scheme: str = "",
         rngs: nnx.Rngs,
     ):
         kernel = _kernel_init(rngs.params(), (din, dout))
-        self.quantize = quantize
-        if quantize:
-            kernel, scale = quantization.quantize(kernel, quantize)
+        self.scheme = scheme
+        if scheme:
+            kernel, scale = quantize.quantize(kernel, scheme)
             self.kernel_scale = nnx.Param(scale)
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
@@ -70,8 +70,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b din"], dropout_keys: Array | None = None) -> Float[Array, "*b dout"]:
         """`dropout_keys` [B], one a row, switch on the LoRA branch's own dropout (training)."""
-        if self.quantize:
-            y = quantization.product(x, self.kernel[...], self.kernel_scale[...], self.quantize)
+        if self.scheme:
+            y = quantize.product(x, self.kernel[...], self.kernel_scale[...], self.scheme)
         else:
             y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
@@ -93,7 +93,7 @@ def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
     quantized kernels stay as they are, with their branch.
     """
     for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, Linear) and layer.lora and not layer.quantize and layer.merged is undo:
+        if isinstance(layer, Linear) and layer.lora and not layer.scheme and layer.merged is undo:
             scale = (-1.0 if undo else 1.0) * layer.lora.alpha / layer.lora.rank
             update = jnp.einsum("...ir,...ro->...io", layer.lora_a[...], layer.lora_b[...]) * scale
             kernel = layer.kernel[...]
@@ -297,17 +297,18 @@ def rotary(x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: floa
 
 
 class _Stream(nnx.RngStream):
-    """The same keys. Flax's own looks for a sharding whenever it counts, which takes a trace that has many parameters
-    minutes: the error for a value without one is searched for in all of the trace."""
+    """The same keys. In Flax 0.12.8 `count[...] += 1` looks for a sharding, and the message for a traced value, which
+    has none, is searched for in the whole trace: with thousands of parameters that takes minutes."""
 
     def __call__(self) -> jax.Array:
+        self.count._check_can_update()
         key = jax.random.fold_in(self.key[...], self.count[...])
         self.count.set_value(self.count[...] + 1)
         return key
 
 
 def make_rngs(seed: int) -> nnx.Rngs:
-    """nnx.Rngs(seed), to make large models of under a trace (nnx.eval_shape, jit)."""
+    """nnx.Rngs(seed) with the same keys, to make large models of under a trace (nnx.eval_shape, jit)."""
     rngs = nnx.Rngs(seed)
     rngs.default = _Stream(seed, tag="default")
     return rngs

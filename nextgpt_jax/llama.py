@@ -79,10 +79,10 @@ class LlamaConfig:
 
 
 class Attention(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, quantize=quantize, rngs=rngs)
+            return Linear(din, dout, bias=False, lora=adapted, scheme=scheme, rngs=rngs)
 
         self.head_dim, self.theta = cfg.head_dim, cfg.rope_theta
         query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
@@ -92,6 +92,8 @@ class Attention(nnx.Module):
         self.o_proj = linear("o_proj", query, cfg.hidden_size)
 
     def __call__(self, x, positions, mask, cache, layer, keys):
+        """With a cache and without a mask, x begins its sequences: it fills the first slots and sees no others."""
+
         def heads(projection, key):
             y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
             return constrain(y, "batch", None, "heads", None)
@@ -99,7 +101,7 @@ class Attention(nnx.Module):
         q = rotary(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
         k = rotary(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
         v = heads(self.v_proj, keys[2])
-        if cache is not None and mask is None:  # from the first slot on: one copy, and no other slot to see
+        if cache is not None and mask is None:
             begin = (layer, 0, 0, 0, 0)
             cache = {
                 "k": jax.lax.dynamic_update_slice(cache["k"], k[None].astype(cache["k"].dtype), begin),
@@ -117,10 +119,10 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, quantize=quantize, rngs=rngs)
+            return Linear(din, dout, bias=False, lora=adapted, scheme=scheme, rngs=rngs)
 
         self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
         self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
@@ -131,11 +133,11 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg, lora, quantize, rngs=rngs)
+        self.self_attn = Attention(cfg, lora, scheme, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.mlp = MLP(cfg, lora, quantize, rngs=rngs)
+        self.mlp = MLP(cfg, lora, scheme, rngs=rngs)
 
     def __call__(self, x, positions, mask, cache, layer, key):
         keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
@@ -147,16 +149,16 @@ class DecoderLayer(nnx.Module):
 
 class Llama(nnx.Module):
     """The decoder stack with its embedding and head; `lora` adds low-rank updates to the projections it names, and
-    `quantize` keeps the kernels of all layers in few bits (see quantize.py)."""
+    `scheme` keeps the kernels of all layers in few bits (see quantize.py)."""
 
-    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, quantize: str = "", rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, scheme: str = "", rngs: nnx.Rngs):
         if lora:
             known = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
             if unknown := set(lora.targets) - known:
                 raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}")
         self.config = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
-        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, quantize, rngs=rngs), cfg.num_hidden_layers, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, scheme, rngs=rngs), cfg.num_hidden_layers, rngs)
         self.norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
         tied = cfg.tie_word_embeddings
         self.lm_head = None if tied else Linear(cfg.hidden_size, cfg.vocab_size, bias=False, rngs=rngs)
@@ -173,8 +175,9 @@ class Llama(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Hidden states after the final norm, and the cache with the fed tokens written at slots = positions.
 
-        positions default to 0..t-1: a sequence's beginning. Without a mask attention is causal, which is all that
-        right-padded rows need: with a cache, a query sees the slots up to its own position.
+        Without positions the tokens begin their sequences: they get 0..t-1, and with a cache they overwrite its first t
+        slots (there are at least as many) and see no others. Without a mask attention is causal, which is all that
+        right-padded rows need; with a cache, a query sees the slots up to its own position.
         dropout_keys [b], one a row, switch LoRA dropout on. remat: see layers.scan_layers.
         """
         b, t, _ = embeddings.shape

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,6 +59,8 @@ def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConf
     Raises:
       UserError: a folder is missing or a part is not supported.
     """
+
+    quantize.check(config.quantize)
 
     def part(name: str, folder: str, field: str, read):
         if published and not pathlib.Path(folder).is_dir():
@@ -130,8 +133,24 @@ def delta_table(cfg: NExTGPTConfig) -> Table:
 
 
 def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
-    """The shapes of all parameters of a model, none of them in memory."""
-    return nnx.state(nnx.eval_shape(lambda: NExTGPT(cfg, rngs=make_rngs(0))))
+    """The shapes of all parameters of a model, none of them in memory.
+
+    Raises:
+      UserError: as `abstract_model`.
+    """
+    return nnx.state(abstract_model(lambda: NExTGPT(cfg, rngs=make_rngs(0))))
+
+
+def abstract_model(make: Callable[[], NExTGPT]) -> NExTGPT:
+    """A model without values.
+
+    Raises:
+      UserError: the config asks for what a part does not have.
+    """
+    try:
+        return nnx.eval_shape(make)
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
 
 
 def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
@@ -159,7 +178,6 @@ def load_system(
     Raises:
       UserError: a file is missing or does not fit, or the mesh does not fit the model.
     """
-    quantize.check(config.quantize)
     cfg, dtype = model_config(config), frozen_dtype(config.dtype)
     if config.template not in TEMPLATES:
         raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
@@ -167,10 +185,7 @@ def load_system(
     def make():
         return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
 
-    try:
-        graphdef, abstract = nnx.split(nnx.eval_shape(make))
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
+    graphdef, abstract = nnx.split(abstract_model(make))
     if mesh:
         abstract = placed(cfg, abstract, mesh)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
@@ -216,6 +231,15 @@ def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
     """
     heads = {"attention heads": cfg.llm.num_attention_heads, "key/value heads": cfg.llm.num_key_value_heads}
     sharding.check_heads(mesh, **heads)
+    if cfg.quantize:
+        inputs = {"fsdp": [cfg.llm.hidden_size], "tensor": [cfg.llm.hidden_size, cfg.llm.intermediate_size]}
+        for axis, n in ((axis, n) for axis, sizes in inputs.items() for n in sizes):
+            tile, devices = quantize.block(n, cfg.quantize), mesh.shape[axis]
+            if tile < n and (n // devices) % tile:
+                raise UserError(
+                    f"model.quantize={cfg.quantize}: config.mesh.{axis}={devices} cuts the blocks of {tile} inputs "
+                    f"that share a scale (of {n} inputs): take int8, or another size"
+                )
     return sharding.place(state, mesh)
 
 

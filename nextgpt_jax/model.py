@@ -89,7 +89,7 @@ class NExTGPT(nnx.Module):
         width = cfg.llm.hidden_size
         self.encoder = ImageBind(cfg.encoder, modalities=cfg.branches, rngs=rngs) if cfg.encoder else None
         self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_kind, rngs=rngs)
-        self.llm = Llama(cfg.llm, lora=cfg.lora, quantize=cfg.quantize, rngs=rngs)
+        self.llm = Llama(cfg.llm, lora=cfg.lora, scheme=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.signal_embed = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
         self.signal_head = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))

@@ -1,9 +1,10 @@
 """Frozen kernels in 8 or 4 bits, by qwix: a language model that is only adapted (LoRA) fits on small machines.
 
 A quantized kernel [in, out] is an array of small numbers and its scales. It is expanded where it is used, forwards and
-again backwards, so that no more than one layer's is in memory in floating-point numbers.
+again backwards, so that no more than one layer's kernels are in memory in floating-point numbers.
 """
 
+import functools
 import importlib.util
 import math
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Num
 
 from nextgpt_jax.errors import UserError
 
-SCHEMES = {  # name -> how many inputs share a scale of an output (0: all)
+SCHEMES = {  # name -> how many inputs share a scale of an output at most (0: all)
     "int8": 0,
     "nf4": 64,  # QLoRA's 4-bit numbers and blocks (Dettmers et al. 2023)
 }
@@ -50,12 +51,17 @@ def check(scheme: str) -> None:
         raise UserError(f"model.quantize={scheme} needs qwix: pip install 'nextgpt-jax[quantize]'")
 
 
+def block(inputs: int, scheme: str) -> int:
+    """How many of a kernel's inputs share a scale."""
+    return math.gcd(inputs, SCHEMES[scheme])  # all of them if 0 are given
+
+
 def quantize(kernel: Float[Array, "din dout"], scheme: str) -> tuple[Num[Array, "din dout"], Float[Array, "n dout"]]:
     """Values and float32 scales of a kernel. n: one scale for all inputs, or one for each block of them."""
     import qwix
 
-    block = math.gcd(kernel.shape[0], SCHEMES[scheme]) or kernel.shape[0]
-    found = qwix.quantize(kernel.astype(jnp.float32), scheme, channelwise_axes=(1,), tiled_axes={0: block})
+    tile = block(kernel.shape[0], scheme)
+    found = qwix.quantize(kernel.astype(jnp.float32), scheme, channelwise_axes=(1,), tiled_axes={0: tile})
     return found.qvalue, found.scale
 
 
@@ -85,12 +91,25 @@ def _looked_up(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
     return numbers[0]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def product(
     x: Float[Array, "*b din"], values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str
 ) -> Float[Array, "*b dout"]:
-    """x @ kernel. The backward pass keeps the quantized kernel and expands it again."""
-
-    def expanded(x, values, scale):
+    """x @ kernel; only x has a gradient. One scale for all inputs is applied to the product, which rounds less."""
+    if SCHEMES[scheme]:
         return x @ dequantize(values, scale, scheme, x.dtype)
+    return (jnp.matmul(x, values.astype(x.dtype), preferred_element_type=jnp.float32) * scale[0]).astype(x.dtype)
 
-    return jax.checkpoint(expanded)(x, values, scale)
+
+def _forward(x, values, scale, scheme):
+    return product(x, values, scale, scheme), (values, scale)  # whatever else is saved, no expanded kernel is
+
+
+def _backward(scheme, kept, gradient):
+    values, scale = kept
+    if SCHEMES[scheme]:
+        return gradient @ dequantize(values, scale, scheme, gradient.dtype).T, None, None
+    return (gradient * scale[0]).astype(gradient.dtype) @ values.astype(gradient.dtype).T, None, None
+
+
+product.defvjp(_forward, _backward)

@@ -52,7 +52,9 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"llm\.layers\.mlp\.down_proj\.kernel", (None, "mlp", "embed")),
     (r"llm\.layers\.mlp\.down_proj\.lora_a", (None, "mlp", None)),
     (r"llm\.layers\.mlp\.down_proj\.lora_b", (None, None, "embed")),
-    (r"llm\.layers\.\w+\.\w+_proj\.kernel_scale", LAYERS_WIDEST),
+    (r"llm\.layers\.self_attn\.[qkv]_proj\.kernel_scale", (None, None, "heads")),
+    (r"llm\.layers\.mlp\.(gate|up)_proj\.kernel_scale", (None, None, "mlp")),
+    (r"llm\.layers\.\w+\.(o|down)_proj\.kernel_scale", (None, None, "embed")),
     (r"signal_(embed|head)", (None, "embed")),
     (r"input_proj\..*", WIDEST),
     (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LAYERS_WIDEST),
@@ -98,10 +100,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def all_on_rows(mesh: Mesh) -> Mesh:
-    """The same devices with those of the tensor axis put to the fsdp axis, for models that have nothing on it: every
-    device then has rows of its own. Parameters that lie as WIDEST says lie on it where they lay."""
+    """The same devices with those of the tensor axis put to the fsdp axis, for models that have no heads on it: every
+    device then has rows of its own. Parameters stay where they are."""
     data, fsdp, tensor = mesh.devices.shape
     return Mesh(mesh.devices.reshape(data, fsdp * tensor, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def fill_places(rows: int, mesh: Mesh | None) -> int:
+    """The next number of rows that divides into the places of a mesh (None: one place)."""
+    places = row_places(mesh) if mesh else 1
+    return -(-rows // places) * places
 
 
 def num_slices(devices: Iterable[jax.Device]) -> int:
@@ -223,8 +231,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def on_rows(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Tells the compiler that the rows along `axis` are all that is cut, on the mesh in use, or nothing if they do not
-    divide. Results need that: what the compiler chooses for itself may have no name on the mesh."""
+    """Tells the compiler that nothing but the rows along `axis` is cut, on the mesh in use; nothing without one.
+
+    Rows that do not divide are whole on every device. Results of programs need this: what the compiler chooses for
+    itself may have no name on the mesh.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x

@@ -1,5 +1,6 @@
 """Kernels in few bits: how near they are, what the backward pass keeps, and the third stage on them."""
 
+import functools
 import importlib.util
 
 import jax
@@ -15,8 +16,8 @@ from convert.__main__ import main as convert
 from nextgpt_jax import quantize
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Engine, Request
-from nextgpt_jax.layers import Linear, LoRAConfig, merge_lora
-from nextgpt_jax.load import load_system, load_trained
+from nextgpt_jax.layers import REMAT, Linear, LoRAConfig, merge_lora
+from nextgpt_jax.load import abstract_state, load_system, load_trained, model_config, placed
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
 from tests import tiny
@@ -26,6 +27,13 @@ from tests.training.recorder import Recorder
 # Table of the QLoRA paper (appendix E), to four digits.
 NF4 = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626,
        0.7230, 1.0]  # fmt: skip
+
+
+class Mesh:
+    """As much of a mesh as sizes need."""
+
+    def __init__(self, **shape: int):
+        self.shape = {"data": 1, "fsdp": 1, "tensor": 1} | shape
 
 
 def kernel(din: int, dout: int, seed: int = 0) -> np.ndarray:
@@ -61,12 +69,14 @@ def test_nf4_is_qlora_s():
     np.testing.assert_allclose(found, nearest, atol=1e-4 * largest.max())
 
 
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 @pytest.mark.parametrize("scheme", quantize.SCHEMES)
-def test_the_backward_pass_keeps_the_small_kernel(scheme):
+def test_the_backward_pass_keeps_the_small_kernel(scheme, remat):
     w, x = kernel(96, 40), np.random.default_rng(1).normal(size=(3, 96)).astype(np.float32)
     values, scale = quantize.quantize(jnp.asarray(w), scheme)
     whole = quantize.dequantize(values, scale, scheme, jnp.float32)
 
+    @functools.partial(jax.checkpoint, policy=REMAT[remat])
     def squares(x):
         return jnp.square(quantize.product(x, values, scale, scheme)).sum()
 
@@ -77,8 +87,18 @@ def test_the_backward_pass_keeps_the_small_kernel(scheme):
     assert not [leaf for leaf in kept if leaf.size >= w.size and jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
+def test_int8_in_bfloat16_rounds_once():
+    """Its scales are applied to the product, in float32."""
+    w, x = kernel(256, 64), np.random.default_rng(1).normal(size=(8, 256)).astype(jnp.bfloat16)
+    values, scale = quantize.quantize(jnp.asarray(w), "int8")
+    whole = np.asarray(x, np.float32) @ np.asarray(quantize.dequantize(values, scale, "int8", jnp.float32))
+    found = quantize.product(jnp.asarray(x), values, scale, "int8")
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float32), whole, rtol=2**-8, atol=1e-6)
+
+
 def test_a_quantized_layer_keeps_its_low_rank_branch():
-    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), quantize="int8", rngs=nnx.Rngs(0))
+    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), scheme="int8", rngs=nnx.Rngs(0))
     layer.lora_b[...] = jnp.ones_like(layer.lora_b[...])
     x = jnp.ones((3, 32))
     before, values = layer(x), np.asarray(layer.kernel[...])
@@ -139,6 +159,11 @@ def test_mistakes(tiny_root, monkeypatch):
     with pytest.raises(UserError, match="model.quantize: 'int3' is not one of int8, nf4"):
         load_system(config)
     config.quantize = "nf4"
+    with pytest.raises(
+        UserError, match=r"config.mesh.tensor=2 cuts the blocks of 16 inputs that share a scale \(of 48"
+    ):
+        abstract = abstract_state(model_config(config))
+        placed(model_config(config), abstract, Mesh(tensor=2))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "qwix" else find(name, *more))
     with pytest.raises(UserError, match=r"needs qwix: pip install 'nextgpt-jax\[quantize\]'"):

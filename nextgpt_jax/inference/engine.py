@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
@@ -27,7 +28,7 @@ from nextgpt_jax.load import System
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
-from nextgpt_jax.sharding import all_on_rows, on_rows
+from nextgpt_jax.sharding import all_on_rows, fill_places, on_rows
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
@@ -84,6 +85,7 @@ class Engine:
         self._caption_tokenizers = system.caption_tokenizers
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         self._mesh = system.mesh
+        self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
         if jax.default_backend() == "cpu" and not self._mesh and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
         _check_defaults(defaults, self.modalities)
@@ -135,16 +137,12 @@ class Engine:
           UserError: a request does not fit (see encode).
         """
         encoded = [self.encode(r) for r in requests]
-        with self._rows():
+        with _on(self._places):
             features = self._encode([medium for e in encoded for _, medium in e.inputs])
-        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+        with _on(self._mesh):
             generated = jax.device_get(self._generate(requests, encoded, features))
-        with self._rows():
+        with _on(self._places):
             return self._replies(requests, generated, on_step)
-
-    def _rows(self):
-        """Every device of the mesh takes rows, for encoders and decoders."""
-        return jax.set_mesh(all_on_rows(self._mesh)) if self._mesh else contextlib.nullcontext()
 
     def _replies(self, requests, generated, on_step) -> list[Reply]:
         replies = []
@@ -156,7 +154,7 @@ class Engine:
                 groups.setdefault((name, _steps(request, name, self.defaults)), []).append((i, g))
         made = {}
         for (name, steps), members in groups.items():
-            size = getattr(self.defaults, name).batch
+            size = fill_places(getattr(self.defaults, name).batch, self._places)
             for at in range(0, len(members), size):
                 some = members[at : at + size]
                 made |= zip(some, self._sample(name, requests, generated, some, steps, on_step), strict=True)
@@ -167,21 +165,21 @@ class Engine:
     def _generate(
         self, requests: Sequence[Request], encoded: Sequence[Encoded], features: list[np.ndarray]
     ) -> Generated:
-        features = iter(features)
         context = self.config.llm.max_position_embeddings
         lengths = [len(e.ids) for e in encoded]
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
-        batch = _power_of_two(len(requests))
+        batch = fill_places(_power_of_two(len(requests)), self._mesh)
         prompt, new = _round_up(max(lengths), _PROMPT_BUCKET), _round_up(max(limits), _REPLY_BUCKET)
         most = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
 
         ids = np.zeros((batch, prompt), np.int32)
         embedded = np.zeros((batch, most, self.config.input_dim), np.float32)
         positions = np.full((batch, most), prompt, np.int32)
+        following = iter(features)
         for row, e in enumerate(encoded):
             ids[row, : len(e.ids)] = e.ids
             for k, (position, _) in enumerate(e.inputs):
-                embedded[row, k], positions[row, k] = next(features), position
+                embedded[row, k], positions[row, k] = next(following), position
 
         def per_row(values, dtype, padding):
             return np.array([*values, *[padding] * (batch - len(requests))], dtype)
@@ -207,7 +205,8 @@ class Engine:
             places = [i for i, m in enumerate(inputs) if m.modality == name]
             for at in range(0, len(places), _ENCODE_BATCH):
                 some = places[at : at + _ENCODE_BATCH]
-                batch = np.zeros((_power_of_two(len(some)), *self.config.encoder.input_shape(name)), np.float32)
+                rows = fill_places(_power_of_two(len(some)), self._places)
+                batch = np.zeros((rows, *self.config.encoder.input_shape(name)), np.float32)
                 for k, i in enumerate(some):
                     batch[k] = inputs[i].content
                 embedded = _encode(self._model, jnp.asarray(batch, self._dtype), name=name)
@@ -240,7 +239,7 @@ class Engine:
         """Samples the media of the `chosen` (request, group) pairs together."""
         decoder, defaults = self._decoders[name], getattr(self.defaults, name)
         count = len(signal_ids(name, 0))
-        batch = min(_power_of_two(len(chosen)), defaults.batch)
+        batch = fill_places(min(_power_of_two(len(chosen)), defaults.batch), self._places)
         hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)
         guidance = np.ones(batch, np.float32)
         seeds, indices = np.zeros(batch, np.uint32), np.zeros(batch, np.int32)
@@ -273,6 +272,10 @@ class Engine:
             decoder = self._decoders[name]
             return media.Audio(made[: decoder.samples(self.defaults.audio.seconds)], decoder.sampling_rate)
         return made
+
+
+def _on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
 
 
 @functools.partial(jax.jit, static_argnames="config")

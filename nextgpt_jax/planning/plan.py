@@ -22,14 +22,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from nextgpt_jax import quantize
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.layers import make_rngs
 from nextgpt_jax.llama import init_cache
-from nextgpt_jax.load import frozen_dtype, model_config, placed
+from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained
 from nextgpt_jax.planning import chips, flops, hlo
@@ -39,6 +38,7 @@ from nextgpt_jax.sharding import (
     all_on_rows,
     batch_sharding,
     cache_sharding,
+    fill_places,
     make_mesh,
     num_slices,
     replicated,
@@ -201,6 +201,12 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
       UserError: the config does not fit the mesh.
     """
     cfg, dtype = model_config(config.model, published=True), frozen_dtype(config.model.dtype)
+    check_config(config)
+    if name in OUTPUTS:
+        if name not in cfg.modalities:
+            raise UserError(f"--programs={name}: this model has no decoder for it")
+        if getattr(config.decode, name).batch < 1:
+            raise UserError(f"decode.{name}.batch is {getattr(config.decode, name).batch}: give at least 1")
     model = _abstract(cfg, mesh, config, None)
 
     def used(path, _):
@@ -211,7 +217,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     if name in OUTPUTS:
         mesh = all_on_rows(mesh)
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
-        rows = Rows(mesh, row_places(mesh) * -(-options.batch // row_places(mesh))).size
+        rows = fill_places(options.batch, mesh)
         plan = jax.tree.map(
             lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), decoder.scheduler.plan(options.steps)
         )
@@ -253,9 +259,9 @@ def _abstract(
     Raises:
       UserError: the config does not fit the mesh.
     """
-    quantize.check(config.model.quantize)
     dtype = frozen_dtype(config.model.dtype)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(0))))
+    model = abstract_model(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(0)))
+    graphdef, state = nnx.split(model)
 
     def typed(path, leaf):
         cast = not is_trained(path) and path[-1] != "kernel_scale" and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -339,8 +345,8 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
         return compiled, file.read_text()
 
 
-def _device_bytes(x: jax.ShapeDtypeStruct) -> int:
-    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+def _device_bytes(x: jax.ShapeDtypeStruct) -> float:
+    return math.prod(x.sharding.shard_shape(x.shape)) * jax.dtypes.itemsize_bits(x.dtype) / 8
 
 
 class OutOfMemory(Exception):
@@ -365,10 +371,17 @@ def argument_bytes(program: Program) -> dict[str, float]:
 def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -> str:
     """What would make a program fit that does not."""
     weights = sum(size for kind, size in argument_bytes(program).items() if "weights" in kind or kind == "optimizer")
+    weights += program.resident
     ideas = []
-    if weights > chip.memory / 3 and mesh.shape["data"] > 1:
-        shared = mesh.shape["fsdp"] * mesh.shape["data"]
-        ideas.append(f"share the weights among more devices (--config.mesh.fsdp={shared} --config.mesh.data=1)")
+    if weights > chip.memory / 3:
+        if mesh.shape["data"] > 1 and program.name in STAGES:
+            shared = mesh.shape["fsdp"] * mesh.shape["data"]
+            ideas.append(f"share the weights among more devices (--config.mesh.fsdp={shared} --config.mesh.data=1)")
+        elif mesh.shape["data"] > 1:
+            tensor = 2 * mesh.shape["tensor"]
+            ideas.append(f"share the weights among more devices (--config.mesh.tensor={tensor})")
+        if not config.model.quantize:
+            ideas.append("frozen kernels in few bits (--config.model.quantize=nf4)")
     if program.name in STAGES:
         if config.train.remat not in ("full", "offload"):
             ideas.append("compute more again (--config.train.remat=full)")

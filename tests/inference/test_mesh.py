@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import pathlib, sys
 import jax, numpy as np
@@ -16,7 +18,7 @@ from tests import tiny
 sharding._SMALL = 0  # here everything is small
 config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3")
 config.model.video_decoder = config.model.audio_decoder = ""
-config.model.quantize = "nf4"
+config.model.quantize = sys.argv[2]
 config.decode.image.batch = 4
 requests = [
     Request((Turn((text,)),), seed=i, modality="image", temperature=0.0, max_new_tokens=12)
@@ -37,8 +39,9 @@ print("same")
 """
 
 
-def test_the_same_answers_on_eight_devices(tiny_root, monkeypatch):
+@pytest.mark.parametrize("scheme", ["", "int8"])
+def test_the_same_answers_on_eight_devices(tiny_root, monkeypatch, scheme):
     flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
     monkeypatch.setenv("XLA_FLAGS", flags)
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tiny_root)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tiny_root), scheme], capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr
