@@ -10,21 +10,23 @@ what counts is the ratio of their median times.
 """
 
 import argparse
+import dataclasses
 import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch lives on the same GPU
 
 import statistics  # noqa: E402
+import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from configs import keypad, nextgpt_7b  # noqa: E402
+from nextgpt_jax.command import run_command  # noqa: E402
 from nextgpt_jax.config import ExperimentConfig  # noqa: E402
 from nextgpt_jax.layers import make_rngs, unstack  # noqa: E402
 from nextgpt_jax.llama import Llama, LlamaConfig, init_cache  # noqa: E402
@@ -85,13 +87,16 @@ def train(config: ExperimentConfig) -> None:
     needed = counted.needed / mesh.size
     mfu = f"{needed / seconds / chip.flops:.1%}" if chip else "peak unknown"
     print(
-        "| stage 3 | rows | remat | step | rows/s | needed TFLOP/s a device | MFU | compiled in |\n" + "|---" * 8 + "|"
+        "| stage 3 | rows | remat | quantized | step | rows/s | needed TFLOP/s a device | MFU | compiled in |\n"
+        + "|---" * 9
+        + "|"
     )
-    print(
-        f"| {mesh.size} x {mesh.devices.flat[0].device_kind} | {program.rows} | {config.train.remat} "
-        f"{config.model.quantize} | {seconds:.3f} s | {program.rows / seconds:.2f} | {needed / seconds / 1e12:.1f} | "
-        f"{mfu} | {times[0]:.0f} s |"
-    )
+    cells = [
+        f"{mesh.size} x {mesh.devices.flat[0].device_kind}", program.rows, config.train.remat,
+        config.model.quantize or "no", f"{seconds:.3f} s", f"{program.rows / seconds:.2f}",
+        f"{needed / seconds / 1e12:.1f}", mfu, f"{times[0]:.0f} s",
+    ]  # fmt: skip
+    print(f"| {' | '.join(map(str, cells))} |")
     assert np.isfinite(loss), loss
 
 
@@ -114,33 +119,30 @@ def empty_cache(model: Llama, ids):
 
 
 def add(model: Llama, ids):
-    """NEW greedy tokens after a prompt."""
-    token, cache = read(model, ids)
+    """NEW greedy tokens after a prompt, the first of which reading it gives."""
+    first, cache = read(model, ids)
 
     def step(i, carry):
-        tokens, token, cache = carry
+        tokens, cache = carry
         at = jnp.full((len(ids), 1), ids.shape[1] + i)
-        hidden, cache = model(model.embed_tokens(token[:, None]), positions=at, cache=cache)
-        return tokens.at[:, i].set(token), model.logits(hidden[:, -1]).argmax(-1), cache
+        hidden, cache = model(model.embed_tokens(tokens[:, i, None]), positions=at, cache=cache)
+        return tokens.at[:, i + 1].set(model.logits(hidden[:, -1]).argmax(-1)), cache
 
-    tokens = jnp.zeros((len(ids), NEW), token.dtype)
-    return jax.lax.fori_loop(0, NEW, step, (tokens, token, cache))[0]
+    tokens = jnp.zeros((len(ids), NEW), first.dtype).at[:, 0].set(first)
+    return jax.lax.fori_loop(0, NEW - 1, step, (tokens, cache))[0]
 
 
-def original(cfg: LlamaConfig, dtype) -> torch.nn.Module:
-    """transformers' model with random weights on the GPU, or the CPU if there is none."""
+def original(cfg: LlamaConfig, dtype, device: str):
+    """transformers' model with random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
     from transformers import LlamaConfig as TorchConfig
-    from transformers import LlamaForCausalLM
 
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    sizes = {name: getattr(cfg, name) for name in (*names, "num_key_value_heads")}
-    torch.set_default_dtype(torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32)
-    with torch.device(torch_device()):
-        return LlamaForCausalLM(TorchConfig(**sizes, attn_implementation="sdpa")).eval()
-
-
-def torch_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    config = TorchConfig(**{field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)})
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, jnp.dtype(dtype).name), attn_implementation="sdpa"
+        ).eval()
 
 
 def alternate(ours: Callable, theirs: Callable) -> tuple[float, float]:
@@ -155,12 +157,15 @@ def alternate(ours: Callable, theirs: Callable) -> tuple[float, float]:
 
 
 def inference(config: ExperimentConfig, wanted: list[str]) -> None:
-    """Prefill and decode beside transformers."""
+    """Prefill and decode beside transformers, in the frozen weights' dtype."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg, dtype = model_config(config.model, published=True).llm, frozen_dtype(config.model.dtype)
     rows, length = config.data.batch_size, config.data.max_length
     ids = np.random.default_rng(0).integers(0, cfg.vocab_size, (rows, length))
-    model, theirs = language_model(cfg, dtype), original(cfg, dtype)
-    tensor, sides = torch.from_numpy(ids).to(torch_device()), {}
+    model, theirs = language_model(cfg, dtype), original(cfg, dtype, device)
+    tensor, sides = torch.from_numpy(ids).to(device), {}
     prompt = jnp.asarray(ids, jnp.int32)
     exact = dict(min_new_tokens=NEW, max_new_tokens=NEW, do_sample=False, attention_mask=torch.ones_like(tensor))
 
@@ -190,18 +195,20 @@ def inference(config: ExperimentConfig, wanted: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=("train", "prefill", "decode", []), default=[])
+    parser.add_argument("cases", nargs="*", help="of train, prefill, decode; all by default")
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--remat", default="dots")
-    parser.add_argument("--fsdp", type=int, default=1)
-    parser.add_argument("--quantize", default="")
+    parser.add_argument("--remat", default="dots", help="of train")
+    parser.add_argument("--fsdp", type=int, default=1, help="of train")
+    parser.add_argument("--quantize", default="", help="of train")
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     cases = args.cases or ["train", "prefill", "decode"]
+    if unknown := {*cases} - {"train", "prefill", "decode"}:
+        parser.error(f"unknown case {min(unknown)}")
     config = (keypad if args.small else nextgpt_7b).get_config("stage3")
     config.data.batch_size, config.train.remat, config.mesh.fsdp = args.rows, args.remat, args.fsdp
     config.model.quantize, config.data.max_length = args.quantize, 512
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {len(jax.devices())} x {jax.devices()[0].device_kind}")
+    print(f"jax {jax.__version__}, {len(jax.devices())} x {jax.devices()[0].device_kind}")
     if "train" in cases:
         train(config)
     if language := [name for name in cases if name != "train"]:
@@ -209,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(lambda _: main(), sys.argv))

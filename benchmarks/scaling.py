@@ -18,6 +18,8 @@ import textwrap
 import time
 from collections.abc import Iterable
 
+from nextgpt_jax.planning.chips import chip
+
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
 SAMPLERS = ("image", "video", "audio")
@@ -76,6 +78,7 @@ FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256
 # Pairs a second and V100s of the reference, by stage, and the peak of a V100 in TFLOP/s.
 REFERENCE = {"stage1": (22, 3), "stage2": (17, 3), "stage3": (14, 4)}
 V100 = 125
+TPU_V5E = "TPU v5 lite"  # as JAX calls it
 
 Found = dict[tuple[Setting, str], dict]
 
@@ -101,11 +104,13 @@ def make(setting: Setting, program: str, kept: pathlib.Path) -> None:
         command = [sys.executable, "train.py", "--compile_only", *flags, f"--report={report}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         plans = json.loads(report.read_text()) if report.exists() else []
-    lines = (done.stdout + done.stderr).splitlines() or [""]
-    reason = next((line for line in lines if "FIT" in line or line.startswith("error")), lines[-1])
     seconds = time.perf_counter() - begin
     print(f"{setting.name} {program}: {seconds:.0f} s, exit {done.returncode}", flush=True)
-    found = {"flags": flags, "wall": seconds, **(plans[0] if plans else {"failed": reason})}
+    if done.returncode > 1:
+        raise SystemExit(done.stderr)
+    reason = next((line for line in done.stdout.splitlines() if "FIT" in line), "")
+    found = {"flags": flags, "wall": seconds, "date": time.strftime("%Y-%m-%d")}
+    found |= plans[0] if plans else {"failed": reason}
     kept_file(setting, program, kept).write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -128,8 +133,8 @@ def paragraph(text: str, **values: object) -> list[str]:
 
 HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
 compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
-Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {date} in {minutes:.0f}
-minutes of compiling in all."""
+Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
+minutes in all."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
 memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
 MFU counts needed operations."""
@@ -164,7 +169,8 @@ def report(found: Found) -> str:
     plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
     minutes = sum(plan["wall"] for plan in found.values()) / 60
     lines = ["# Scaling", ""]
-    lines += paragraph(HEAD, count=len(found), date=time.strftime("%Y-%m-%d"), minutes=minutes)
+    dates = " and ".join(sorted({plan["date"] for plan in found.values()}))
+    lines += paragraph(HEAD, count=len(found), dates=dates, minutes=minutes)
     lines += paragraph(COLUMNS)
     lines += ["## Training", "", *paragraph(TRAINING)]
     lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
@@ -185,15 +191,15 @@ def report(found: Found) -> str:
 
 
 def growth(few: dict, many: dict) -> list[str]:
-    memory = sum(many["memory"].values()) / sum(few["memory"].values())
-    others = (many[name] / few[name] for name in ("flops", "step_seconds"))
-    operations, seconds = others
-    return [f"{ratio:.2f}" for ratio in (memory, operations, received(many) / received(few), seconds)]
+    amounts = [
+        (sum(plan["memory"].values()), plan["flops"], received(plan), plan["step_seconds"]) for plan in (few, many)
+    ]
+    return [f"{b / a:.2f}" if a else "-" for a, b in zip(*amounts)]
 
 
 def beside(program: str, plan: dict) -> list[str]:
     pairs, cards = REFERENCE[program]
-    peak = plan["devices"] * plan["flops"] / plan["seconds"]["operations"] / 1e12
+    peak = plan["devices"] * chip(TPU_V5E).flops / 1e12
     rate = plan["rows"] / plan["step_seconds"]
     return [program, f"{pairs}/s on {cards} V100", f"{pairs / cards / V100:.3f}", f"{rate:.0f}/s", f"{rate / peak:.3f}"]
 
@@ -208,10 +214,9 @@ def main() -> None:
     args.kept.mkdir(exist_ok=True)
     pairs = [(setting, program) for program in (*STAGES, *INFERENCE) for setting in SETTINGS]
     pairs = [(setting, program) for setting, program in pairs if program in setting.programs]
+    wanted = [(s, program) for s, program in pairs if s.name in args.topologies and program in args.programs]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for setting, program in pairs:
-            if setting.name in args.topologies and program in args.programs:
-                pool.submit(make, setting, program, args.kept)
+        list(pool.map(lambda pair: make(*pair, args.kept), wanted))
     found = {pair: plan for pair in pairs if (plan := kept_plan(*pair, args.kept))}
     (ROOT / "docs" / "scaling.md").write_text(report(found))
 

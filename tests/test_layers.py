@@ -222,3 +222,15 @@ def test_the_tpu_kernel_is_attention(causal, key_heads, width):
     )
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_rngs_for_traces_give_the_same_keys():
+    """Counted or split, traced or not."""
+
+    def keys(rngs):
+        layers_ = layers.stack(lambda rngs: layers.Linear(3, 2, rngs=rngs), 2, rngs)
+        return [jax.random.key_data(rngs.params()), layers_.kernel[...], jax.random.key_data(rngs.params())]
+
+    for a, b, c in zip(keys(nnx.Rngs(5)), keys(layers.make_rngs(5)), jax.jit(lambda: keys(layers.make_rngs(5)))()):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)

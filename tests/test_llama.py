@@ -134,6 +134,19 @@ def test_cached_decoding_equals_the_full_forward():
     assert not np.asarray(cache["k"][:, :, 9:]).any()
 
 
+def test_beginning_without_positions_is_the_same_as_with_them():
+    """In a cache with more slots than tokens, and something in them."""
+    model = ours(original(num_key_value_heads=2))
+    embeddings = model.embed_tokens(jnp.asarray(IDS))
+    old = jax.tree.map(lambda x: x + 7.0, init_cache(model.config, 2, 12))
+    positions = jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape)
+    expected, cache = decode(model, embeddings, old, positions)
+    found, begun = decode(model, embeddings, old, None)
+    assert relative_error(found, expected) < 1e-6
+    for name in cache:
+        np.testing.assert_allclose(begun[name], cache[name], rtol=1e-5, atol=1e-6)
+
+
 def test_cached_rows_may_stand_at_different_positions():
     """Rows of 5 and 8 tokens, right-padded in the prefill, each go on at their own end."""
     model = ours(original())

@@ -230,9 +230,9 @@ class _Analysis:
             read += min(sum(array.memory_bytes for array in arrays), self._read(fused, number))
         body = self._computations[fused]
         root = next(i for i in body.values() if i.is_root)
-        made = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        pairs = zip(made, instruction.results, strict=False)
-        return read + sum(min(array.memory_bytes, self._written(i, body)) for i, array in pairs)
+        results = instruction.results
+        made = [body[name] for name in root.operands] if root.opcode == "tuple" else [root] * len(results)
+        return read + sum(min(array.memory_bytes, self._written(i, body)) for i, array in zip(made, results))
 
     def _read(self, fused: str, number: int) -> float:
         """What a fused computation reads of its argument: slices of it, or all (infinity)."""

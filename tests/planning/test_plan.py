@@ -45,6 +45,23 @@ def test_a_plan_that_does_not_fit_says_what_would():
     assert "--config.train.remat=full" in done.stdout and "--config.optim.accumulate=4" in done.stdout
 
 
+@needs_compiler
+def test_answering_counts_the_whole_system_and_four_bits_as_four(tmp_path):
+    found = {}
+    for scheme in ("", "nf4"):
+        report = tmp_path / f"plan{scheme}.json"
+        done = plan("--topology=v5e:2x2", "--config.mesh.tensor=4", "--programs=decode", f"--report={report}",
+                    "--config.data.batch_size=16", f"--config.model.quantize={scheme}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (found[scheme],) = json.loads(report.read_text())
+    layers, whole = 32 * (4 * 4096**2 + 3 * 4096 * 11008) / 4, found[""]["memory"]["weights"]
+    assert 1.0 < whole / (2 * layers) < 1.1
+    assert 0.9 < (whole - found["nf4"]["memory"]["weights"]) / ((2 - 0.5 - 4 / 64) * layers) < 1.1
+    assert found[""]["memory"]["other weights"] == found["nf4"]["memory"]["other weights"] > 2 * 2**30
+    # A token reads the weights and the cache once.
+    assert found[""]["bytes"] < 1.3 * (whole + found[""]["memory"]["cache"])
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -67,6 +84,26 @@ def test_a_plan_that_does_not_fit_says_what_would():
         pytest.param(
             ["--topology=v5e:4x4", "--config.data.batch_size=16", "--config.optim.accumulate=2"],
             "of 8 rows does not divide into mesh.data=16",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--programs=video", "--config.model.video_decoder="],
+            "--programs=video: this model has no decoder for it",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--programs=image", "--config.decode.image.batch=0"],
+            "decode.image.batch is 0",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--programs=decode", "--config.data.max_length=0"],
+            "data.max_length should be at least 1",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            ["--topology=v5e:4x4", "--config.model.quantize=nf4", "--config.mesh.tensor=8"],
+            "config.mesh.tensor=8 cuts the blocks of 64 inputs",
             marks=needs_compiler,
         ),
         pytest.param(["--topology=v5e:4x4", "--config.train.remat=half"], "train.remat: 'half'", marks=needs_compiler),
