@@ -45,11 +45,11 @@ def job(root, workdir, processes: int, rates: tuple[str, ...] = ()):
             process.kill()
 
 
-def finish(processes: list[subprocess.Popen]) -> list[tuple[dict[int, float], str]]:
-    """The losses and the error output of each process, none of which may take long."""
+def finish(processes: list[subprocess.Popen], seconds: float = 240) -> list[tuple[dict[int, float], str]]:
+    """The losses and the error output of each process, which may take as long as that."""
     found = []
     for process in processes:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=seconds)
         words = [line.split() for line in out.splitlines() if line.startswith("loss ")]
         found.append(({int(step): float(loss) for _, step, loss in words}, err))
     return found
@@ -120,16 +120,16 @@ def test_processes_with_different_configs(tiny_root, tmp_path):
 
 def on_the_keypad_model(folder: pathlib.Path) -> None:
     with job("keypad", folder / "one", 1) as processes:
-        ((expected, err),) = finish(processes)
+        ((expected, err),) = finish(processes, 900)
     assert len(expected) == STEPS, err
     for count in (2, 4):
         with job("keypad", folder / f"of_{count}", count) as started:
             before = wait_for_step(started[-1], 6)
             started[-1].send_signal(signal.SIGKILL)
-            for _, err in finish(started[:-1]):
+            for _, err in finish(started[:-1], 900):
                 assert "error: another process of this job is gone: start the job again" in err
         with job("keypad", folder / f"of_{count}", count) as started:
-            for losses, err in finish(started):
+            for losses, err in finish(started, 900):
                 assert max(losses) == STEPS, err
                 assert before | losses == pytest.approx(expected, rel=1e-5), err
         print(f"{count} processes, one of them killed at step 6: the losses of one process")
