@@ -7,8 +7,12 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests import tiny  # noqa: E402
+
+settings.register_profile("untimed", deadline=None)  # the first example of a test compiles
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items):

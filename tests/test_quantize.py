@@ -132,9 +132,9 @@ def test_loading_quantizes_the_layers_kernels_and_nothing_else(tiny_root, tmp_pa
             np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("scheme, tolerance", [("int8", 0.02), ("nf4", 0.2)])
-def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch, scheme, tolerance):
+def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     """Its losses stay near those on whole kernels, the adapters learn, and the run answers."""
+    scheme = "nf4"
     monkeypatch.setattr(loop, "SummaryWriter", Recorder)
     config, found = tiny.experiment(tiny_root, "stage3"), []
     config.train.log_every = 1
@@ -146,7 +146,7 @@ def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch, sch
         loop.train(config, str(tmp_path / f"run{name}"))
         found.append(list(Recorder.losses.values()))
     assert len(found[0]) == 4 and found[0] != found[1]
-    np.testing.assert_allclose(found[1], found[0], rtol=tolerance)
+    np.testing.assert_allclose(found[1], found[0], rtol=0.2)
     system = load_trained(config.model, str(tmp_path / f"run{scheme}"))
     assert np.asarray(system.model.llm.layers.self_attn.q_proj.lora_b[...]).any()
     (reply,) = Engine(system, config.decode).answer([Request((Turn(("a",)),), modality="image", temperature=0.0)])

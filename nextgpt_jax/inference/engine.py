@@ -137,10 +137,7 @@ class Engine:
           UserError: a request does not fit (see encode).
         """
         encoded = [self.encode(r) for r in requests]
-        with _on(self._places):
-            features = self._encode([medium for e in encoded for _, medium in e.inputs])
-        with _on(self._mesh):
-            generated = jax.device_get(self._generate(requests, encoded, features))
+        generated = jax.device_get(self._generate(requests, encoded))
         with _on(self._places):
             return self._replies(requests, generated, on_step)
 
@@ -162,9 +159,9 @@ class Engine:
             replies[i].media.append(made[i, g])
         return replies
 
-    def _generate(
-        self, requests: Sequence[Request], encoded: Sequence[Encoded], features: list[np.ndarray]
-    ) -> Generated:
+    def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
+        with _on(self._places):
+            features = iter(self._encode([medium for e in encoded for _, medium in e.inputs]))
         context = self.config.llm.max_position_embeddings
         lengths = [len(e.ids) for e in encoded]
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
@@ -175,11 +172,10 @@ class Engine:
         ids = np.zeros((batch, prompt), np.int32)
         embedded = np.zeros((batch, most, self.config.input_dim), np.float32)
         positions = np.full((batch, most), prompt, np.int32)
-        following = iter(features)
         for row, e in enumerate(encoded):
             ids[row, : len(e.ids)] = e.ids
             for k, (position, _) in enumerate(e.inputs):
-                embedded[row, k], positions[row, k] = next(following), position
+                embedded[row, k], positions[row, k] = next(features), position
 
         def per_row(values, dtype, padding):
             return np.array([*values, *[padding] * (batch - len(requests))], dtype)
@@ -196,7 +192,8 @@ class Engine:
             force=per_row([p[1] for p in pairs], bool, none),
         )
         config = DecodeConfig(self._stops, self.modalities, new, self.defaults.max_media)
-        return _generate(self._model, ids, per_row(lengths, np.int32, 1), embedded, positions, options, config)
+        with _on(self._mesh):
+            return _generate(self._model, ids, per_row(lengths, np.int32, 1), embedded, positions, options, config)
 
     def _encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
         """Encoder embeddings, those of each modality computed together, a bounded number at a time."""
