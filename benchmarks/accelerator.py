@@ -12,27 +12,24 @@ what counts is the ratio of their median times.
 import argparse
 import dataclasses
 import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch lives on the same GPU
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-import statistics  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-
-from configs import keypad, nextgpt_7b  # noqa: E402
-from nextgpt_jax.command import run_command  # noqa: E402
-from nextgpt_jax.config import ExperimentConfig  # noqa: E402
-from nextgpt_jax.layers import make_rngs, unstack  # noqa: E402
-from nextgpt_jax.llama import Llama, LlamaConfig, init_cache  # noqa: E402
-from nextgpt_jax.load import frozen_dtype, model_config  # noqa: E402
-from nextgpt_jax.planning import chips, flops, plan  # noqa: E402
-from nextgpt_jax.sharding import make_mesh  # noqa: E402
+from configs import keypad, nextgpt_7b
+from nextgpt_jax.command import run_command
+from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.layers import make_rngs, unstack
+from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
+from nextgpt_jax.load import frozen_dtype, model_config
+from nextgpt_jax.planning import chips, flops, plan
+from nextgpt_jax.sharding import make_mesh
 
 NEW, REPEATS = 128, 5
 
@@ -86,11 +83,8 @@ def train(config: ExperimentConfig) -> None:
     seconds = statistics.median(times[2:])
     needed = counted.needed / mesh.size
     mfu = f"{needed / seconds / chip.flops:.1%}" if chip else "peak unknown"
-    print(
-        "| stage 3 | rows | remat | quantized | step | rows/s | needed TFLOP/s a device | MFU | compiled in |\n"
-        + "|---" * 9
-        + "|"
-    )
+    print("| stage 3 | rows | remat | quantized | step | rows/s | needed TFLOP/s a device | MFU | compiled in |")
+    print("|---" * 9 + "|")
     cells = [
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}", program.rows, config.train.remat,
         config.model.quantize or "no", f"{seconds:.3f} s", f"{program.rows / seconds:.2f}",
@@ -202,6 +196,7 @@ def main() -> None:
     parser.add_argument("--quantize", default="", help="of train")
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch lives on the same GPU
     cases = args.cases or ["train", "prefill", "decode"]
     if unknown := {*cases} - {"train", "prefill", "decode"}:
         parser.error(f"unknown case {min(unknown)}")

@@ -122,8 +122,17 @@ def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx
       ConversionError: parameters missing or of the wrong shape; all of them are listed.
       UserError: the folder is damaged.
     """
-    names = flat_paths(state)
     check(folder, state)
+    return read(folder, state, dtype=dtype)
+
+
+def read(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.State:
+    """What `restore` does after its check: for parts, one after the other, of a state that was checked as a whole.
+
+    Raises:
+      UserError: the folder is damaged.
+    """
+    names = flat_paths(state)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def filled(path, leaf):

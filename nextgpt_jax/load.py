@@ -232,8 +232,8 @@ def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
     heads = {"attention heads": cfg.llm.num_attention_heads, "key/value heads": cfg.llm.num_key_value_heads}
     sharding.check_heads(mesh, **heads)
     if cfg.quantize:
-        inputs = {"fsdp": [cfg.llm.hidden_size], "tensor": [cfg.llm.hidden_size, cfg.llm.intermediate_size]}
-        for axis, n in ((axis, n) for axis, sizes in inputs.items() for n in sizes):
+        width, inner = cfg.llm.hidden_size, cfg.llm.intermediate_size
+        for axis, n in (("fsdp", width), ("tensor", width), ("tensor", inner)):  # the inputs that each axis cuts
             tile, devices = quantize.block(n, cfg.quantize), mesh.shape[axis]
             if tile < n and (n // devices) % tile:
                 raise UserError(
@@ -277,7 +277,7 @@ def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, schem
         store.check(folder, kept)
 
         def read(part: nnx.State) -> nnx.State:
-            return store.restore(folder, part, dtype=dtype)
+            return store.read(folder, part, dtype=dtype)
     else:
         parameters = fit(open_checkpoint(folder), kept, table).parameters
 

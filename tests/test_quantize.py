@@ -29,13 +29,6 @@ NF4 = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 
        0.7230, 1.0]  # fmt: skip
 
 
-class Mesh:
-    """As much of a mesh as sizes need."""
-
-    def __init__(self, **shape: int):
-        self.shape = {"data": 1, "fsdp": 1, "tensor": 1} | shape
-
-
 def kernel(din: int, dout: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.02, (din, dout)).astype(np.float32)
 
@@ -134,20 +127,19 @@ def test_loading_quantizes_the_layers_kernels_and_nothing_else(tiny_root, tmp_pa
 
 def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     """Its losses stay near those on whole kernels, the adapters learn, and the run answers."""
-    scheme = "nf4"
     monkeypatch.setattr(loop, "SummaryWriter", Recorder)
-    config, found = tiny.experiment(tiny_root, "stage3"), []
+    config, found = tiny.experiment(tiny_root, "stage3"), {}
     config.train.log_every = 1
     config.model.video_decoder = config.model.audio_decoder = ""
     config.data.instructions = str(tiny_root / "pictures" / "instructions.json")
-    for name in ("", scheme):
-        config.model.quantize = name
-        Recorder.losses = {}
-        loop.train(config, str(tmp_path / f"run{name}"))
-        found.append(list(Recorder.losses.values()))
-    assert len(found[0]) == 4 and found[0] != found[1]
-    np.testing.assert_allclose(found[1], found[0], rtol=0.2)
-    system = load_trained(config.model, str(tmp_path / f"run{scheme}"))
+    for scheme in ("", "int8", "nf4"):
+        config.model.quantize, Recorder.losses = scheme, {}
+        loop.train(config, str(tmp_path / f"run{scheme}"))
+        found[scheme] = list(Recorder.losses.values())
+    assert len(found[""]) == 4 and found[""] != found["int8"] != found["nf4"]
+    np.testing.assert_allclose(found["int8"], found[""], rtol=0.02)
+    np.testing.assert_allclose(found["nf4"], found[""], rtol=0.2)
+    system = load_trained(config.model, str(tmp_path / "runnf4"))
     assert np.asarray(system.model.llm.layers.self_attn.q_proj.lora_b[...]).any()
     (reply,) = Engine(system, config.decode).answer([Request((Turn(("a",)),), modality="image", temperature=0.0)])
     assert [medium.modality for medium in reply.media] == ["image"]
@@ -163,7 +155,7 @@ def test_mistakes(tiny_root, monkeypatch):
         UserError, match=r"config.mesh.tensor=2 cuts the blocks of 16 inputs that share a scale \(of 48"
     ):
         abstract = abstract_state(model_config(config))
-        placed(model_config(config), abstract, Mesh(tensor=2))
+        placed(model_config(config), abstract, tiny.Mesh(tensor=2))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "qwix" else find(name, *more))
     with pytest.raises(UserError, match=r"needs qwix: pip install 'nextgpt-jax\[quantize\]'"):

@@ -87,6 +87,13 @@ COMPONENTS = {  # what python -m convert calls them -> folder
 }
 
 
+class Mesh:
+    """As much of a mesh as sizes need."""
+
+    def __init__(self, **shape: int):
+        self.shape = {"data": 1, "fsdp": 1, "tensor": 1} | shape
+
+
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
     llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(IMAGEBIND)

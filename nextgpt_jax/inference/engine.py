@@ -88,7 +88,7 @@ class Engine:
         self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
         if jax.default_backend() == "cpu" and not self._mesh and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
-        _check_defaults(defaults, self.modalities)
+        check_defaults(defaults, self.modalities)
         for name, decoder in self._decoders.items():
             decoder.latent_shape(*self._size(name))  # raises if the size does not fit
         if "video" in self._decoders and defaults.video.feed_forward_chunk:
@@ -348,7 +348,7 @@ def _steps(request: Request, name: str, defaults: DecodeDefaults) -> int:
     return getattr(defaults, name).steps if request.steps is None else request.steps
 
 
-def _check_defaults(defaults: DecodeDefaults, modalities: Sequence[str]) -> None:
+def check_defaults(defaults: DecodeDefaults, modalities: Sequence[str]) -> None:
     """Checks what only the config can set. Raises UserError."""
     for name in modalities:
         if (batch := getattr(defaults, name).batch) < 1:

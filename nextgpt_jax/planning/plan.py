@@ -26,6 +26,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
+from nextgpt_jax.inference.engine import check_defaults
 from nextgpt_jax.layers import make_rngs
 from nextgpt_jax.llama import init_cache
 from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed
@@ -205,8 +206,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     if name in OUTPUTS:
         if name not in cfg.modalities:
             raise UserError(f"--programs={name}: this model has no decoder for it")
-        if getattr(config.decode, name).batch < 1:
-            raise UserError(f"decode.{name}.batch is {getattr(config.decode, name).batch}: give at least 1")
+        check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
 
     def used(path, _):

@@ -62,55 +62,51 @@ def test_answering_counts_the_whole_system_and_four_bits_as_four(tmp_path):
     assert found[""]["bytes"] < 1.3 * (whole + found[""]["memory"]["cache"])
 
 
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        ([], "--topology is missing"),
-        (["--topology=v5e"], "give a TPU and its shape, such as v5e:4x4"),
-        pytest.param(["--topology=v9:2x2"], "--topology=v9:2x2: there is none such", marks=needs_compiler),
-        pytest.param(
-            ["--topology=v5e:4x4", "--config.mesh.fsdp=3"], "has 15 places for 16 devices", marks=needs_compiler
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--config.mesh.tensor=16", "--config.model.llm=examples/keypad/weights/base/llm"],
-            "config.mesh.tensor=16 does not divide",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--config.data.batch_size=8"],
-            "of 8 rows does not divide into mesh.data=16",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--config.data.batch_size=16", "--config.optim.accumulate=2"],
-            "of 8 rows does not divide into mesh.data=16",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--programs=video", "--config.model.video_decoder="],
-            "--programs=video: this model has no decoder for it",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--programs=image", "--config.decode.image.batch=0"],
-            "decode.image.batch is 0",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--programs=decode", "--config.data.max_length=0"],
-            "data.max_length should be at least 1",
-            marks=needs_compiler,
-        ),
-        pytest.param(
-            ["--topology=v5e:4x4", "--config.model.quantize=nf4", "--config.mesh.tensor=8"],
-            "config.mesh.tensor=8 cuts the blocks of 64 inputs",
-            marks=needs_compiler,
-        ),
-        pytest.param(["--topology=v5e:4x4", "--config.train.remat=half"], "train.remat: 'half'", marks=needs_compiler),
-    ],
-)
-def test_mistakes(argv, message):
+def refused(*argv: str) -> str:
+    """The one line of a plan that cannot be made."""
     done = plan(*argv)
     assert (done.returncode, done.stdout) == (2, "")
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and message in errors[0]
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return error
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [([], "--topology is missing"), (["--topology=v5e"], "give a TPU and its shape, such as v5e:4x4")],
+)
+def test_topologies_that_are_none(argv, message):
+    assert message in refused(*argv)
+
+
+@needs_compiler
+def test_a_topology_that_does_not_exist():
+    assert "--topology=v9:2x2: there is none such" in refused("--topology=v9:2x2")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("mesh.fsdp=3", "has 15 places for 16 devices"),
+        ("mesh.tensor=16 model.llm=examples/keypad/weights/base/llm", "config.mesh.tensor=16 does not divide"),
+        ("data.batch_size=8", "of 8 rows does not divide into mesh.data=16"),
+        ("data.batch_size=16 optim.accumulate=2", "of 8 rows does not divide into mesh.data=16"),
+        ("model.quantize=nf4 mesh.tensor=8", "config.mesh.tensor=8 cuts the blocks of 64 inputs"),
+        ("train.remat=half", "train.remat: 'half'"),
+    ],
+)
+def test_mistakes(flags, message):
+    assert message in refused("--topology=v5e:4x4", *(f"--config.{flag}" for flag in flags.split()))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "program, flag, message",
+    [
+        ("video", "model.video_decoder=", "--programs=video: this model has no decoder for it"),
+        ("image", "decode.image.batch=0", "decode.image.batch is 0"),
+        ("decode", "data.max_length=0", "data.max_length should be at least 1"),
+    ],
+)
+def test_programs_that_cannot_be_planned(program, flag, message):
+    assert message in refused("--topology=v5e:4x4", f"--programs={program}", f"--config.{flag}")

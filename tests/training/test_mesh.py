@@ -68,30 +68,23 @@ def test_meshes_that_do_not_match_the_devices(tiny_root, tmp_path, mesh, message
     assert not (tmp_path / "run").exists()
 
 
-class Mesh:
-    """As much of a mesh as sizes need."""
-
-    def __init__(self, **shape: int):
-        self.shape = {"data": 1, "fsdp": 1, "tensor": 1} | shape
-
-
 def test_every_parameter_has_a_row_and_sizes_that_do_not_divide_are_named(tiny_root):
     config = tiny.experiment(tiny_root, "stage1")
     cfg = model_config(config.model)
     for path, leaf in nnx.to_flat_state(abstract_state(cfg)):
-        sharding.parameter_spec(".".join(map(str, path)), leaf.shape, Mesh(fsdp=2, tensor=2))
+        sharding.parameter_spec(".".join(map(str, path)), leaf.shape, tiny.Mesh(fsdp=2, tensor=2))
     with pytest.raises(ValueError, match=r"no row of sharding.PARAMETERS fits the parameter llm.extra \[3\]"):
-        sharding.parameter_spec("llm.extra", (3,), Mesh())
+        sharding.parameter_spec("llm.extra", (3,), tiny.Mesh())
     with pytest.raises(
         UserError, match=r"llm.lm_head.kernel \[32, 721\]: 721 \(vocab\) does not divide into mesh.tensor=2"
     ):
-        sharding.parameter_spec("llm.lm_head.kernel", (32, 721), Mesh(tensor=2))
+        sharding.parameter_spec("llm.lm_head.kernel", (32, 721), tiny.Mesh(tensor=2))
     with pytest.raises(UserError, match="mesh.tensor=4 does not divide the model's 2 key/value heads"):
-        sharding.check_heads(Mesh(tensor=4), **{"attention heads": 4, "key/value heads": 2})
+        sharding.check_heads(tiny.Mesh(tensor=4), **{"attention heads": 4, "key/value heads": 2})
 
 
 def test_the_widest_axis_is_cut():
-    mesh, wide = Mesh(fsdp=4, tensor=2), ("fsdp", "tensor")
+    mesh, wide = tiny.Mesh(fsdp=4, tensor=2), ("fsdp", "tensor")
     P = jax.sharding.PartitionSpec
     assert sharding.parameter_spec("decoders.image.unet.conv.kernel", (3, 3, 320, 640), mesh) == P(
         None, None, None, wide
@@ -106,5 +99,6 @@ def test_the_widest_axis_is_cut():
 
 
 def test_batches_that_do_not_divide():
-    with pytest.raises(UserError, match="of 6 rows does not divide into mesh.data=2 x mesh.fsdp=2"):
-        sharding.Rows(Mesh(data=2, fsdp=2), 6)
+    places = "does not divide into mesh.data=2 x mesh.fsdp=2"
+    with pytest.raises(UserError, match=rf"a batch \(data.batch_size / optim.accumulate\) of 6 rows {places}"):
+        sharding.Rows(tiny.Mesh(data=2, fsdp=2), 6)
