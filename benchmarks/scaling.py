@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -98,18 +99,22 @@ def make(setting: Setting, program: str, kept: pathlib.Path) -> None:
     """Plans a program and keeps the plan, or why there is none."""
     if kept_plan(setting, program, kept):
         return
-    flags, begin = setting.flags(program), time.perf_counter()
+    flags = setting.flags(program)
     with tempfile.TemporaryDirectory() as folder:
-        report = pathlib.Path(folder, "plan.json")
+        report, output = pathlib.Path(folder, "plan.json"), pathlib.Path(folder, "output")
         command = [sys.executable, "train.py", "--compile_only", *flags, f"--report={report}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        with output.open("w") as file:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)  # for the time of this process alone
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said = output.read_text()
         plans = json.loads(report.read_text()) if report.exists() else []
-    seconds = time.perf_counter() - begin
-    print(f"{setting.name} {program}: {seconds:.0f} s, exit {done.returncode}", flush=True)
-    if done.returncode > 1:
-        raise SystemExit(done.stderr)
-    reason = next((line for line in done.stdout.splitlines() if "FIT" in line), "")
-    found = {"flags": flags, "wall": seconds, "date": time.strftime("%Y-%m-%d")}
+    seconds = usage.ru_utime + usage.ru_stime
+    print(f"{setting.name} {program}: {seconds:.0f} s of CPU time, exit {process.returncode}", flush=True)
+    if process.returncode not in (0, 1):
+        raise SystemExit(said)
+    reason = next((line for line in said.splitlines() if "FIT" in line), "")
+    found = {"flags": flags, "cpu_seconds": seconds, "date": time.strftime("%Y-%m-%d")}
     found |= plans[0] if plans else {"failed": reason}
     kept_file(setting, program, kept).write_text(json.dumps(found, indent=1) + "\n")
 
@@ -134,7 +139,7 @@ def paragraph(text: str, **values: object) -> list[str]:
 HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
 compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
 Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
-minutes in all."""
+minutes of CPU time in all."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
 memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
 MFU counts needed operations."""
@@ -167,7 +172,7 @@ def report(found: Found) -> str:
     """The text of docs/scaling.md."""
     columns = "program, topology, layout, rows, memory, operations, collectives, roofline, rows/s a chip, MFU"
     plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
-    minutes = sum(plan["wall"] for plan in found.values()) / 60
+    minutes = sum(plan["cpu_seconds"] for plan in found.values()) / 60
     lines = ["# Scaling", ""]
     dates = " and ".join(sorted({plan["date"] for plan in found.values()}))
     lines += paragraph(HEAD, count=len(found), dates=dates, minutes=minutes)

@@ -5,7 +5,8 @@ import os
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: parity is a matter of float32
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -34,5 +35,5 @@ def tiny_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
     tiny.write_hub(root / "hub")
     tiny.write_data(root / "data")
-    tiny.write_data(root / "pictures", kinds=("image",))
+    tiny.write_data(root / "pictures", kinds=tiny.PICTURES)
     return root

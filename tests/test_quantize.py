@@ -128,10 +128,8 @@ def test_loading_quantizes_the_layers_kernels_and_nothing_else(tiny_root, tmp_pa
 def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     """Its losses stay near those on whole kernels, the adapters learn, and the run answers."""
     monkeypatch.setattr(loop, "SummaryWriter", Recorder)
-    config, found = tiny.experiment(tiny_root, "stage3"), {}
+    config, found = tiny.experiment(tiny_root, "stage3", tiny.PICTURES), {}
     config.train.log_every = 1
-    config.model.video_decoder = config.model.audio_decoder = ""
-    config.data.instructions = str(tiny_root / "pictures" / "instructions.json")
     for scheme in ("", "int8", "nf4"):
         config.model.quantize, Recorder.losses = scheme, {}
         loop.train(config, str(tmp_path / f"run{scheme}"))

@@ -1,24 +1,29 @@
-"""Trains the tiny system on one and on eight devices, and prints the losses as JSON.
+"""Trains the tiny system on one and on eight devices.
 
-python -m tests.training.meshes ROOT WORKDIR STAGE NAME...     (see RUNS)
+python -m tests.training.meshes                                  all stages on all meshes; the third goes on, after half
+                                                                 its steps, from each mesh on each other
+python -m tests.training.meshes ROOT WORKDIR STAGE NAME...       prints the losses as JSON
+
+A NAME is one of RUNS, or two, such as fsdp-all: ten steps on the first mesh, and the rest on the second. Called by
+name, stages 2 and 3 are trained on images alone.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
-import os
 import pathlib
 import sys
+import tempfile
+from collections.abc import Sequence
 
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+import jax
 
-import jax  # noqa: E402
-
-from nextgpt_jax import sharding  # noqa: E402
-from nextgpt_jax.config import MeshConfig  # noqa: E402
-from nextgpt_jax.training import loop  # noqa: E402
-from tests import tiny  # noqa: E402
-from tests.training.recorder import Recorder  # noqa: E402
+from nextgpt_jax import sharding
+from nextgpt_jax.config import ExperimentConfig, MeshConfig
+from nextgpt_jax.training import loop
+from tests import tiny
+from tests.training.recorder import Recorder
 
 sharding._SMALL = 0  # here everything is small
 RUNS = {
@@ -30,16 +35,11 @@ RUNS = {
 }
 
 
-def losses(root: pathlib.Path, workdir: pathlib.Path, stage: str, steps: int, **changes) -> dict[int, float]:
-    """The loss of every step that a run makes. `changes` are sections of the config."""
+def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[int, float]:
+    """The loss of every step that a run makes."""
     Recorder.losses = {}
     loop.SummaryWriter = Recorder
-    config = tiny.experiment(root, stage)
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
-    if stage == "stage3":  # on images alone, which compiles faster; the other stages have all modalities
-        config.model.video_decoder = config.model.audio_decoder = ""
-        config.data.instructions = str(root / "pictures" / "instructions.json")
-    config = dataclasses.replace(config, **changes)
     config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=5, keep=9)
     if steps < 20:
         run_to(config, str(workdir), steps)
@@ -60,28 +60,45 @@ def run_to(config, workdir: str, last: int) -> None:
         loop.StopSignal.at = at
 
 
-def moved(root: pathlib.Path, workdir: pathlib.Path, stage: str) -> dict[int, float]:
-    """Ten steps on one mesh, and the rest on another."""
-    losses(root, workdir, stage, 10, mesh=MeshConfig(fsdp=8, data=1))
-    return losses(root, workdir, stage, 20, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
-
-
-def main(root: str, workdir: str, stage: str, *names: str) -> None:
-    assert len(jax.devices()) == 8
+def run(
+    root: pathlib.Path, workdir: pathlib.Path, stage: str, names: Sequence[str], kinds: tuple[str, ...]
+) -> dict[str, dict[int, float]]:
+    """The losses of runs, by their names."""
     found = {}
     for name in names:
-        if name == "moved":
-            found[name] = moved(pathlib.Path(root), pathlib.Path(workdir) / name, stage)
-            continue
-        mesh, accumulate = RUNS[name]
-        optim = dataclasses.replace(tiny.experiment(pathlib.Path(root), stage).optim, accumulate=accumulate)
-        devices = jax.devices()[:1] if name == "one" else jax.devices()
-        loop.make_mesh = functools.partial(sharding.make_mesh, devices=devices)
-        where = pathlib.Path(workdir) / name
-        found[name] = losses(pathlib.Path(root), where, stage, 20, mesh=mesh, optim=optim)
-    print(json.dumps(found))
+        *before, last = name.split("-")
+        for part, steps in [*((first, 10) for first in before), (last, 20)]:
+            config = tiny.experiment(root, stage, kinds)
+            config.mesh, config.optim.accumulate = RUNS[part]
+            devices = jax.devices()[:1] if part == "one" else jax.devices()
+            loop.make_mesh = functools.partial(sharding.make_mesh, devices=devices)
+            found[name] = losses(config, workdir / name, steps)
+    return found
+
+
+def run_all(folder: pathlib.Path) -> None:
+    tiny.write_hub(folder / "hub")
+    tiny.write_data(folder / "data")
+    tiny.write_data(folder / "pictures", kinds=tiny.PICTURES)
+    moves = [f"{one}-{other}" for one, other in itertools.permutations(RUNS, 2) if "accumulated" not in (one, other)]
+    for stage in ("stage1", "stage2", "stage3"):
+        found = run(folder, folder / stage, stage, [*RUNS, *(moves if stage == "stage3" else ())], tiny.KINDS)
+        expected = found["one"]
+        assert len(expected) == 20
+        for name, values in found.items():
+            assert [*values] == [*expected][10 if "-" in name else 0 :]
+            off = max(abs(loss / expected[step] - 1) for step, loss in values.items())
+            print(f"{stage} {name}: {len(values)} losses, at most {off:.1e} off", flush=True)
+            assert off < 1e-5
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_compilation_cache_dir", sys.argv[2] + "/xla")
-    main(*sys.argv[1:])
+    jax.config.update("jax_num_cpu_devices", 8)
+    with tempfile.TemporaryDirectory() as place:
+        jax.config.update("jax_compilation_cache_dir", f"{place}/xla")
+        if sys.argv[1:]:
+            root, workdir, stage, *names = sys.argv[1:]
+            kinds = tiny.KINDS if stage == "stage1" else tiny.PICTURES
+            print(json.dumps(run(pathlib.Path(root), pathlib.Path(workdir), stage, names, kinds)))
+        else:
+            run_all(pathlib.Path(place))

@@ -5,18 +5,14 @@ python -m tests.training.worker PORT PROCESSES ID ROOT WORKDIR STEPS [RATE]
 ROOT is the tiny system, trained on images, or "keypad".
 """
 
-import os
 import pathlib
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-os.environ["JAX_PLATFORMS"] = "cpu"
-
-from configs import keypad  # noqa: E402
-from nextgpt_jax.command import run_command  # noqa: E402
-from nextgpt_jax.config import MeshConfig  # noqa: E402
-from nextgpt_jax.training import distributed  # noqa: E402
-from tests import tiny  # noqa: E402
+from configs import keypad
+from nextgpt_jax.command import run_command
+from nextgpt_jax.config import MeshConfig
+from nextgpt_jax.training import distributed
+from tests import tiny
 
 
 def main(argv) -> None:
@@ -35,9 +31,7 @@ def main(argv) -> None:
         config = keypad.get_config("stage3")
         config.data.buckets, config.data.max_length = (), 128
     else:
-        config = tiny.experiment(pathlib.Path(root), "stage3")
-        config.model.video_decoder = config.model.audio_decoder = ""  # a third of it compiles in a third of the time
-        config.data.instructions = str(pathlib.Path(root) / "pictures" / "instructions.json")
+        config = tiny.experiment(pathlib.Path(root), "stage3", tiny.PICTURES)
     config.data.batch_size, config.mesh = 4, MeshConfig(fsdp=int(processes), data=1)
     config.train.steps, config.train.log_every, config.train.save_every = int(steps), 1, 4
     if len(argv) > 7:
