@@ -138,8 +138,7 @@ def paragraph(text: str, **values: object) -> list[str]:
 
 HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
 compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
-Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
-minutes of CPU time in all."""
+Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates}."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
 memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
 MFU counts needed operations."""
@@ -172,10 +171,9 @@ def report(found: Found) -> str:
     """The text of docs/scaling.md."""
     columns = "program, topology, layout, rows, memory, operations, collectives, roofline, rows/s a chip, MFU"
     plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
-    minutes = sum(plan["cpu_seconds"] for plan in found.values()) / 60
     lines = ["# Scaling", ""]
     dates = " and ".join(sorted({plan["date"] for plan in found.values()}))
-    lines += paragraph(HEAD, count=len(found), dates=dates, minutes=minutes)
+    lines += paragraph(HEAD, count=len(found), dates=dates)
     lines += paragraph(COLUMNS)
     lines += ["## Training", "", *paragraph(TRAINING)]
     lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
