@@ -28,12 +28,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def job(root, workdir, processes: int, rates: tuple[str, ...] = ()):
+def job(root, workdir, processes: int, steps: int = STEPS, rates: tuple[str, ...] = ()):
     """Starts the processes; ends those that are left."""
     port = free_port()
     started = []
     for number in range(processes):
-        argv = [sys.executable, "-u", "-m", "tests.training.worker", port, processes, number, root, workdir, STEPS]
+        argv = [sys.executable, "-u", "-m", "tests.training.worker", port, processes, number, root, workdir, steps]
         argv += [rates[number]] if rates else []
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE.name)}
         environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
