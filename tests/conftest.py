@@ -1,12 +1,13 @@
-"""Fixtures that several test files share. The tests compile more than they compute, so XLA is told not to optimise."""
+"""Fixtures that several test files share."""
 
 import os
 
 from hypothesis import settings
 
+from tests import QUICK_COMPILER
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: parity is a matter of float32
-_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"{QUICK_COMPILER} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
