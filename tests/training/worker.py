@@ -30,9 +30,11 @@ def main(argv) -> None:
     if root == "keypad":
         config = keypad.get_config("stage3")
         config.data.buckets, config.data.max_length = (), 128
+        config.mesh = MeshConfig(data=int(processes))  # four with fsdp and several kinds of media fail in XLA's gloo
     else:
         config = tiny.experiment(pathlib.Path(root), "stage3", tiny.PICTURES)
-    config.data.batch_size, config.mesh = 4, MeshConfig(fsdp=int(processes), data=1)
+        config.mesh = MeshConfig(fsdp=int(processes), data=1)
+    config.data.batch_size = 4
     config.train.steps, config.train.log_every, config.train.save_every = int(steps), 1, 4
     if len(argv) > 7:
         config.optim.lr = float(argv[7])
