@@ -49,7 +49,7 @@ def straight_run(root: pathlib.Path | str, workdir: pathlib.Path, steps: int) ->
 
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tiny_root, tmp_path):
     expected = straight_run(tiny_root, tmp_path / "straight", 20)
-    found = killed_run(tiny_root, tmp_path / "killed", kills=2, steps=20, seed=0)
+    found = killed_run(tiny_root, tmp_path / "killed", kills=3, steps=20, seed=0)
     assert len(expected) == 20 and {step: found[step] for step in sorted(found)} == expected
 
 
