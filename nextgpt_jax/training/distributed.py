@@ -82,7 +82,7 @@ def stopping_together() -> Iterator[None]:
         status = 1
         if isinstance(error, UserError):
             status, line = 2, f"error: {' '.join(str(error).split())}"
-        elif isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST):
+        elif lost_a_process(error):
             line = (
                 "error: another process of this job is gone: start the job again, it goes on from its last checkpoint"
             )
@@ -91,6 +91,16 @@ def stopping_together() -> Iterator[None]:
         print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)  # no goodbye to the others, which would be waited for
+
+
+def lost_a_process(error: BaseException | None) -> bool:
+    """Is that what JAX, or Orbax in its words, raises when another process of the job is gone?"""
+    while error is not None:
+        # a program's first run reports it as a ValueError, and Orbax hides it behind a TimeoutError
+        if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class StopSignal:
