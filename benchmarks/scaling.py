@@ -138,7 +138,8 @@ def paragraph(text: str, **values: object) -> list[str]:
 
 HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
 compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
-Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates}."""
+Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
+minutes of CPU time."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
 memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
 MFU counts needed operations."""
@@ -173,7 +174,8 @@ def report(found: Found) -> str:
     plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
     lines = ["# Scaling", ""]
     dates = " and ".join(sorted({plan["date"] for plan in found.values()}))
-    lines += paragraph(HEAD, count=len(found), dates=dates)
+    minutes = sum(plan["cpu_seconds"] for plan in found.values()) / 60
+    lines += paragraph(HEAD, count=len(found), dates=dates, minutes=minutes)
     lines += paragraph(COLUMNS)
     lines += ["## Training", "", *paragraph(TRAINING)]
     lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
@@ -218,6 +220,7 @@ def main() -> None:
     pairs = [(setting, program) for program in (*STAGES, *INFERENCE) for setting in SETTINGS]
     pairs = [(setting, program) for setting, program in pairs if program in setting.programs]
     wanted = [(s, program) for s, program in pairs if s.name in args.topologies and program in args.programs]
+    wanted.sort(key=lambda pair: pair[1] not in SAMPLERS)  # the longest first, lest one be left alone at the end
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda pair: make(*pair, args.kept), wanted))
     found = {pair: plan for pair in pairs if (plan := kept_plan(*pair, args.kept))}

@@ -386,7 +386,7 @@ class Tower(nnx.Module):
         """`position` is the token that stands for the whole; `key` switches on what is dropped in training."""
         trunk_key, head_key = (None, None) if key is None else jax.random.split(key)
         tokens = self.trunk(self.stem(x), trunk_key)  # [B, T, D]
-        pooled = self.norm(tokens[jnp.arange(len(tokens)), position])
+        pooled = self.norm(jax.vmap(lambda row, at: row[at])(tokens, jnp.broadcast_to(position, len(tokens))))
         if head_key is not None and self.dropout:
             kept = jax.random.bernoulli(head_key, 1.0 - self.dropout, pooled.shape)
             pooled = jnp.where(kept, pooled / (1.0 - self.dropout), 0)

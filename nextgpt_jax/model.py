@@ -8,6 +8,7 @@ The 38 new tokens have rows of their own (signal_embed, signal_head), so that th
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -115,8 +116,7 @@ class NExTGPT(nnx.Module):
         """Token embeddings with the projected media at their positions; positions outside the row are unused."""
         embeddings = self.embed_tokens(ids)
         projected = self.input_proj(media.astype(embeddings.dtype))
-        rows = jnp.arange(ids.shape[0])[:, None]
-        return embeddings.at[rows, positions].set(projected, mode="drop")
+        return jax.vmap(lambda row, at, media: row.at[at].set(media, mode="drop"))(embeddings, positions, projected)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         """Scores of the base vocabulary and, after it, the new tokens."""

@@ -155,10 +155,9 @@ def encode_used(encode: Callable[[Array], Array], x: Array, used: Bool[Array, "b
 def alignment_distance(model, modality: str, hidden: Array, tokens: Array, signals: dict[str, Array]) -> Array:
     """[B, G]: mean over output positions of the L2 distance to the caption's embedding, 0 gradient where unused."""
     b, g, n = signals["positions"].shape
-    rows = jnp.arange(b)[:, None, None]
     at = jnp.where(signals["mask"][..., None], signals["positions"], 0)
-    states = hidden[rows, at].reshape(b * g, n, -1)
-    predicted = model.prompt_embeddings(modality, states, tokens[rows, at].reshape(b * g, n))
+    states, ids = jax.vmap(lambda hidden, tokens, at: (hidden[at], tokens[at]))(hidden, tokens, at)
+    predicted = model.prompt_embeddings(modality, states.reshape(b * g, n, -1), ids.reshape(b * g, n))
     wanted = signals.get("targets")
     if wanted is None:
         wanted = encode_used(model.decoders[modality].encode_prompt, signals["captions"], signals["mask"])
