@@ -30,7 +30,7 @@ def main(argv) -> None:
     if root == "keypad":
         config = keypad.get_config("stage3")
         config.data.buckets, config.data.max_length = (), 128
-        config.mesh = MeshConfig(data=int(processes))  # four with fsdp and several kinds of media fail in XLA's gloo
+        config.mesh = MeshConfig(data=int(processes))  # docs/tpu.md says why
     else:
         config = tiny.experiment(pathlib.Path(root), "stage3", tiny.PICTURES)
         config.mesh = MeshConfig(fsdp=int(processes), data=1)
