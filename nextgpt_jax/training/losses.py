@@ -156,6 +156,7 @@ def alignment_distance(model, modality: str, hidden: Array, tokens: Array, signa
     """[B, G]: mean over output positions of the L2 distance to the caption's embedding, 0 gradient where unused."""
     b, g, n = signals["positions"].shape
     at = jnp.where(signals["mask"][..., None], signals["positions"], 0)
+    # Row by row: indexed with row numbers, a batch may be exchanged between devices that need nothing of it.
     states, ids = jax.vmap(lambda hidden, tokens, at: (hidden[at], tokens[at]))(hidden, tokens, at)
     predicted = model.prompt_embeddings(modality, states.reshape(b * g, n, -1), ids.reshape(b * g, n))
     wanted = signals.get("targets")
