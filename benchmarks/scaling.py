@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [--topologies v5e:4x4 ...] [--programs stage1 ...] [--jobs 2] [--kept FOLDER]
 
 Each plan is `train.py --compile_only` in a process of its own; what is made is kept in FOLDER (.scaling by default), so
-that the report can be made one topology at a time. The report has what was made so far.
+that the report can be made one topology at a time. The report has what was made so far. Samplers, which take long to
+compile, are made when they are asked for: --programs image video audio.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterable
 
 from nextgpt_jax.planning.chips import chip
+from nextgpt_jax.planning.plan import duration
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
@@ -40,7 +42,7 @@ class Setting:
     rows: int = 4  # of a device, in training
     remat: str = "full"
     slices: int = 1
-    samplers: tuple[str, ...] = ()  # their rows have nothing to exchange: one machine of a kind is enough
+    samplers: tuple[str, ...] = ()  # their rows have nothing to exchange: one machine is enough
 
     @property
     def name(self) -> str:
@@ -70,9 +72,9 @@ SETTINGS = (
     Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=SAMPLERS),
     Setting("v5e:16x16", 256, fsdp=16, tensor=4),
     Setting("v5e:4x4", 16, fsdp=16, tensor=4, slices=2),
-    Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots", samplers=("image",)),
+    Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots"),
     Setting("v5p:4x4x4", 64, fsdp=8, tensor=1, rows=8, remat="dots"),
-    Setting("v6e:4x4", 16, fsdp=16, tensor=2, remat="dots", samplers=("image",)),
+    Setting("v6e:4x4", 16, fsdp=16, tensor=2, remat="dots"),
 )
 FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256 chips
 
@@ -145,8 +147,8 @@ memory included); GB that collectives bring, within / between slices; the time o
 MFU counts needed operations."""
 TRAINING = """A row has 512 tokens, with an image to read (stages 1 and 3) and one to draw (2 and 3)."""
 SERVING = """Rows are of the whole machine, {rows} a chip for the language model. `prefill` reads 512 tokens, `decode`
-adds one, the others are one evaluation of a sampler at the paper's sizes, with guidance. Memory is that of the whole
-system."""
+adds one; `image`, `video` and `audio` are all 50 steps of a sampler at the paper's sizes, with guidance. Memory is
+that of the whole system."""
 GROWTH = """The same rows a chip, {few} and {many}: what a chip needs there, as a multiple of what it needs here."""
 BESIDE = """The reference's own speed on V100s ({peak} TFLOP/s each), and the rooflines above on {name}. The reference's
 rows are shorter than 512 tokens, and a roofline is no measurement: this says how the two compare with their chips, not
@@ -159,12 +161,12 @@ def row(setting: Setting, program: str, plan: dict) -> list[str]:
     if "failed" in plan:
         return [program, setting.name, layout, "", plan["failed"], *[""] * 5]
     busiest = max(plan["seconds"], key=plan["seconds"].get)
+    rate = plan["rows"] / plan["step_seconds"] / plan["devices"]
     return [
         program, setting.name, layout, f"{plan['rows']}", f"{sum(plan['memory'].values()) / 2**30:.1f} GiB",
         f"{plan['needed_flops'] / 1e12:.2f} / {plan['flops'] / 1e12:.2f}",
-        f"{received(plan, False):.2f} / {received(plan, True):.3f}", f"{plan['step_seconds'] * 1e3:.3g} ms, {busiest}",
-        f"{plan['rows'] / plan['step_seconds'] / plan['devices']:,.{'0f' if program == 'decode' else '1f'}}",
-        f"{plan['mfu']:.0%}",
+        f"{received(plan, False):.2f} / {received(plan, True):.3f}", f"{duration(plan['step_seconds'])}, {busiest}",
+        f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", f"{plan['mfu']:.0%}",
     ]  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def beside(program: str, plan: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topologies", nargs="*", default=[setting.name for setting in SETTINGS])
-    parser.add_argument("--programs", nargs="*", default=[*STAGES, *INFERENCE])
+    parser.add_argument("--programs", nargs="*", default=[*STAGES, *LANGUAGE])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--kept", type=pathlib.Path, default=ROOT / ".scaling")
     args = parser.parse_args()

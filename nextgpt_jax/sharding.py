@@ -243,6 +243,15 @@ def on_rows(x: jax.Array, axis: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, rows))
 
 
+def gathered(module: nnx.Module) -> nnx.Module:
+    """The module with its parameters whole on every device of the mesh in use. For loops: they gather in every round
+    what is cut, and in none what was gathered before them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return module
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), module)
+
+
 def on_rows_and_heads(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Runs `function` of arrays [B, T, heads, d] on each device's rows and heads, on the mesh in use.
 

@@ -20,6 +20,7 @@ from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
 from nextgpt_jax.diffusion.blocks import chunk_feed_forward
+from nextgpt_jax.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.diffusion.schedulers import SamplerState, init_state
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
@@ -28,7 +29,7 @@ from nextgpt_jax.load import System
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
-from nextgpt_jax.sharding import all_on_rows, fill_places, on_rows
+from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, on_rows
 
 _PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
@@ -302,7 +303,13 @@ def _begin(model, hidden, plan, seeds, indices, *, name, size):
 
 @functools.partial(jax.jit, static_argnames="name", donate_argnums=1)
 def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, name):
-    return _state_on_rows(model.decoders[name].denoise(state, prompts, negative, plan, guidance, first, last))
+    return denoise(model.decoders[name], state, prompts, negative, plan, guidance, first, last)
+
+
+def denoise(decoder: LatentDiffusion, state: SamplerState, *arguments) -> SamplerState:
+    """`decoder.denoise` of rows on the mesh in use. To be compiled: it changes the module that it is given."""
+    decoder.unet = gathered(decoder.unet)
+    return _state_on_rows(decoder.denoise(state, *arguments))
 
 
 def _state_on_rows(state: SamplerState) -> SamplerState:

@@ -214,10 +214,11 @@ class _Analysis:
     def _bytes(self, instruction: Instruction, computation: Computation) -> float:
         results = sum(array.memory_bytes for array in instruction.results)
         operands = [computation[name] for name in instruction.operands if name in computation]
-        if instruction.opcode in _SLICING:
-            return 2 * results
+        if instruction.opcode in _SLICING:  # often from memory onto the chip
+            return results + _in_memory(operands[0]) * sum(array.size for array in instruction.results)
         if instruction.opcode in _UPDATING:
-            return 2 * sum(array.memory_bytes for array in operands[_UPDATING[instruction.opcode]].results)
+            (part,) = operands[_UPDATING[instruction.opcode]].results
+            return part.memory_bytes + _in_memory(instruction) * part.size
         if instruction.opcode.endswith("-start"):  # the result repeats the operands
             return sum(array.memory_bytes for array in instruction.results)
         return results + sum(array.memory_bytes for operand in operands for array in operand.results)
@@ -307,6 +308,10 @@ class _Analysis:
                 added = [body[name] for name in following.operands if name in body]
                 steps += [int(i.text) for i in added if i.opcode == "constant" and re.fullmatch(r"\d+", i.text)]
         return -(-max(limits, default=1) // max(steps))
+
+
+def _in_memory(instruction: Instruction) -> bool:
+    return instruction.results[0].in_memory
 
 
 def _from_other_slices(instruction: Instruction) -> tuple[Collective, float] | None:

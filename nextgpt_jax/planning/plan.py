@@ -26,7 +26,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
-from nextgpt_jax.inference.engine import check_defaults
+from nextgpt_jax.inference.engine import check_defaults, denoise
 from nextgpt_jax.layers import make_rngs
 from nextgpt_jax.llama import init_cache
 from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed
@@ -195,8 +195,8 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
 
 
 def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Program:
-    """One of INFERENCE: reading a prompt, one token of every row, or one evaluation of a decoder's sampler. The rest of
-    the system is in memory too.
+    """One of INFERENCE: reading a prompt, one token of every row, or all evaluations of a decoder's sampler. The rest
+    of the system is in memory too.
 
     Raises:
       UserError: the config does not fit the mesh.
@@ -218,22 +218,21 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         mesh = all_on_rows(mesh)
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
         rows = fill_places(options.batch, mesh)
-        plan = jax.tree.map(
-            lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), decoder.scheduler.plan(options.steps)
-        )
+        plan = decoder.scheduler.plan(options.steps)
+        span = (0, int(plan.count))
+        plan = jax.tree.map(lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), plan)
         shape = decoder.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
         noise = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
         latents = jax.tree.map(lambda x: _rows(mesh, x.shape, x.dtype, rows), jax.eval_shape(init_state, plan, noise))
         prompts = _rows(mesh, (rows, *decoder.prompt_shape), dtype)
         negative = _whole(mesh, (1, *decoder.prompt_shape), dtype)
 
-        def evaluate(state, latents, prompts, negative, plan, guidance):
-            decoder = nnx.merge(graphdef, state, rest).decoders[name]
-            return decoder.denoise(latents, prompts, negative, plan, guidance, 0, 1)
+        def sample(state, latents, *more):
+            return denoise(nnx.merge(graphdef, state, rest).decoders[name], latents, *more, *span)
 
         arguments = (state, latents, prompts, negative, plan, _rows(mesh, (rows,), jnp.float32))
         kinds = ("weights", "latents", "prompts", "prompts", "plan", "plan")
-        return Program(name, jax.jit(evaluate, donate_argnums=1), arguments, kinds, rows, mesh, resident)
+        return Program(name, jax.jit(sample, donate_argnums=1), arguments, kinds, rows, mesh, resident)
 
     rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
     cache = jax.eval_shape(lambda: init_cache(cfg.llm, rows, prompt + _NEW_TOKENS, dtype))
@@ -391,6 +390,11 @@ def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -
     return ", or ".join(ideas) or "a larger topology, or chips with more memory"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as text for people: 10.8 s, 408 ms."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan as text for people."""
     chip, seconds = plan.chip, plan.seconds
@@ -406,8 +410,8 @@ def lines(plan: Plan) -> list[str]:
         where = "between slices" if kind.between_slices else f"among {kind.devices}"
         found.append(f"  {kind.kind:<19} {size / 1e9:.3f} GB in {plan.work.count[kind]:.0f}, {where}")
     busiest = max(seconds, key=seconds.get)
-    parts = ", ".join(f"{name} {value * 1e3:.3g} ms" for name, value in seconds.items() if value)
-    found.append(f"  roofline    {plan.step_seconds * 1e3:.4g} ms, limited by {busiest} ({parts}); MFU {plan.mfu:.1%}")
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
+    found.append(f"  roofline    {duration(plan.step_seconds)}, limited by {busiest} ({parts}); MFU {plan.mfu:.1%}")
     return found
 
 

@@ -128,6 +128,32 @@ def test_fusions_count_what_they_read_and_write():
     assert analyse(NESTED).bytes == product + put
 
 
+MOVED = """HloModule m, is_scheduled=true
+
+%part (a: bf16[4,16,16]) -> bf16[1,16,16] {
+  %a = bf16[4,16,16]{2,1,0} parameter(0)
+  ROOT %s = bf16[1,16,16]{2,1,0:S(1)} slice(%a), slice={[0:1], [0:16], [0:16]}
+}
+
+ENTRY %main (w: bf16[4,16,16], i: s32[], x: bf16[1,16,16]) -> bf16[4,16,16] {
+  %w = bf16[4,16,16]{2,1,0} parameter(0)
+  %i = s32[]{:S(6)} parameter(1)
+  %x = bf16[1,16,16]{2,1,0} parameter(2)
+  %begin = ((bf16[4,16,16]{2,1,0}), bf16[1,16,16]{2,1,0:S(1)}, s32[]{:S(2)}) async-start(%w), calls=%part
+  %end = bf16[1,16,16]{2,1,0:S(1)} async-done(%begin)
+  %here = bf16[1,8,16]{2,1,0:S(1)} slice(%end), slice={[0:1], [0:8], [0:16]}
+  %copy = (bf16[1,16,16]{2,1,0:S(1)}, bf16[1,16,16]{2,1,0}, u32[]{:S(2)}) copy-start(%x)
+  %done = bf16[1,16,16]{2,1,0:S(1)} copy-done(%copy)
+  ROOT %r = bf16[4,16,16]{2,1,0} dynamic-update-slice(%w, %end, %i, %i, %i)
+}
+"""
+
+
+def test_what_moves_between_memory_and_the_chip_counts_once():
+    """A slice and a copy that are brought onto the chip, a slice there, and one that is put back."""
+    assert analyse(MOVED).bytes == 3 * 16 * 16 * 2
+
+
 def test_exchanges_between_slices_are_told_apart():
     between = LOOP.replace("replica_groups=[4,4]<=[16]", "replica_groups=[8,2]<=[2,8]T(1,0)")
     assert set(analyse(between, slice_devices=8).collectives) == {Collective("all-gather", 2, True)}

@@ -59,7 +59,7 @@ def test_answering_counts_the_whole_system_and_four_bits_as_four(tmp_path):
     assert 0.9 < (whole - found["nf4"]["memory"]["weights"]) / ((2 - 0.5 - 4 / 64) * layers) < 1.1
     assert found[""]["memory"]["other weights"] == found["nf4"]["memory"]["other weights"] > 2 * 2**30
     # A token reads the weights and the cache once.
-    assert found[""]["bytes"] < 1.3 * (whole + found[""]["memory"]["cache"])
+    assert 1 < found[""]["bytes"] / (whole + found[""]["memory"]["cache"]) < 1.3
 
 
 def refused(*argv: str) -> str:

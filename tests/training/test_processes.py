@@ -22,7 +22,7 @@ from nextgpt_jax.training.distributed import lost_a_process
 from tests import QUICK_COMPILER
 
 STEPS = 20  # a checkpoint every fourth
-CACHE = tempfile.TemporaryDirectory()  # the jobs here compile the same programs
+CACHE = tempfile.TemporaryDirectory()  # where there is none: jobs compile the same programs
 
 
 def free_port() -> int:
@@ -39,8 +39,8 @@ def job(root, workdir, processes: int, steps: int = STEPS, rates: tuple[str, ...
     for number in range(processes):
         argv = [sys.executable, "-u", "-m", "tests.training.worker", port, processes, number, root, workdir, steps]
         argv += [rates[number]] if rates else []
-        environment = {"XLA_FLAGS": QUICK_COMPILER, **os.environ, "JAX_PLATFORMS": "cpu"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE.name), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = {"XLA_FLAGS": QUICK_COMPILER, "JAX_COMPILATION_CACHE_DIR": CACHE.name, **os.environ}
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
         started.append(subprocess.Popen(list(map(str, argv)), **pipes))
     try:
