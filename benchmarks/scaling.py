@@ -166,7 +166,7 @@ def row(setting: Setting, program: str, plan: dict) -> list[str]:
         program, setting.name, layout, f"{plan['rows']}", f"{sum(plan['memory'].values()) / 2**30:.1f} GiB",
         f"{plan['needed_flops'] / 1e12:.2f} / {plan['flops'] / 1e12:.2f}",
         f"{received(plan, False):.2f} / {received(plan, True):.3f}", f"{duration(plan['step_seconds'])}, {busiest}",
-        f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", f"{plan['mfu']:.0%}",
+        f"{rate:,.0f}" if rate >= 100 else f"{rate:#.3g}", f"{plan['mfu']:.0%}",
     ]  # fmt: skip
 
 
