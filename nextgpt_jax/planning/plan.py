@@ -128,6 +128,7 @@ def prepare() -> None:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is driven, so plans may be made side by side
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # what is read here is what the compiler writes
 
 
 def topology_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
