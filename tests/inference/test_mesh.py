@@ -43,30 +43,3 @@ print("same")
 def test_the_same_answers_on_eight_devices(tiny_root, scheme):
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tiny_root), scheme], capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr
-
-
-SAMPLER = """
-import pathlib, sys
-import jax
-jax.config.update("jax_num_cpu_devices", 8)
-from nextgpt_jax import sharding
-from nextgpt_jax.config import MeshConfig
-from nextgpt_jax.planning import hlo, plan
-from tests import tiny
-
-sharding._SMALL = 0  # here everything is small
-config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3", tiny.PICTURES)
-mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-for config.decode.image.steps in (3, 9):
-    program = plan.inference_program(config, mesh, "image")
-    with jax.set_mesh(program.mesh):
-        text = program.function.lower(*program.arguments).compile().as_text()
-    count = hlo.analyse(text).count
-    print(sum(n for kind, n in count.items() if kind.kind == "all-gather"))
-"""
-
-
-def test_a_sampler_gathers_its_weights_once(tiny_root):
-    done = subprocess.run([sys.executable, "-c", SAMPLER, str(tiny_root)], capture_output=True, text=True)
-    few, many = map(float, done.stdout.split())
-    assert few == many > 20, done.stderr

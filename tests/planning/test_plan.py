@@ -15,8 +15,8 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def plan(*argv: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "train.py", "--config=configs/nextgpt_7b.py:stage3", "--compile_only", *argv]
+def plan(*argv: str, config: str = "nextgpt_7b") -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py", f"--config=configs/{config}.py:stage3", "--compile_only", *argv]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # libtpu has other ones
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
@@ -62,6 +62,19 @@ def test_answering_counts_the_whole_system_and_four_bits_as_four(tmp_path):
     assert found[""]["memory"]["other weights"] == found["nf4"]["memory"]["other weights"] > 2 * 2**30
     # A token reads the weights and the cache once.
     assert 1 < found[""]["bytes"] / (whole + found[""]["memory"]["cache"]) < 1.3
+
+
+@needs_compiler
+def test_a_sampler_gathers_its_weights_once(tmp_path):
+    gathers = []
+    for steps in (2, 7):
+        report = tmp_path / f"{steps}.json"
+        done = plan("--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--programs=image",
+                    f"--config.decode.image.steps={steps}", f"--report={report}", config="keypad")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(report.read_text())
+        gathers.append(sum(c["count"] for c in found["collectives"] if c["kind"] == "all-gather"))
+    assert gathers[0] == gathers[1] > 0
 
 
 def refused(*argv: str) -> str:
