@@ -42,7 +42,7 @@ class Setting:
     rows: int = 4  # of a device, in training
     remat: str = "full"
     slices: int = 1
-    samplers: tuple[str, ...] = ()  # their rows have nothing to exchange: one machine is enough
+    samplers: bool = False  # their rows have nothing to exchange: one machine is enough
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        return (*STAGES, *LANGUAGE, *self.samplers)
+        return (*STAGES, *(INFERENCE if self.samplers else LANGUAGE))
 
     def flags(self, program: str) -> list[str]:
         """What train.py is told."""
@@ -69,7 +69,7 @@ class Setting:
 
 SETTINGS = (
     Setting("v5e:2x2", 4, fsdp=4, tensor=4),
-    Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=SAMPLERS),
+    Setting("v5e:4x4", 16, fsdp=16, tensor=4, samplers=True),
     Setting("v5e:16x16", 256, fsdp=16, tensor=4),
     Setting("v5e:4x4", 16, fsdp=16, tensor=4, slices=2),
     Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots"),
