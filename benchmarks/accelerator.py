@@ -23,12 +23,13 @@ import numpy as np
 from flax import nnx
 
 from configs import keypad, nextgpt_7b
+from nextgpt_jax import chips
 from nextgpt_jax.command import run_command
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.layers import make_rngs, unstack
 from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
 from nextgpt_jax.load import frozen_dtype, model_config
-from nextgpt_jax.planning import chips, flops, plan
+from nextgpt_jax.planning import flops, plan
 from nextgpt_jax.sharding import make_mesh
 
 NEW, REPEATS = 128, 5

@@ -39,7 +39,7 @@ from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.diffusion.vocoder import HifiGan, VocoderConfig
 from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.layers import unstack
-from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
+from nextgpt_jax.llama import Llama, LlamaConfig
 
 PROMPT, NEW = 128, 32
 
@@ -274,7 +274,7 @@ def decode(rng) -> Case:
     """32 greedy tokens with a cache after a prompt of 128, one row, as generate() does: 4 layers of the 7B width."""
 
     def run(model, ids):
-        cache = init_cache(LLAMA, 1, PROMPT + NEW)
+        cache = model.init_cache(1, PROMPT + NEW)
         hidden, cache = model(model.embed_tokens(ids), cache=cache)
 
         def step(i, carry):

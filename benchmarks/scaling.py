@@ -20,7 +20,7 @@ import textwrap
 import time
 from collections.abc import Iterable
 
-from nextgpt_jax.planning.chips import chip
+from nextgpt_jax.chips import chip
 from nextgpt_jax.planning.plan import duration
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from nextgpt_jax.llama import init_cache
 from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
 
 
@@ -162,7 +161,7 @@ def generate(
         starts = ((state.pending[:, None] == first).any(1) & ~state.done).any()
         return jax.lax.cond(starts, lambda s: feed(s, widest), lambda s: feed(s, 1), state)
 
-    hidden, cache = model.llm(embeddings, cache=init_cache(model.llm.config, batch, slots, embeddings.dtype))
+    hidden, cache = model.llm(embeddings, cache=model.llm.init_cache(batch, slots, embeddings.dtype))
     zeros = jnp.zeros(batch, jnp.int32)
     kind = jnp.full((batch, config.max_groups), -1, jnp.int32)
     state = _State(

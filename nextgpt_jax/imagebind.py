@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax import hub
+from nextgpt_jax.attention import attention
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.layers import Conv, Embedding, LayerNorm, Linear, attention, gelu, scan_layers, stack
+from nextgpt_jax.layers import Conv, Embedding, LayerNorm, Linear, gelu, scan_layers, stack
 
 MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
 IMU_SHAPE = (6, 2000)  # accelerometer and gyroscope: channels, samples of one recording

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from nextgpt_jax import quantize
-from nextgpt_jax.sharding import constrain, on_rows_and_heads, platform
+from nextgpt_jax.sharding import constrain
 
 _kernel_init = nnx.initializers.lecun_normal()
 _embedding_init = nnx.initializers.normal(0.02)
@@ -202,90 +202,6 @@ def gelu(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
-def attention(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s k d"],
-    v: Float[Array, "b s k d"],
-    *,
-    mask: Bool[Array, "b _ t s"] | None = None,
-    causal: bool = False,
-) -> Float[Array, "b t h d"]:
-    """Scaled dot-product attention, softmax in float32; fewer key/value than query heads share them in groups.
-
-    mask is True where attention is allowed.
-    """
-    target = platform()
-    plain = mask is None and not causal and q.shape[2] == k.shape[2]
-    if plain and target == "cpu" and q.shape[1] * k.shape[1] >= _MANY_SCORES:
-        return _attention_by_heads(q, k, v)
-    if mask is None and target == "tpu" and q.shape[1] % _FLASH_BLOCK == 0 and k.shape[1] % _FLASH_BLOCK == 0:
-        return flash_attention_tpu(q, k, v, causal=causal)
-    flash = mask is None and target in ("cuda", "gpu") and q.dtype != jnp.float32 and q.shape[-1] in (64, 128)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn" if flash else None)
-
-
-_FLASH_BLOCK = 128  # tokens; what does not divide into such blocks is small
-
-
-def flash_attention_tpu(q, k, v, *, causal: bool, interpret: bool = False):
-    """Attention by the Pallas kernel "splash", which skips the blocks that a causal mask empties.
-
-    Compiled programs cannot be cut across devices, so each device runs it on its rows and heads. q: [B, T, H, d];
-    k, v: [B, S, K, d]; T and S are multiples of 128.
-    """
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    t, s, width = q.shape[1], k.shape[1], q.shape[-1]
-    q = q * jnp.asarray(width**-0.5, q.dtype)
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -width % 128))) for x in (q, k, v))  # the lanes of a register
-
-    def local(q, k, v):
-        heads, groups = k.shape[2], q.shape[2] // k.shape[2]
-        mask = (masks.CausalMask if causal else masks.FullMask)((t, s))
-        sizes = splash.BlockSizes(
-            **dict.fromkeys(("block_q", "block_q_dkv", "block_q_dq"), _block(t)),
-            **dict.fromkeys(("block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute"), _block(s)),
-            block_kv_dq=_block(s),
-        )
-        kernel = splash.make_splash_mqa_single_device(
-            masks.MultiHeadMask([mask] * groups), block_sizes=sizes, interpret=interpret
-        )
-        q = rearrange(q, "b t (k g) d -> b k g t d", k=heads)
-        y = jax.vmap(jax.vmap(kernel))(q, k.swapaxes(1, 2), v.swapaxes(1, 2))
-        return rearrange(y, "b k g t d -> b t (k g) d")
-
-    return on_rows_and_heads(local, q, k, v)[..., :width]
-
-
-def _block(n: int) -> int:
-    return next(block for block in (512, 256, 128) if n % block == 0)
-
-
-# On a CPU, scores beyond this (a head's queries times keys) are made and used while they are in the cache.
-_MANY_SCORES = 2**19
-_QUERY_BLOCK = 512
-
-
-def _attention_by_heads(q, k, v):
-    """The same, one head and one block of queries at a time: 6 times as fast at 4096 tokens on two cores."""
-    b, t, h, d = q.shape
-    block = max((n for n in range(64, _QUERY_BLOCK + 1) if t % n == 0), default=t)
-
-    def head(qkv):
-        q, k, v = qkv  # [T, d], [S, d], [S, d]
-
-        def rows(q):
-            scores = (q @ k.T).astype(jnp.float32)
-            weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-            return ((weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True)).astype(q.dtype)
-
-        return jax.lax.map(rows, q.reshape(-1, block, d)).reshape(t, d)
-
-    by_head = (rearrange(x, "b t h d -> (b h) t d") for x in (q * d**-0.5, k, v))
-    return rearrange(jax.lax.map(head, tuple(by_head)), "(b h) t d -> b t h d", b=b)
-
-
 def rotary(x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0) -> Float[Array, "b t h d"]:
     """Rotary position embedding in HF's layout: pairs are (i, i + d/2), not neighbours. Angles in float32."""
     half = x.shape[-1] // 2
@@ -325,11 +241,29 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs) -> nnx
     return build(rngs)
 
 
-def unstack(layers: nnx.Module) -> nnx.List:
-    """The stacked layers as a list of single ones: no slices of weights at run time, at the price of compile time."""
+def unstack(layers: nnx.Module, *, donate: bool = False) -> nnx.List:
+    """The stacked layers, which may be abstract, as a list of single ones.
+
+    On CPUs and GPUs a scan copies each layer's weights out of the stack before it multiplies by them. Single layers
+    take longer to compile. donate: the stacked arrays are deleted one by one, so that memory never holds them twice.
+    """
     graphdef, state = nnx.split(layers)
-    n = jax.tree.leaves(state)[0].shape[0]
-    return nnx.List([nnx.merge(graphdef, jax.tree.map(lambda x, i=i: x[i], state)) for i in range(n)])
+    leaves, structure = jax.tree.flatten(state)
+    n, cut = len(leaves[0]), []
+    for leaf in leaves:
+        cut.append(slices(leaf))
+        if donate:
+            leaf.delete()
+    return nnx.List([nnx.merge(graphdef, jax.tree.unflatten(structure, [x[i] for x in cut])) for i in range(n)])
+
+
+def slices(x: jax.Array | jax.ShapeDtypeStruct) -> list:
+    """An array, or an abstract one, cut along its first axis; on a mesh the other axes stay where they are."""
+    where = getattr(x, "sharding", None)
+    where = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:])) if isinstance(where, NamedSharding) else None
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return [jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=where)] * len(x)
+    return jax.jit(list, out_shardings=where)(x)
 
 
 REMAT = {

@@ -14,10 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import hub
-from nextgpt_jax.layers import Embedding, Linear, LoRAConfig, RMSNorm, attention, rotary, scan_layers, stack
+from nextgpt_jax.attention import attention
+from nextgpt_jax.layers import Embedding, Linear, LoRAConfig, RMSNorm, rotary, scan_layers, stack
 from nextgpt_jax.sharding import constrain
 
-Cache = dict[str, Array]  # "k", "v": [layers, B, S, K, head_dim]; slot = position
+# "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] for layers apart; slot = position
+Cache = dict[str, Array | list[Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +93,9 @@ class Attention(nnx.Module):
         self.v_proj = linear("v_proj", cfg.hidden_size, key_value)
         self.o_proj = linear("o_proj", query, cfg.hidden_size)
 
-    def __call__(self, x, positions, mask, cache, layer, keys):
-        """With a cache and without a mask, x begins its sequences: it fills the first slots and sees no others."""
+    def __call__(self, x, positions, mask, lengths, cache, layer, keys):
+        """With a cache and neither mask nor lengths, x begins its sequences: it fills the first slots and sees no
+        others. `layer` is (this one's number,) with a cache of all layers, and () with one of its own."""
 
         def heads(projection, key):
             y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
@@ -101,21 +104,24 @@ class Attention(nnx.Module):
         q = rotary(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
         k = rotary(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
         v = heads(self.v_proj, keys[2])
-        if cache is not None and mask is None:
-            begin = (layer, 0, 0, 0, 0)
+        begins = mask is None and lengths is None
+        if cache is not None:
             cache = {
-                "k": jax.lax.dynamic_update_slice(cache["k"], k[None].astype(cache["k"].dtype), begin),
-                "v": jax.lax.dynamic_update_slice(cache["v"], v[None].astype(cache["v"].dtype), begin),
+                name: _write(cache[name], layer, None if begins else positions, new)
+                for name, new in (("k", k), ("v", v))
             }
-        elif cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            cache = {
-                "k": cache["k"].at[layer, rows, positions].set(k.astype(cache["k"].dtype), mode="drop"),
-                "v": cache["v"].at[layer, rows, positions].set(v.astype(cache["v"].dtype), mode="drop"),
-            }
-            k, v = cache["k"][layer].astype(x.dtype), cache["v"][layer].astype(x.dtype)  # [B, S, K, d]
-        y = attention(q, k, v, mask=mask, causal=mask is None)
+            if not begins:
+                k, v = (cache[name][layer].astype(x.dtype) for name in ("k", "v"))  # [B, S, K, d]
+        y = attention(q, k, v, mask=mask, causal=begins, key_lengths=lengths)
         return self.o_proj(y.reshape(*x.shape[:-1], -1), keys[3]), cache
+
+
+def _write(cache: Array, layer: tuple[Array, ...], positions: Array | None, new: Array) -> Array:
+    """The cache with `new` [B, T, K, d] in the slots `positions` [B, T] (None: the first T); others are dropped."""
+    new = new.astype(cache.dtype)
+    if positions is None:
+        return jax.lax.dynamic_update_slice(cache, new.reshape((1,) * len(layer) + new.shape), (*layer, 0, 0, 0, 0))
+    return cache.at[*layer, jnp.arange(len(new))[:, None], positions].set(new, mode="drop")
 
 
 class MLP(nnx.Module):
@@ -139,9 +145,9 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
         self.mlp = MLP(cfg, lora, scheme, rngs=rngs)
 
-    def __call__(self, x, positions, mask, cache, layer, key):
+    def __call__(self, x, positions, mask, lengths, cache, layer, key):
         keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
-        attended, cache = self.self_attn(self.input_layernorm(x), positions, mask, cache, layer, keys[:4])
+        attended, cache = self.self_attn(self.input_layernorm(x), positions, mask, lengths, cache, layer, keys[:4])
         x = x + attended
         x = x + self.mlp(self.post_attention_layernorm(x), keys[4:])
         return constrain(x, "batch", None, None), cache
@@ -181,28 +187,42 @@ class Llama(nnx.Module):
         dropout_keys [b], one a row, switch LoRA dropout on. remat: see layers.scan_layers.
         """
         b, t, _ = embeddings.shape
+        lengths = None
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(t), (b, t))
         elif mask is None and cache is not None:
-            mask = jnp.arange(cache["k"].shape[2]) <= positions[:, None, :, None]  # [B, 1, T, S]
+            slots = jax.tree.leaves(cache)[0].shape[-3]
+            if t == 1:
+                lengths = jnp.minimum(positions[:, 0] + 1, slots)
+            else:
+                mask = jnp.arange(slots) <= positions[:, None, :, None]  # [B, 1, T, S]
         n = self.config.num_hidden_layers
         keys = None if dropout_keys is None else jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(dropout_keys)
+        x = constrain(embeddings, "batch", None, None)
+        if isinstance(self.layers, nnx.List):
+            caches = []
+            for i, layer in enumerate(self.layers):
+                own = cache and {name: arrays[i] for name, arrays in cache.items()}
+                x, own = layer(x, positions, mask, lengths, own, (), None if keys is None else keys[i])
+                caches.append(own)
+            return self.norm(x), cache and {name: [own[name] for own in caches] for name in cache}
 
         def step(carry, layer, xs):
-            x, cache = carry
-            return layer(x, positions, mask, cache, *xs)
+            i, key = xs
+            return layer(carry[0], positions, mask, lengths, carry[1], (i,), key)
 
-        x = constrain(embeddings, "batch", None, None)
         x, cache = scan_layers(step, (x, cache), self.layers, (jnp.arange(n), keys), remat=remat)
         return self.norm(x), cache
+
+    def init_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+        """An empty cache for `slots` positions of each of `batch` rows."""
+        cfg = self.config
+        n, shape = cfg.num_hidden_layers, (batch, slots, cfg.num_key_value_heads, cfg.head_dim)
+        if isinstance(self.layers, nnx.List):
+            return {name: [jnp.zeros(shape, dtype) for _ in range(n)] for name in ("k", "v")}
+        return {name: jnp.zeros((n, *shape), dtype) for name in ("k", "v")}
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         if self.lm_head is None:
             return hidden @ self.embed_tokens.embedding[...].T.astype(hidden.dtype)
         return self.lm_head(hidden)
-
-
-def init_cache(cfg: LlamaConfig, batch: int, slots: int, dtype=jnp.float32) -> Cache:
-    """An empty cache for `slots` positions of each of `batch` rows."""
-    shape = (cfg.num_hidden_layers, batch, slots, cfg.num_key_value_heads, cfg.head_dim)
-    return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}

@@ -27,7 +27,7 @@ from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.imagebind import ImageBindConfig
-from nextgpt_jax.layers import LoRAConfig, make_rngs
+from nextgpt_jax.layers import LoRAConfig, make_rngs, unstack
 from nextgpt_jax.llama import LlamaConfig
 from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
@@ -250,18 +250,31 @@ def _sharding(leaf: nnx.Variable) -> Any:
 def load_trained(
     config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None, mesh: Mesh | None = None
 ) -> System:
-    """The system with trained weights: those of a run's newest checkpoint, or of `config.delta` if `workdir` is "".
+    """The system with trained weights, ready to answer: those of a run's newest checkpoint, or of `config.delta` if
+    `workdir` is "".
 
     Raises:
       UserError: a file is missing or does not fit, or the run belongs to another model.
     """
     if not workdir:
-        return load_system(config, decoder_parts=decoder_parts, mesh=mesh)
-    run = Workdir(workdir)
-    system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts, mesh=mesh)
-    delta, _ = run.restore_delta(nnx.state(system.model, is_trained))
-    nnx.update(system.model, delta)
+        system = load_system(config, decoder_parts=decoder_parts, mesh=mesh)
+    else:
+        run = Workdir(workdir)
+        system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts, mesh=mesh)
+        delta, _ = run.restore_delta(nnx.state(system.model, is_trained))
+        nnx.update(system.model, delta)
+    if runs_unstacked(mesh):
+        system.model.llm.layers = unstack(system.model.llm.layers, donate=True)
     return system
+
+
+def runs_unstacked(mesh: Mesh | None) -> bool:
+    """Whether the language model answers faster with its layers apart (see layers.unstack), on a mesh or without one.
+
+    Simulated meshes of CPU devices keep them stacked, which compiles sooner.
+    """
+    platform = sharding.platform(mesh)
+    return platform == "gpu" or (platform == "cpu" and mesh is None)
 
 
 def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, scheme: str) -> nnx.State:

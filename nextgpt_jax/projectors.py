@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nextgpt_jax.layers import LayerNorm, Linear, attention, gelu, scan_layers, stack
+from nextgpt_jax.attention import attention
+from nextgpt_jax.layers import LayerNorm, Linear, gelu, scan_layers, stack
 
 INPUT_KINDS = ("linear", "mlp")
 _SIZES = {  # hidden_dim, num_layers, num_heads, feedforward_dim: as published

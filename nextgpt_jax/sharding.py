@@ -117,6 +117,14 @@ def num_slices(devices: Iterable[jax.Device]) -> int:
     return len({getattr(device, "slice_index", None) or 0 for device in devices})
 
 
+def num_domains(devices: Iterable[jax.Device]) -> int:
+    """How many groups of devices are linked directly, and to others over a network: slices of TPUs, hosts of GPUs."""
+    devices = list(devices)
+    if devices[0].platform == "gpu":
+        return len({device.process_index for device in devices})
+    return num_slices(devices)
+
+
 def _words(sizes: dict[str, int]) -> str:
     return " x ".join(f"{axis}={n}" for axis, n in sizes.items())
 
@@ -192,9 +200,9 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, RULES["batch"]))
 
 
-def cache_sharding(mesh: Mesh) -> NamedSharding:
-    """How a key/value cache [layers, B, S, heads, d] lies on a mesh."""
-    return NamedSharding(mesh, PartitionSpec(None, RULES["batch"], None, RULES["heads"], None))
+def cache_sharding(mesh: Mesh, stacked: bool) -> NamedSharding:
+    """How a key/value cache [B, S, heads, d], or [layers, B, S, heads, d] if `stacked`, lies on a mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * stacked, RULES["batch"], None, RULES["heads"], None))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -252,22 +260,29 @@ def gathered(module: nnx.Module) -> nnx.Module:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), module)
 
 
-def on_rows_and_heads(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Runs `function` of arrays [B, T, heads, d] on each device's rows and heads, on the mesh in use.
+def shard_heads(
+    function: Callable[..., jax.Array], arrays: Sequence[jax.Array], lengths: jax.Array | None = None
+) -> jax.Array:
+    """function(*arrays, lengths) run by each device on its rows and heads of `arrays` [B, T, heads, d] and its rows of
+    `lengths` [B], on the mesh in use; without lengths, function(*arrays).
 
-    What the compiler cannot cut into parts itself has to be wrapped so. Axes that do not divide are whole everywhere.
+    For kernels that the compiler cannot partition. Axes that do not divide are whole on every device.
     """
+    arguments = (*arrays,) if lengths is None else (*arrays, lengths)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return function(*arrays)
-    rows = RULES["batch"] if all(x.shape[0] % row_places(mesh) == 0 for x in arrays) else None
+        return function(*arguments)
+    rows = RULES["batch"] if arrays[0].shape[0] % row_places(mesh) == 0 else None
     heads = RULES["heads"] if all(x.shape[2] % _size(mesh, RULES["heads"]) == 0 for x in arrays) else None
     spec = PartitionSpec(rows, None, heads, None)
-    return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
+    specs = (spec,) * len(arrays) + (PartitionSpec(rows),) * (lengths is not None)
+    return jax.shard_map(function, in_specs=specs, out_specs=spec, check_vma=False)(*arguments)
 
 
-def platform() -> str:
-    """What programs are being compiled for: the platform of the mesh in use, or else of the default device."""
+def platform(mesh: Mesh | None = None) -> str:
+    """ "cpu", "gpu" or "tpu": that of a mesh, of the mesh in use, or else of the default device."""
+    if mesh:
+        return mesh.devices.flat[0].platform
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() if mesh.empty or not mesh.abstract_device else mesh.abstract_device.platform
 

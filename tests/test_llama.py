@@ -20,7 +20,7 @@ from convert.shards import save_safetensors
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.hub import read_json
 from nextgpt_jax.layers import LoRAConfig, merge_lora, unstack
-from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
+from nextgpt_jax.llama import Llama, LlamaConfig
 from tests.parity import checkpoint_of, exported, load_into, relative_error
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
@@ -124,7 +124,7 @@ def test_cached_decoding_equals_the_full_forward():
     model = ours(original(num_key_value_heads=2))
     embeddings = model.embed_tokens(jnp.asarray(IDS))
     full, _ = run(model, IDS)
-    cache = init_cache(model.config, 2, 12)
+    cache = model.init_cache(2, 12)
     starts, parts = [0, 4, 5, 6, 7, 9], []
     for start, stop in zip(starts[:-1], starts[1:], strict=True):
         positions = jnp.broadcast_to(jnp.arange(start, stop), (2, stop - start))
@@ -138,7 +138,7 @@ def test_beginning_without_positions_is_the_same_as_with_them():
     """In a cache with more slots than tokens, and something in them."""
     model = ours(original(num_key_value_heads=2))
     embeddings = model.embed_tokens(jnp.asarray(IDS))
-    old = jax.tree.map(lambda x: x + 7.0, init_cache(model.config, 2, 12))
+    old = jax.tree.map(lambda x: x + 7.0, model.init_cache(2, 12))
     positions = jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape)
     expected, cache = decode(model, embeddings, old, positions)
     found, begun = decode(model, embeddings, old, None)
@@ -156,7 +156,7 @@ def test_cached_rows_may_stand_at_different_positions():
     positions = jnp.broadcast_to(jnp.arange(8), (2, 8))
     positions = jnp.where(positions < lengths[:, None], positions, 99)  # padding is dropped from the cache
     mask = jnp.arange(12)[None, None, None] <= jnp.minimum(positions, 11)[:, None, :, None]
-    _, cache = decode(model, embeddings[:, :8], init_cache(model.config, 2, 12), positions, mask)
+    _, cache = decode(model, embeddings[:, :8], model.init_cache(2, 12), positions, mask)
     assert not np.asarray(cache["k"][:, 0, 5:]).any()
     step, _ = decode(model, embeddings[jnp.arange(2), lengths][:, None], cache, lengths[:, None])
     assert relative_error(step[:, 0], full[jnp.arange(2), lengths]) < 1e-5
@@ -229,7 +229,7 @@ def test_left_padded_fixture_matches(vicuna, arrays):
 
 
 def test_greedy_fixture_matches(vicuna, arrays):
-    x, cache, position = jnp.asarray(arrays["in_greedy_embeds"]), init_cache(vicuna.config, 1, 20), 0
+    x, cache, position = jnp.asarray(arrays["in_greedy_embeds"]), vicuna.init_cache(1, 20), 0
     for token, last, logits in zip(
         arrays["out_greedy_tokens"], arrays["out_greedy_last_hidden"], arrays["out_greedy_logits"], strict=True
     ):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from nextgpt_jax.layers import Conv, GroupNorm, LayerNorm, Linear, attention, gelu
+from nextgpt_jax.attention import attention
+from nextgpt_jax.layers import Conv, GroupNorm, LayerNorm, Linear, gelu
 
 
 def timestep_embedding(

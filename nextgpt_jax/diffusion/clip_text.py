@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax import hub
-from nextgpt_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, attention, scan_layers, stack
+from nextgpt_jax.attention import attention
+from nextgpt_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stack
 
 
 @dataclasses.dataclass(frozen=True)

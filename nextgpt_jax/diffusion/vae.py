@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nextgpt_jax import hub
+from nextgpt_jax.attention import attention
 from nextgpt_jax.diffusion.blocks import Downsample2D, ResnetBlock2D, Upsample2D
-from nextgpt_jax.layers import Conv, GroupNorm, Linear, attention
+from nextgpt_jax.layers import Conv, GroupNorm, Linear
 
 _EPS = 1e-6
 

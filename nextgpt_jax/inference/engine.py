@@ -25,7 +25,7 @@ from nextgpt_jax.diffusion.schedulers import SamplerState, init_state
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.layers import unstack
-from nextgpt_jax.load import System
+from nextgpt_jax.load import System, runs_unstacked
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
@@ -87,8 +87,8 @@ class Engine:
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         self._mesh = system.mesh
         self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
-        if jax.default_backend() == "cpu" and not self._mesh and not isinstance(self._model.llm.layers, nnx.List):
-            self._model.llm.layers = unstack(self._model.llm.layers)  # a CPU scan copies each layer's weights
+        if runs_unstacked(self._mesh) and not isinstance(self._model.llm.layers, nnx.List):
+            self._model.llm.layers = unstack(self._model.llm.layers)
         check_defaults(defaults, self.modalities)
         for name, decoder in self._decoders.items():
             decoder.latent_shape(*self._size(name))  # raises if the size does not fit

@@ -54,7 +54,22 @@ def _conv_general_dilated(eqn) -> int:
     return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel[i] for i in layout[1:])
 
 
-_PRIMITIVES = {"dot_general": _dot_general, "conv_general_dilated": _conv_general_dilated}
+def _attention(products: int) -> Callable:
+    """Of cuDNN's attention, which is no jaxpr. All scores count, as in XLA's, though a causal mask empties half."""
+
+    def count(eqn) -> int:
+        (b, t, h, d), (_, s, _, _) = (x.aval.shape for x in eqn.invars[:2])
+        return 2 * products * b * t * s * h * d
+
+    return count
+
+
+_PRIMITIVES = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _conv_general_dilated,
+    "dot_product_attention_fwd_wrapper": _attention(2),
+    "dot_product_attention_bwd_wrapper": _attention(4),  # and one that makes the scores again
+}
 
 
 def _bodies(eqn) -> Iterator[Any]:

@@ -202,6 +202,8 @@ class _Analysis:
         total.count[kind] += 1
 
     def _flops(self, instruction: Instruction, computation: Computation) -> float:
+        if instruction.opcode == "custom-call":
+            return _library_flops(instruction, [computation[name].results[0].shape for name in instruction.operands])
         if instruction.opcode not in ("dot", "convolution"):
             return 0.0
         left, right = (computation[name].results[0] for name in instruction.operands[:2])
@@ -308,6 +310,26 @@ class _Analysis:
                 added = [body[name] for name in following.operands if name in body]
                 steps += [int(i.text) for i in added if i.opcode == "constant" and re.fullmatch(r"\d+", i.text)]
         return -(-max(limits, default=1) // max(steps))
+
+
+def _library_flops(call: Instruction, operands: list[tuple[int, ...]]) -> float:
+    """Of products by cuBLAS, and convolutions and attention by cuDNN; other custom calls count none."""
+    found = re.search(r'custom_call_target="__(cublas|cudnn)\$([\w$]+)"', call.attributes)
+    if not found:
+        return 0.0
+    library, name, out = *found.groups(), call.results[0].shape
+    if library == "cublas":
+        axes = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', call.attributes)
+        return 2.0 * math.prod(out) * math.prod(operands[0][int(i)] for i in re.findall(r"\d+", axes[1]))
+    if name.startswith("fmha"):  # [B, T, H, d] and [B, S, K, d]; backwards, scores are made again
+        (b, t, h, d), s = operands[0], operands[1][1]
+        return (10.0 if "Backward" in name else 4.0) * b * t * h * s * d
+    forward = {  # the input, kernel and output of the convolution that a call computes, or is a gradient of
+        "convBackwardInput": (out, *operands[1::-1]),
+        "convBackwardFilter": (operands[0], out, operands[1]),
+    }
+    left, right, result = forward.get(name, (*operands[:2], out))
+    return _convolution_flops(left, right, result, call.attributes)
 
 
 def _in_memory(instruction: Instruction) -> bool:

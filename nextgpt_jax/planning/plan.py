@@ -1,7 +1,7 @@
 """train.py --compile_only: compiles the exact programs for devices that are not there, and says what they will need.
 
-A plan is made of shapes alone: no weights, no data, no accelerator. TPU topologies need libtpu (the extra `tpu`), whose
-compiler runs on any x86 Linux machine.
+A plan is made of shapes alone: no weights, no data, no accelerator. TPU topologies need libtpu (the extra `tpu`), GPU
+topologies the CUDA plugin (the extra `cuda`); both compilers run on any x86 Linux machine.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from nextgpt_jax import chips
+from nextgpt_jax.chips import GIB, Chip
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.inference.engine import check_defaults, denoise
-from nextgpt_jax.layers import make_rngs
-from nextgpt_jax.llama import init_cache
-from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed
+from nextgpt_jax.layers import make_rngs, unstack
+from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed, runs_unstacked
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained
-from nextgpt_jax.planning import chips, flops, hlo
-from nextgpt_jax.planning.chips import GIB, Chip
+from nextgpt_jax.planning import flops, gpu, hlo
 from nextgpt_jax.sharding import (
     Rows,
     all_on_rows,
@@ -41,7 +41,7 @@ from nextgpt_jax.sharding import (
     cache_sharding,
     fill_places,
     make_mesh,
-    num_slices,
+    num_domains,
     replicated,
     row_places,
 )
@@ -122,7 +122,9 @@ class Plan:
 
 
 def prepare() -> None:
-    """Lets libtpu compile on a machine without a TPU. To be called before JAX looks for devices."""
+    """Lets libtpu and the CUDA plugin compile on a machine without a TPU or GPU. To be called before JAX looks for
+    devices."""
+    gpu.prepare()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -132,15 +134,22 @@ def prepare() -> None:
 
 
 def topology_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
-    """The devices of a topology such as v5e:4x4, of `slices` such slices.
+    """The devices of a TPU topology such as v5e:4x4, of `slices` such slices, or of GPUs such as h100:8.
 
     Raises:
       UserError: there is no such topology, or no compiler for it.
     """
     from jax.experimental import topologies
 
+    if topology.split(":")[0] in gpu.TARGETS:
+        if slices != 1:
+            raise UserError("--slices is for TPUs: give the hosts of GPUs in the topology, such as h100:2x8")
+        return gpu.topology_devices(topology)
     if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", topology):
-        raise UserError(f"--topology={topology}: give a TPU and its shape, such as v5e:4x4, v5p:2x2x2 or v6e:4x4")
+        raise UserError(
+            f"--topology={topology}: give a TPU and its shape, such as v5e:4x4, or GPUs ({', '.join(gpu.TARGETS)}), "
+            "such as h100:8"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={topology}: the compiler for TPUs is missing: pip install 'nextgpt-jax[tpu]'")
     more = {"num_slices": slices} if slices != 1 else {}
@@ -209,6 +218,8 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
             raise UserError(f"--programs={name}: this model has no decoder for it")
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
+    if runs_unstacked(mesh):
+        model.llm.layers = unstack(model.llm.layers)
 
     def used(path, _):
         return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
@@ -236,8 +247,10 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         return Program(name, jax.jit(sample, donate_argnums=1), arguments, kinds, rows, mesh, resident)
 
     rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
-    cache = jax.eval_shape(lambda: init_cache(cfg.llm, rows, prompt + _NEW_TOKENS, dtype))
-    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(mesh)), cache)
+    cache = jax.eval_shape(lambda: model.llm.init_cache(rows, prompt + _NEW_TOKENS, dtype))
+    cache = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(mesh, x.ndim == 5)), cache
+    )
     length = prompt if name == "prefill" else 1
 
     def feed(state, embeddings, positions, cache):
@@ -290,7 +303,7 @@ def chip_of(mesh: Mesh) -> Chip:
     kind = mesh.devices.flat[0].device_kind
     chip = chips.chip(kind)
     if chip is None:
-        raise UserError(f"the peaks of {kind} are not known: add it to nextgpt_jax/planning/chips.py")
+        raise UserError(f"the peaks of {kind} are not known: add it to nextgpt_jax/chips.py")
     return chip
 
 
@@ -307,11 +320,11 @@ def make(program: Program) -> Plan:
         traced = program.function.trace(*program.arguments)
         counted = flops.count(traced.jaxpr)
         try:
-            compiled, text = _compile(traced.lower())
+            compiled, text = _compile(traced.lower(), mesh.devices.flat[0].platform)
         except jax.errors.JaxRuntimeError as error:
             raise _refusal(program, chip, str(error)) from None
-    slices = num_slices(mesh.devices.flat)
-    work = hlo.analyse(text, mesh.size // slices if slices > 1 else 0)
+    domains = num_domains(mesh.devices.flat)
+    work = hlo.analyse(text, mesh.size // domains if domains > 1 else 0)
     found = compiled.memory_analysis()
     memory = argument_bytes(program)
     # What the program does not use is dropped, and layouts pad: the compiler's own sum counts.
@@ -336,9 +349,12 @@ def make(program: Program) -> Plan:
     )
 
 
-def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """The compiled program and its optimised HLO, as the compiler itself writes it: JAX's as_text() cannot read all of
-    what the TPU compiler makes."""
+def _compile(lowered: jax.stages.Lowered, platform: str) -> tuple[jax.stages.Compiled, str]:
+    """The compiled program and its optimised HLO, of TPUs as the compiler itself writes it: JAX's as_text() cannot read
+    all of what that makes."""
+    if platform != "tpu":
+        compiled = lowered.compile(compiler_options=gpu.COMPILER_OPTIONS if platform == "gpu" else None)
+        return compiled, compiled.as_text()
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         (file,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
@@ -408,7 +424,8 @@ def lines(plan: Plan) -> list[str]:
         f"  bytes       {plan.bytes / 1e9:.2f} GB from and to memory",
     ]
     for kind, size in sorted(plan.work.collectives.items(), key=lambda item: -item[1]):
-        where = "between slices" if kind.between_slices else f"among {kind.devices}"
+        apart = "hosts" if "NVIDIA" in chip.name else "slices"
+        where = f"between {apart}" if kind.between_slices else f"among {kind.devices}"
         found.append(f"  {kind.kind:<19} {size / 1e9:.3f} GB in {plan.work.count[kind]:.0f}, {where}")
     busiest = max(seconds, key=seconds.get)
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from nextgpt_jax import chips
 from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.batches import Encoder, layout
@@ -26,7 +27,7 @@ from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.samples import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.load import System, load_system
-from nextgpt_jax.planning import chips, flops
+from nextgpt_jax.planning import flops
 from nextgpt_jax.sharding import Rows, make_mesh
 from nextgpt_jax.training.checks import check_config, rows_on
 from nextgpt_jax.training.distributed import StopSignal, say, stopping_together

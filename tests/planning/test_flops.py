@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from nextgpt_jax.chips import chip
 from nextgpt_jax.layers import REMAT
-from nextgpt_jax.planning.chips import chip
 from nextgpt_jax.planning.flops import Flops, count
 
 X, W = jnp.ones((4, 8)), jnp.ones((5, 8, 8))

@@ -17,7 +17,7 @@ import convert.llama
 from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
 from nextgpt_jax import prompts
-from nextgpt_jax.llama import Llama, LlamaConfig, init_cache
+from nextgpt_jax.llama import Llama, LlamaConfig
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -97,7 +97,7 @@ def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int 
     def decode(params, ids, lengths):
         model = nnx.merge(graphdef, params)
         rows, (size, length) = jnp.arange(len(ids)), ids.shape
-        cache = init_cache(model.config, size, length + room)
+        cache = model.init_cache(size, length + room)
         hidden, cache = model(model.embed_tokens(ids), cache=cache)
         first = model.logits(hidden[rows, lengths - 1]).argmax(-1)
 

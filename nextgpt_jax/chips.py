@@ -15,6 +15,7 @@ class Chip:
     memory_bandwidth: float
     link_bandwidth: float  # within a slice, or between the GPUs of a host
     network_bandwidth: float  # between slices or hosts
+    capability: tuple[int, int] = (0, 0)  # CUDA compute capability
 
 
 # The first name that is part of the device kind, in lower case, counts.
@@ -24,11 +25,12 @@ CHIPS = {
     "v5": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 6 * 90e9, 6.25e9),
     "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 6 * 45e9, 6.25e9),
     "v3": Chip("TPU v3", 123e12, 32 * GIB, 900e9, 4 * 70e9, 6.25e9),
-    "h200": Chip("NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9),
-    "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9),
-    "a100": Chip("NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9),
-    "l4": Chip("NVIDIA L4", 121e12, 24e9, 300e9, 32e9, 12.5e9),
-    "v100": Chip("NVIDIA V100", 125e12, 32e9, 900e9, 150e9, 12.5e9),
+    "b200": Chip("NVIDIA B200", 2250e12, 180e9, 8000e9, 900e9, 50e9, (10, 0)),
+    "h200": Chip("NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9, (9, 0)),
+    "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9, (9, 0)),
+    "a100": Chip("NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9, (8, 0)),
+    "l4": Chip("NVIDIA L4", 121e12, 24e9, 300e9, 32e9, 12.5e9, (8, 9)),
+    "v100": Chip("NVIDIA V100", 125e12, 32e9, 900e9, 150e9, 12.5e9, (7, 0)),
 }
 
 
