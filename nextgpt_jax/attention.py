@@ -5,6 +5,7 @@ Legend of shape comments: B batch, T queries, S keys, H query heads, K key/value
 
 import dataclasses
 import functools
+import math
 import re
 
 import jax
@@ -21,6 +22,7 @@ from nextgpt_jax.sharding import shard_heads
 class Case:
     """What is known of an attention when its program is traced, for the choice of a kernel."""
 
+    heads: int  # of queries, in all rows
     queries: int
     keys: int
     width: int  # of a head
@@ -31,18 +33,24 @@ class Case:
     key_lengths: bool = False  # keys beyond a length of each row are hidden
 
     @property
-    def scores(self) -> int:
-        """Scores of a head, in tiles of at least 64 queries: what a kernel that never stores them saves."""
+    def head_scores(self) -> int:
+        """Scores of a head, computed in tiles of at least 64 queries."""
         return max(self.queries, 64) * self.keys
+
+    @property
+    def scores(self) -> int:
+        """Scores of all heads of all rows, which plain XLA stores."""
+        return self.heads * self.queries * self.keys
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Which cases a kernel takes, and from how many scores on it is worth taking."""
+    """Which cases a kernel takes, and how many scores, of a head or in all, make it worth taking."""
 
     name: str
     platform: str
-    min_scores: int
+    min_head_scores: int = 0
+    min_scores: float = math.inf
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
     max_width: int | None = None
     block: int = 1  # queries and keys are multiples of this
@@ -55,7 +63,7 @@ class Kernel:
         """Whether this kernel computes `case` on a device of this CUDA compute capability, faster than plain XLA."""
         return (
             not case.mask
-            and case.scores >= self.min_scores
+            and (case.head_scores >= self.min_head_scores or case.scores >= self.min_scores)
             and case.dtype.name in self.dtypes
             and (self.max_width is None or case.width <= self.max_width)
             and case.queries % self.block == 0
@@ -72,12 +80,21 @@ KERNELS = (
     # jax.nn.dot_product_attention(implementation="cudnn"). Its rules (jax/_src/cudnn/fused_attention_stablehlo.py):
     # half precision, Ampere or later, widths of multiples of 8 up to 128 (256 on Hopper, no faster than XLA where that
     # occurs here: 0.110 against 0.115 ms for 256 tokens of width 160 on an H200). Other widths and, under a gradient,
-    # odd lengths are padded below. With fewer scores XLA is as fast, and each shape costs time to compile.
-    Kernel("cudnn", "gpu", 128 * 128, ("bfloat16", "float16"), max_width=128, key_lengths=True, min_capability=(8, 0)),
+    # odd lengths are padded below. For few scores XLA is as fast, and each shape costs time to compile.
+    Kernel(
+        "cudnn",
+        "gpu",
+        min_head_scores=128 * 128,
+        min_scores=2**22,  # 16 MB in float32
+        dtypes=("bfloat16", "float16"),
+        max_width=128,
+        key_lengths=True,
+        min_capability=(8, 0),
+    ),
     # jax.experimental.pallas.ops.tpu.splash_attention: blocks of 128 tokens.
-    Kernel("splash", "tpu", 0, block=128),
+    Kernel("splash", "tpu", block=128),
     # Below: 6 times as fast as XLA at 4096 tokens on two cores.
-    Kernel("blockwise", "cpu", 2**19, groups=False, causal=False),
+    Kernel("blockwise", "cpu", min_head_scores=2**19, groups=False, causal=False),
 )
 
 
@@ -107,6 +124,7 @@ def attention(
       key_lengths: each row sees the first that many keys, at least 1.
     """
     case = Case(
+        heads=q.shape[0] * q.shape[2],
         queries=q.shape[1],
         keys=k.shape[1],
         width=q.shape[3],

@@ -155,11 +155,14 @@ def generate(
             )
         )  # fmt: skip
 
+    def starts(state: _State):
+        """Does a row begin a group?"""
+        return ((state.pending[:, None] == first).any(1) & ~state.done).any()
+
     def step(state: _State) -> _State:
-        if widest == 1:
-            return feed(state, 1)
-        starts = ((state.pending[:, None] == first).any(1) & ~state.done).any()
-        return jax.lax.cond(starts, lambda s: feed(s, widest), lambda s: feed(s, 1), state)
+        """Feeds tokens one by one, then the groups that begin. Two loops, as XLA copies the cache at a conditional."""
+        state = jax.lax.while_loop(lambda s: ~s.done.all() & ~starts(s), lambda s: feed(s, 1), state)
+        return jax.lax.while_loop(starts, lambda s: feed(s, widest), state) if groups else state
 
     hidden, cache = model.llm(embeddings, cache=model.llm.init_cache(batch, slots, embeddings.dtype))
     zeros = jnp.zeros(batch, jnp.int32)

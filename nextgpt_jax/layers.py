@@ -89,16 +89,26 @@ class Linear(nnx.Module):
 def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
     """Adds every LoRA update below `module` to its kernel (or takes it off again with `undo`), in place.
 
-    Works on stacked layers too. A merged Linear skips its low-rank branch. Merging what is merged changes nothing, and
-    quantized kernels stay as they are, with their branch.
+    Works on stacked layers too, and on abstract ones. A merged Linear skips its low-rank branch. Merging what is merged
+    changes nothing, and quantized kernels stay as they are, with their branch.
     """
     for _, layer in nnx.iter_modules(module):
         if isinstance(layer, Linear) and layer.lora and not layer.scheme and layer.merged is undo:
             scale = (-1.0 if undo else 1.0) * layer.lora.alpha / layer.lora.rank
-            update = jnp.einsum("...ir,...ro->...io", layer.lora_a[...], layer.lora_b[...]) * scale
-            kernel = layer.kernel[...]
-            layer.kernel[...] = (kernel.astype(update.dtype) + update).astype(kernel.dtype)
+            if isinstance(layer.kernel.get_raw_value(), jax.Array):
+                kernel = layer.kernel[...]
+                where = kernel.sharding if isinstance(kernel.sharding, NamedSharding) else None
+                add = jax.jit(_add_update, static_argnums=3, out_shardings=where)
+                layer.kernel[...] = add(kernel, layer.lora_a[...], layer.lora_b[...], scale)
             layer.merged = not undo
+
+
+def _add_update(kernel: Array, a: Array, b: Array, scale: float) -> Array:
+    """Summed in the dtype of the update; layers of a stack one by one, for less memory."""
+    if kernel.ndim > 2:
+        return jax.lax.map(lambda layer: _add_update(*layer, scale), (kernel, a, b))
+    update = (a @ b) * scale
+    return (kernel.astype(update.dtype) + update).astype(kernel.dtype)
 
 
 class Conv(nnx.Module):
@@ -252,7 +262,7 @@ def unstack(layers: nnx.Module, *, donate: bool = False) -> nnx.List:
     n, cut = len(leaves[0]), []
     for leaf in leaves:
         cut.append(slices(leaf))
-        if donate:
+        if donate and isinstance(leaf, jax.Array):
             leaf.delete()
     return nnx.List([nnx.merge(graphdef, jax.tree.unflatten(structure, [x[i] for x in cut])) for i in range(n)])
 

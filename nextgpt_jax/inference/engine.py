@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from nextgpt_jax import media
+from nextgpt_jax import compiler, media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.data.batches import caption_ids
 from nextgpt_jax.diffusion.blocks import chunk_feed_forward
@@ -31,7 +31,7 @@ from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
 from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, on_rows
 
-_PROMPT_BUCKET, _REPLY_BUCKET = 32, 32
+_TOKENS = (32, 48)  # lengths of prompts and answers are rounded up to these times a power of two
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
 
 
@@ -167,7 +167,7 @@ class Engine:
         lengths = [len(e.ids) for e in encoded]
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
         batch = fill_places(_power_of_two(len(requests)), self._mesh)
-        prompt, new = _round_up(max(lengths), _PROMPT_BUCKET), _round_up(max(limits), _REPLY_BUCKET)
+        prompt, new = _token_bucket(max(lengths)), _token_bucket(max(limits))
         most = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
 
         ids = np.zeros((batch, prompt), np.int32)
@@ -276,22 +276,22 @@ def _on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(compiler.jit, static_argnames="config")
 def _generate(model, ids, lengths, embedded, positions, options, config):
     return generate(model, model.embed_prompt(ids, embedded, positions), lengths, options, config)
 
 
-@functools.partial(jax.jit, static_argnames="name")
+@functools.partial(compiler.jit, static_argnames="name")
 def _encode(model, batch, *, name):
     return on_rows(model.encode(name, batch))
 
 
-@functools.partial(jax.jit, static_argnames="name")
+@functools.partial(compiler.jit, static_argnames="name")
 def _caption(model, ids, *, name):
     return on_rows(model.decoders[name].encode_prompt(ids))
 
 
-@functools.partial(jax.jit, static_argnames=("name", "size"))
+@functools.partial(compiler.jit, static_argnames=("name", "size"))
 def _begin(model, hidden, plan, seeds, indices, *, name, size):
     """Prompt embeddings from the hidden states at signal tokens, and noise that depends on a row's seed and index."""
     ids = jnp.array(signal_ids(name, model.llm.config.vocab_size))
@@ -301,7 +301,7 @@ def _begin(model, hidden, plan, seeds, indices, *, name, size):
     return _state_on_rows(init_state(plan, noise)), on_rows(prompts)
 
 
-@functools.partial(jax.jit, static_argnames="name", donate_argnums=1)
+@functools.partial(compiler.jit, static_argnames="name", donate_argnums=1)
 def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, name):
     return denoise(model.decoders[name], state, prompts, negative, plan, guidance, first, last)
 
@@ -316,7 +316,7 @@ def _state_on_rows(state: SamplerState) -> SamplerState:
     return SamplerState(on_rows(state.sample), on_rows(state.saved), on_rows(state.memory, axis=1))
 
 
-@functools.partial(jax.jit, static_argnames=("name", "dtype"))
+@functools.partial(compiler.jit, static_argnames=("name", "dtype"))
 def _finish(model, latents, *, name, dtype):
     """uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
     made = model.decoders[name].decode(latents, dtype)
@@ -370,5 +370,7 @@ def _power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+def _token_bucket(n: int) -> int:
+    """The next of 32, 48, 64, 96, 128, 192, ...: a chat of any length compiles few programs, and pads by a half at
+    most."""
+    return min(size * _power_of_two(-(-n // size)) for size in _TOKENS)

@@ -15,7 +15,7 @@ import jax
 from nextgpt_jax.errors import UserError, first_line
 
 # Products by cuBLAS: without a device to time them on, Triton finds no tile sizes for some shapes.
-COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -223,6 +223,8 @@ class _Analysis:
             return part.memory_bytes + _in_memory(instruction) * part.size
         if instruction.opcode.endswith("-start"):  # the result repeats the operands
             return sum(array.memory_bytes for array in instruction.results)
+        if instruction.opcode == "custom-call" and _library(instruction):  # the last result is room to work in
+            results -= instruction.results[-1].memory_bytes
         return results + sum(array.memory_bytes for operand in operands for array in operand.results)
 
     def _fusion_bytes(self, instruction: Instruction, computation: Computation, fused: str) -> float:
@@ -312,10 +314,14 @@ class _Analysis:
         return -(-max(limits, default=1) // max(steps))
 
 
+def _library(call: Instruction) -> re.Match | None:
+    """The library and the function of a custom call to cuBLAS or cuDNN."""
+    return re.search(r'custom_call_target="__(cublas|cudnn)\$([\w$]+)"', call.attributes)
+
+
 def _library_flops(call: Instruction, operands: list[tuple[int, ...]]) -> float:
     """Of products by cuBLAS, and convolutions and attention by cuDNN; other custom calls count none."""
-    found = re.search(r'custom_call_target="__(cublas|cudnn)\$([\w$]+)"', call.attributes)
-    if not found:
+    if not (found := _library(call)):
         return 0.0
     library, name, out = *found.groups(), call.results[0].shape
     if library == "cublas":

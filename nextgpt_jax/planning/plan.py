@@ -22,15 +22,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from nextgpt_jax import chips
+from nextgpt_jax import chips, compiler
 from nextgpt_jax.chips import GIB, Chip
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.inference.engine import check_defaults, denoise
-from nextgpt_jax.layers import make_rngs, unstack
-from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed, runs_unstacked
+from nextgpt_jax.layers import make_rngs
+from nextgpt_jax.load import abstract_model, frozen_dtype, model_config, placed, prepare_llm
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.model import NExTGPT, NExTGPTConfig, is_trained
 from nextgpt_jax.planning import flops, gpu, hlo
@@ -218,8 +218,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
             raise UserError(f"--programs={name}: this model has no decoder for it")
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
-    if runs_unstacked(mesh):
-        model.llm.layers = unstack(model.llm.layers)
+    prepare_llm(model, mesh)
 
     def used(path, _):
         return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
@@ -244,7 +243,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
 
         arguments = (state, latents, prompts, negative, plan, _rows(mesh, (rows,), jnp.float32))
         kinds = ("weights", "latents", "prompts", "prompts", "plan", "plan")
-        return Program(name, jax.jit(sample, donate_argnums=1), arguments, kinds, rows, mesh, resident)
+        return Program(name, compiler.jit(sample, donate_argnums=1), arguments, kinds, rows, mesh, resident)
 
     rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
     cache = jax.eval_shape(lambda: model.llm.init_cache(rows, prompt + _NEW_TOKENS, dtype))
@@ -261,7 +260,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
 
     arguments = (state, _rows(mesh, (rows, length, width), dtype), _rows(mesh, (rows, length), jnp.int32), cache)
     kinds = ("weights", "activations", "activations", "cache")
-    return Program(name, jax.jit(feed, donate_argnums=3), arguments, kinds, rows, mesh, resident)
+    return Program(name, compiler.jit(feed, donate_argnums=3), arguments, kinds, rows, mesh, resident)
 
 
 def _abstract(

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from nextgpt_jax import compiler
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.sharding import constrain, replicated
@@ -75,7 +76,7 @@ def jit_step(
     or real) are donated, and what comes out lies where they lay."""
     where = jax.tree.map(lambda x: x.sharding, (trainable, opt))
     step = make_step(graphdef, tx, config)
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=(*where, replicated(mesh)))
+    return compiler.jit(step, donate_argnums=(0, 1), out_shardings=(*where, replicated(mesh)))
 
 
 def optimizer_shardings(tx: optax.GradientTransformation, trainable: nnx.State, mesh: Mesh) -> Any:
