@@ -134,7 +134,7 @@ def attention(
         mask=mask is not None,
         key_lengths=key_lengths is not None,
     )
-    kernels = {platform: choose_kernel(case, platform, found) for platform, found in _targets().items()}
+    kernels = {platform: choose_kernel(case, platform, found) for platform, found in targets().items()}
     computations = {
         "xla": functools.partial(_xla, causal=causal),
         "cudnn": functools.partial(_cudnn, causal=causal),
@@ -148,17 +148,17 @@ def attention(
     return jax.lax.platform_dependent(*arguments, **branches, default=computations["xla"])
 
 
-def _targets() -> dict[str, tuple[int, int]]:
+def targets() -> dict[str, tuple[int, int]]:
     """The platforms that the program may be compiled for, with their CUDA compute capability."""
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and (device := mesh.abstract_device):
         return {device.platform: _capability(device.device_kind)}
-    return {client.platform: _capability(client.local_devices()[0].device_kind) for client in _clients()}
+    return {device.platform: _capability(device.device_kind) for device in _devices()}
 
 
-def _clients() -> list:
-    """The backends of this process, one for each platform."""
-    return list({client.platform: client for client in backend.backends().values()}.values())
+def _devices() -> list[jax.Device]:
+    """A device of each kind that this process has."""
+    return list({d.device_kind: d for client in backend.backends().values() for d in client.local_devices()}.values())
 
 
 @functools.cache
@@ -167,9 +167,9 @@ def _capability(kind: str) -> tuple[int, int]:
     chip = chips.chip(kind)
     if chip and chip.capability:
         return chip.capability
-    devices = (device for client in _clients() for device in client.local_devices() if device.device_kind == kind)
-    found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(next(devices, None), "compute_capability", "")))
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    found = [getattr(device, "compute_capability", "") for device in _devices() if device.device_kind == kind]
+    parts = re.fullmatch(r"(\d+)\.(\d+)", str(found[0])) if found else None
+    return (int(parts[1]), int(parts[2])) if parts else (0, 0)
 
 
 def _xla(q, k, v, mask, key_lengths, *, causal):

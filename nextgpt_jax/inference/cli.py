@@ -12,7 +12,9 @@ from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_comma
 from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 
-USAGE = """infer.py --config=configs/FILE.py (--prompt=TEXT | --chat | --requests=FILE.jsonl) [options]
+_BATCH = 32  # requests of a file that are answered together
+
+USAGE = """infer.py --config=configs/FILE.py (--prompt=TEXT | --chat | --requests=FILE.jsonl | --warmup) [options]
 
 Answers with text, images, videos and audio. Media that are shown go where `<image>`, `<video>`, ... stand in the
 prompt, or before it. Options:"""
@@ -37,6 +39,7 @@ def _define(values: flags.FlagValues) -> None:
     define("integer", "max_new_tokens", None, "length of the reply at most")
     define("boolean", "json", False, "print the reply as one JSON object on the last line")
     define("boolean", "chat", False, "talk in the terminal, several turns")
+    define("boolean", "warmup", False, "compile all programs side by side first; alone: only that, for later runs")
     define("string", "requests", None, "answer every line of this JSONL file together")
 
 
@@ -44,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     """Parses flags and answers. Raises UserError for what the user can mend."""
     values = parse_flags(argv, _define, USAGE)
     modes = [values.prompt is not None, values.chat, values.requests is not None]
-    if sum(modes) != 1:
-        raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl")
+    if sum(modes) != 1 and (sum(modes) or not values.warmup):
+        raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl (or --warmup alone)")
     if values.json and values.prompt is None:
         raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
     paths = {name: getattr(values, name) for name in MODALITIES}
@@ -61,12 +64,34 @@ def main(argv: Sequence[str]) -> None:
     if values.prompt is not None:  # bad input shows before the weights are loaded
         model = model_config(config.model)
         request = requests.make_request(values.prompt, paths, options, model, config.decode)
-        answer_one(load_engine(config, values.workdir), request, values.output, values.json)
-    elif values.requests is not None:
-        records = requests.read_requests(values.requests)
-        answer_file(load_engine(config, values.workdir), records, options, values.output)
-    else:
-        chat(load_engine(config, values.workdir), options, values.output)
+        engine = load_engine(config, values.workdir)
+        if values.warmup:
+            warm_up_for(engine, request)
+        answer_one(engine, request, values.output, values.json)
+        return
+    records = requests.read_requests(values.requests) if values.requests is not None else []
+    engine = load_engine(config, values.workdir)
+    if values.warmup:
+        start = time.perf_counter()
+        engine.warm_up(rows=min(len(records), _BATCH) or 1, max_new_tokens=values.max_new_tokens)
+        print(f"compiled all programs in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    if records:
+        answer_file(engine, records, options, values.output)
+    elif values.chat:
+        chat(engine, options, values.output)
+
+
+def warm_up_for(engine, request) -> None:
+    """Compiles the programs that may answer a request."""
+    encoded = engine.encode(request)
+    outputs = {"auto": engine.modalities, "text": ()}.get(request.modality, request.modality.split(","))
+    engine.warm_up(
+        prompt_tokens=[len(encoded.ids)],
+        media=len(encoded.inputs),
+        max_new_tokens=request.max_new_tokens,
+        inputs=sorted({medium.modality for _, medium in encoded.inputs}),
+        outputs=[name.strip() for name in outputs],
+    )
 
 
 def load_engine(config, workdir: str):
@@ -96,7 +121,7 @@ def answer_one(engine, request, output: str, as_json: bool) -> None:
         print(json.dumps({"text": reply.text, **files, "tokens": reply.tokens, "seconds": seconds}, ensure_ascii=False))
 
 
-def answer_file(engine, records: Sequence, options: dict, output: str, size: int = 32) -> None:
+def answer_file(engine, records: Sequence, options: dict, output: str, size: int = _BATCH) -> None:
     """Answers the good requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line a request.
 
     `options` hold for requests that do not say otherwise.

@@ -4,11 +4,12 @@ All shapes are bucketed, and everything a request can choose is traced, so a war
 of a known size.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,8 +140,7 @@ class Engine:
         """
         encoded = [self.encode(r) for r in requests]
         generated = jax.device_get(self._generate(requests, encoded))
-        with _on(self._places):
-            return self._replies(requests, generated, on_step)
+        return self._replies(requests, generated, on_step)
 
     def _replies(self, requests, generated, on_step) -> list[Reply]:
         replies = []
@@ -160,23 +160,69 @@ class Engine:
             replies[i].media.append(made[i, g])
         return replies
 
+    def warm_up(
+        self,
+        *,
+        rows: int = 1,
+        prompt_tokens: Sequence[int] = (32, 48, 64),
+        media: int = 1,
+        max_new_tokens: int | None = None,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        """Compiles, side by side, the programs that answer up to `rows` requests together, so that none waits for them.
+
+        Compiled programs persist in the compilation cache, if there is one. Samplers run one evaluation each.
+
+        Args:
+          rows: requests, media to encode and media to sample that go together (see decode.image.batch and others).
+          prompt_tokens: lengths of prompts; each is rounded up as a prompt of that length would be.
+          media: media of a prompt at most.
+          max_new_tokens: of an answer; None: the default.
+          inputs: modalities that are shown; None: all that the model reads.
+          outputs: modalities that are asked for; None: all that the model has.
+        """
+        tasks: list[Callable[[], object]] = [
+            functools.partial(self._encode_batch, name, [], rows=rows)
+            for name in (self.config.readable if inputs is None else inputs)
+        ]
+        new = self.defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
+        context = self.config.llm.max_position_embeddings
+        for length in sorted({_token_bucket(n) for n in prompt_tokens}):
+            size = _Sizes(rows, length, _token_bucket(min(new, max(1, context - length))), _power_of_two(max(1, media)))
+            tasks.append(functools.partial(self._decode, size))
+        for name in self.modalities if outputs is None else outputs:
+            steps = getattr(self.defaults, name).steps
+            batch = min(_power_of_two(rows), getattr(self.defaults, name).batch)
+            tasks.append(functools.partial(self._sample_batch, name, batch, steps, evaluations=1))
+        with concurrent.futures.ThreadPoolExecutor(len(tasks) or 1) as pool:
+            for task in [pool.submit(task) for task in tasks]:
+                task.result()
+
     def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
-        with _on(self._places):
-            features = iter(self._encode([medium for e in encoded for _, medium in e.inputs]))
+        features = self._encode([medium for e in encoded for _, medium in e.inputs])
         context = self.config.llm.max_position_embeddings
         lengths = [len(e.ids) for e in encoded]
         limits = [min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)]
-        batch = fill_places(_power_of_two(len(requests)), self._mesh)
-        prompt, new = _token_bucket(max(lengths)), _token_bucket(max(limits))
-        most = _power_of_two(max(1, *(len(e.inputs) for e in encoded)))
+        size = _Sizes(
+            len(requests),
+            _token_bucket(max(lengths)),
+            _token_bucket(max(limits)),
+            _power_of_two(max(1, *(len(e.inputs) for e in encoded))),
+        )
+        return self._decode(size, requests, encoded, limits, features)
 
-        ids = np.zeros((batch, prompt), np.int32)
-        embedded = np.zeros((batch, most, self.config.input_dim), np.float32)
-        positions = np.full((batch, most), prompt, np.int32)
+    def _decode(self, size: "_Sizes", requests=(), encoded=(), limits=(), features=()) -> Generated:
+        """Decodes the requests, and rows without any that fill the batch."""
+        batch = fill_places(_power_of_two(size.rows), self._mesh)
+        ids = np.zeros((batch, size.prompt), np.int32)
+        embedded = np.zeros((batch, size.media, self.config.input_dim), np.float32)
+        positions = np.full((batch, size.media), size.prompt, np.int32)
+        following = iter(features)
         for row, e in enumerate(encoded):
             ids[row, : len(e.ids)] = e.ids
             for k, (position, _) in enumerate(e.inputs):
-                embedded[row, k], positions[row, k] = next(features), position
+                embedded[row, k], positions[row, k] = next(following), position
 
         def per_row(values, dtype, padding):
             return np.array([*values, *[padding] * (batch - len(requests))], dtype)
@@ -192,9 +238,10 @@ class Engine:
             allow=per_row([p[0] for p in pairs], bool, none),
             force=per_row([p[1] for p in pairs], bool, none),
         )
-        config = DecodeConfig(self._stops, self.modalities, new, self.defaults.max_media)
+        lengths = per_row([len(e.ids) for e in encoded], np.int32, 1)
+        config = DecodeConfig(self._stops, self.modalities, size.new, self.defaults.max_media)
         with _on(self._mesh):
-            return _generate(self._model, ids, per_row(lengths, np.int32, 1), embedded, positions, options, config)
+            return _generate(self._model, ids, lengths, embedded, positions, options, config)
 
     def _encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
         """Encoder embeddings, those of each modality computed together, a bounded number at a time."""
@@ -203,13 +250,18 @@ class Engine:
             places = [i for i, m in enumerate(inputs) if m.modality == name]
             for at in range(0, len(places), _ENCODE_BATCH):
                 some = places[at : at + _ENCODE_BATCH]
-                rows = fill_places(_power_of_two(len(some)), self._places)
-                batch = np.zeros((rows, *self.config.encoder.input_shape(name)), np.float32)
-                for k, i in enumerate(some):
-                    batch[k] = inputs[i].content
-                embedded = _encode(self._model, jnp.asarray(batch, self._dtype), name=name)
-                found |= zip(some, np.asarray(embedded, np.float32), strict=False)
+                embedded = self._encode_batch(name, [inputs[i].content for i in some], rows=len(some))
+                found |= zip(some, embedded, strict=False)
         return [found[i] for i in range(len(inputs))]
+
+    def _encode_batch(self, name: str, contents: Sequence[np.ndarray], *, rows: int) -> np.ndarray:
+        """Embeddings of media of a modality, and of zeros that fill the batch."""
+        rows = fill_places(_power_of_two(min(rows, _ENCODE_BATCH)), self._places)
+        batch = np.zeros((rows, *self.config.encoder.input_shape(name)), np.float32)
+        for row, content in enumerate(contents):
+            batch[row] = content
+        with _on(self._places):
+            return np.asarray(_encode(self._model, jnp.asarray(batch, self._dtype), name=name), np.float32)
 
     def _reply(self, generated: Generated, row: int) -> Reply:
         """Splits a row's ids into text and outputs; media are added later."""
@@ -235,33 +287,49 @@ class Engine:
 
     def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[Medium]:
         """Samples the media of the `chosen` (request, group) pairs together."""
-        decoder, defaults = self._decoders[name], getattr(self.defaults, name)
-        count = len(signal_ids(name, 0))
-        batch = fill_places(min(_power_of_two(len(chosen)), defaults.batch), self._places)
-        hidden = np.zeros((batch, count, generated.hidden.shape[-1]), np.float32)
-        guidance = np.ones(batch, np.float32)
-        seeds, indices = np.zeros(batch, np.uint32), np.zeros(batch, np.int32)
-        for k, (i, g) in enumerate(chosen):
-            wanted = requests[i].guidance
-            hidden[k] = generated.hidden[i, g, :count]
-            guidance[k] = defaults.guidance if wanted is None else wanted
-            seeds[k], indices[k] = requests[i].seed, g
-        if name not in self._negatives:
-            ids = caption_ids(self._caption_tokenizers[name], "", decoder.caption_length)
-            self._negatives[name] = _caption(self._model, ids[None], name=name)
+        defaults, count = getattr(self.defaults, name), len(signal_ids(name, 0))
+        batch = min(_power_of_two(len(chosen)), defaults.batch)
+        hidden = [generated.hidden[i, g, :count] for i, g in chosen]
+        wanted = [requests[i].guidance for i, _ in chosen]
+        guidance = [defaults.guidance if value is None else value for value in wanted]
+        seeds, indices = [requests[i].seed for i, _ in chosen], [g for _, g in chosen]
+        made = self._sample_batch(name, batch, steps, hidden, guidance, seeds, indices, on_step)
+        return [Medium(name, self._content(name, x)) for x in made[: len(chosen)]]
+
+    def _sample_batch(
+        self, name, batch, steps, hidden=(), guidance=(), seeds=(), indices=(), on_step=None, evaluations=None
+    ) -> np.ndarray:
+        """What `_finish` makes of rows of hidden states and options, and of rows that fill the batch. Stops after
+        `evaluations` of the sampler."""
+        decoder = self._decoders[name]
+        batch = fill_places(batch, self._places)
+
+        def per_row(values, dtype, padding, shape=()):
+            array = np.full((batch, *shape), padding, dtype)
+            for row, value in enumerate(values):
+                array[row] = value
+            return array
+
+        width = self.config.llm.hidden_size
+        hidden = per_row(hidden, np.float32, 0, (len(signal_ids(name, 0)), width)).astype(self._dtype)
+        guidance = per_row(guidance, np.float32, 1)
         plan = decoder.scheduler.plan(steps)
-        inputs = (hidden.astype(self._dtype), plan, seeds, indices)
-        state, prompts = _begin(self._model, *inputs, name=name, size=self._size(name))
-        count = int(plan.count)
-        stride = 1 if on_step else count  # one program either way
-        for first in range(0, count, stride):
-            span = (first, first + stride)
-            state = _denoise(self._model, state, prompts, self._negatives[name], plan, guidance, *span, name=name)
-            if on_step:
-                jax.block_until_ready(state)
-                on_step(first + 1, count)
-        made = np.asarray(_finish(self._model, state.sample, name=name, dtype=self._dtype))[: len(chosen)]
-        return [Medium(name, self._content(name, x)) for x in made]
+        seeds, indices = per_row(seeds, np.uint32, 0), per_row(indices, np.int32, 0)
+        with _on(self._places):
+            if name not in self._negatives:
+                ids = caption_ids(self._caption_tokenizers[name], "", decoder.caption_length)
+                self._negatives[name] = _caption(self._model, ids[None], name=name)
+            inputs = (hidden, plan, seeds, indices)
+            state, prompts = _begin(self._model, *inputs, name=name, size=self._size(name))
+            count = evaluations or int(plan.count)
+            stride = 1 if on_step else count  # one program either way
+            for first in range(0, count, stride):
+                span = (first, first + stride)
+                state = _denoise(self._model, state, prompts, self._negatives[name], plan, guidance, *span, name=name)
+                if on_step:
+                    jax.block_until_ready(state)
+                    on_step(first + 1, count)
+            return np.asarray(_finish(self._model, state.sample, name=name, dtype=self._dtype))
 
     def _content(self, name: str, made: np.ndarray) -> Any:
         if name == "video":
@@ -270,6 +338,15 @@ class Engine:
             decoder = self._decoders[name]
             return media.Audio(made[: decoder.samples(self.defaults.audio.seconds)], decoder.sampling_rate)
         return made
+
+
+class _Sizes(NamedTuple):
+    """The sizes of a batch that is decoded."""
+
+    rows: int
+    prompt: int
+    new: int
+    media: int
 
 
 def _on(mesh: Mesh | None) -> contextlib.AbstractContextManager:

@@ -19,6 +19,7 @@ from nextgpt_jax.load import load_system, model_config
 from nextgpt_jax.media import read_audio, write_mp4, write_wav
 from nextgpt_jax.prompts import Input, Output, Turn
 from tests import tiny
+from tests.compilations import compilations
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +100,11 @@ def test_a_batch_answers_as_one_by_one(tiny_engine):
 
 def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
     base = tiny_engine.answer([request("draw", modality="image")])[0].media[0].content
-    programs = engine._denoise._cache_size()
+    programs = compilations()
     for change in ({"seed": 1}, {"steps": 2}, {"guidance": 6.0}):
         other = tiny_engine.answer([request("draw", modality="image", **change)])[0].media[0].content
         assert not np.array_equal(base, other), change
-    assert engine._denoise._cache_size() == programs
+    assert compilations() == programs
 
 
 @pytest.mark.parametrize("name, content", [("image", IMAGE), ("video", CLIPS), ("audio", TONE)])
