@@ -1,10 +1,13 @@
-"""Plans the paper's system on TPUs of many sizes, and writes docs/scaling.md. Needs libtpu, no TPU.
+"""Plans the paper's system on TPUs and GPUs of many sizes, and writes docs/scaling.md.
+
+Needs libtpu for TPUs and the CUDA plugin for GPUs (pip install '.[tpu]', '.[cuda]'), but neither a TPU nor a GPU.
 
     python benchmarks/scaling.py [--topologies v5e:4x4 ...] [--programs stage1 ...] [--jobs 2] [--kept FOLDER]
 
 Each plan is `train.py --compile_only` in a process of its own; what is made is kept in FOLDER (.scaling by default), so
-that the report can be made one topology at a time. The report has what was made so far. Samplers, which take long to
-compile, are made when they are asked for: --programs image video audio.
+that the report can be made one topology at a time. The report has what was made so far; its part for TPUs, or for
+GPUs, stays as it is while none of its plans is kept. Samplers, which take long to compile, are made when they are asked
+for: --programs image video audio.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import time
 from collections.abc import Iterable
 
 from nextgpt_jax.chips import chip
+from nextgpt_jax.planning import gpu
 from nextgpt_jax.planning.plan import duration
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -43,6 +47,10 @@ class Setting:
     remat: str = "full"
     slices: int = 1
     samplers: bool = False  # their rows have nothing to exchange: one machine is enough
+
+    @property
+    def gpus(self) -> bool:
+        return self.topology.split(":")[0] in gpu.TARGETS
 
     @property
     def name(self) -> str:
@@ -75,6 +83,9 @@ SETTINGS = (
     Setting("v5p:2x2x2", 8, fsdp=8, tensor=1, rows=8, remat="dots"),
     Setting("v5p:4x4x4", 64, fsdp=8, tensor=1, rows=8, remat="dots"),
     Setting("v6e:4x4", 16, fsdp=16, tensor=2, remat="dots"),
+    Setting("h100:1", 1, fsdp=1, tensor=1, rows=16, remat="dots", samplers=True),
+    Setting("h100:8", 8, fsdp=8, tensor=1, rows=16, remat="dots"),
+    Setting("h100:2x8", 16, fsdp=8, tensor=1, rows=16, remat="dots"),
 )
 FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256 chips
 
@@ -138,10 +149,14 @@ def paragraph(text: str, **values: object) -> list[str]:
     return [*textwrap.wrap(text.format(**values), 120, break_long_words=False, break_on_hyphens=False), ""]
 
 
-HEAD = """`python benchmarks/scaling.py` wrote this with libtpu's compiler, without a TPU: each row is the exact program
+HEAD = """`python benchmarks/scaling.py` wrote this with {compiler}, without a {device}: each row is the exact program
 compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured on one. Vicuna-7B, ImageBind huge,
 Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
 minutes of CPU time."""
+GPUS = """NVIDIA GPUs"""
+GPU_LAYOUTS = """`h100:2x8` is two hosts of eight: collectives within a host go over NVLink, between hosts over the
+network, at 400 Gbit/s a GPU. Products are planned as calls of cuBLAS. cuDNN chooses its kernels, and the memory that
+they work in, on the device."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
 memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
 MFU counts needed operations."""
@@ -170,19 +185,26 @@ def row(setting: Setting, program: str, plan: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def report(found: Found) -> str:
-    """The text of docs/scaling.md."""
+def tables(found: Found, level: str) -> list[str]:
+    """The tables of training and inference, under headings of a level."""
     columns = "program, topology, layout, rows, memory, operations, collectives, roofline, rows/s a chip, MFU"
-    plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
-    lines = ["# Scaling", ""]
+    lines = [*paragraph(COLUMNS), f"{level} Training", "", *paragraph(TRAINING)]
+    lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
+    lines += [f"{level} Batch inference", "", *paragraph(SERVING, rows=INFERENCE_ROWS)]
+    return lines + table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in INFERENCE))
+
+
+def head(found: Found, compiler: str, device: str) -> list[str]:
+    """How the plans were made."""
     dates = " and ".join(sorted({plan["date"] for plan in found.values()}))
     minutes = sum(plan["cpu_seconds"] for plan in found.values()) / 60
-    lines += paragraph(HEAD, count=len(found), dates=dates, minutes=minutes)
-    lines += paragraph(COLUMNS)
-    lines += ["## Training", "", *paragraph(TRAINING)]
-    lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in STAGES))
-    lines += ["## Batch inference", "", *paragraph(SERVING, rows=INFERENCE_ROWS)]
-    lines += table(columns, (row(*pair, plan) for pair, plan in found.items() if pair[1] in INFERENCE))
+    return paragraph(HEAD, compiler=compiler, device=device, count=len(found), dates=dates, minutes=minutes)
+
+
+def report_tpus(found: Found) -> str:
+    """The part of docs/scaling.md on TPUs."""
+    plans = {(setting.name, program): plan for (setting, program), plan in found.items() if "failed" not in plan}
+    lines = ["# Scaling", "", *head(found, "libtpu's compiler", "TPU"), *tables(found, "##")]
     lines += ["## From 16 to 256 chips", "", *paragraph(GROWTH, few=FEW, many=MANY)]
     lines += table(
         "program, memory, executed operations, collectives, roofline",
@@ -194,7 +216,13 @@ def report(found: Found) -> str:
         "stage, reference, pairs/s a TFLOP/s, here, pairs/s a TFLOP/s",
         (beside(program, plans[FEW, program]) for program in STAGES if (FEW, program) in plans),
     )
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines)
+
+
+def report_gpus(found: Found) -> str:
+    """The part of docs/scaling.md on GPUs."""
+    lines = [f"## {GPUS}", "", *head(found, "XLA's compiler for GPUs", "GPU"), *paragraph(GPU_LAYOUTS)]
+    return "\n".join([*lines, *tables(found, "###")])
 
 
 def growth(few: dict, many: dict) -> list[str]:
@@ -226,7 +254,14 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda pair: make(*pair, args.kept), wanted))
     found = {pair: plan for pair in pairs if (plan := kept_plan(*pair, args.kept))}
-    (ROOT / "docs" / "scaling.md").write_text(report(found))
+    file = ROOT / "docs" / "scaling.md"
+    tpus, _, gpus = file.read_text().partition(f"\n## {GPUS}")
+    gpus = f"## {GPUS}{gpus}" if gpus else ""
+    if of_tpus := {pair: plan for pair, plan in found.items() if not pair[0].gpus}:
+        tpus = report_tpus(of_tpus)
+    if of_gpus := {pair: plan for pair, plan in found.items() if pair[0].gpus}:
+        gpus = report_gpus(of_gpus)
+    file.write_text(f"{tpus.rstrip()}\n\n{gpus}".rstrip() + "\n")
 
 
 if __name__ == "__main__":

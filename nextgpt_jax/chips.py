@@ -3,6 +3,7 @@
 import dataclasses
 
 GIB = 2**30
+GPU_MEMORY_FRACTION = 0.92  # of a GPU's memory that programs may use: the rest is CUDA's and its libraries'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,11 +12,15 @@ class Chip:
 
     name: str
     flops: float  # dense bfloat16 (float16 where there is no bfloat16) operations a second
-    memory: float  # bytes
+    memory: float  # bytes that programs may use
     memory_bandwidth: float
     link_bandwidth: float  # within a slice, or between the GPUs of a host
     network_bandwidth: float  # between slices or hosts
     capability: tuple[int, int] = (0, 0)  # CUDA compute capability
+
+
+def _usable(memory: float) -> float:
+    return GPU_MEMORY_FRACTION * memory
 
 
 # The first name that is part of the device kind, in lower case, counts.
@@ -25,12 +30,12 @@ CHIPS = {
     "v5": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 6 * 90e9, 6.25e9),
     "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 6 * 45e9, 6.25e9),
     "v3": Chip("TPU v3", 123e12, 32 * GIB, 900e9, 4 * 70e9, 6.25e9),
-    "b200": Chip("NVIDIA B200", 2250e12, 180e9, 8000e9, 900e9, 50e9, (10, 0)),
-    "h200": Chip("NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9, (9, 0)),
-    "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9, (9, 0)),
-    "a100": Chip("NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9, (8, 0)),
-    "l4": Chip("NVIDIA L4", 121e12, 24e9, 300e9, 32e9, 12.5e9, (8, 9)),
-    "v100": Chip("NVIDIA V100", 125e12, 32e9, 900e9, 150e9, 12.5e9, (7, 0)),
+    "b200": Chip("NVIDIA B200", 2250e12, _usable(191514411008), 8000e9, 900e9, 50e9, (10, 0)),
+    "h200": Chip("NVIDIA H200", 989e12, _usable(151397597184), 4800e9, 450e9, 50e9, (9, 0)),
+    "h100": Chip("NVIDIA H100", 989e12, _usable(84942979072), 3350e9, 450e9, 50e9, (9, 0)),
+    "a100": Chip("NVIDIA A100", 312e12, _usable(85100068864), 2039e9, 300e9, 25e9, (8, 0)),
+    "l4": Chip("NVIDIA L4", 121e12, _usable(23.6e9), 300e9, 32e9, 12.5e9, (8, 9)),
+    "v100": Chip("NVIDIA V100", 125e12, _usable(34e9), 900e9, 150e9, 12.5e9, (7, 0)),
 }
 
 

@@ -1,4 +1,4 @@
-"""What train.py and infer.py share: flags with a config file, errors in one line, the compilation cache."""
+"""What train.py and infer.py share: flags with a config file, errors in one line, JAX's settings."""
 
 import dataclasses
 import difflib
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from nextgpt_jax.chips import GPU_MEMORY_FRACTION
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 
@@ -96,8 +97,12 @@ def _leaves(config) -> list[str]:
     return names
 
 
-def enable_compilation_cache() -> None:
-    """Compiled programs persist in JAX_COMPILATION_CACHE_DIR, by default under the user's cache folder."""
+def configure_jax() -> None:
+    """To be called before JAX looks for devices. Compiled programs persist in JAX_COMPILATION_CACHE_DIR, by default
+    under the user's cache folder, and so do XLA's choices of GPU kernels; JAX may use all of a GPU's memory but what
+    CUDA itself and libraries take (XLA_PYTHON_CLIENT_MEM_FRACTION, without this 75 %).
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_FRACTION))
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -25,7 +25,7 @@ from examples.keypad.gallery import gallery
 from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Request
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
-from nextgpt_jax.command import enable_compilation_cache, run_command
+from nextgpt_jax.command import configure_jax, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine as inference
 from nextgpt_jax.inference.cli import load_engine
@@ -205,7 +205,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", default="", help="evaluate this training run, not the shipped weights")
     parser.add_argument("--output", default="", help="folder for all media, a picture of some, and what went wrong")
     args = parser.parse_args(argv[1:])
-    enable_compilation_cache()
+    configure_jax()
     engine, start = load_engine(get_config(), args.workdir), time.perf_counter()
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(args.output or stack.enter_context(tempfile.TemporaryDirectory()))

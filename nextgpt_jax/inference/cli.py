@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_command
+from nextgpt_jax.command import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     if values.prompt is None and (given := [name for name, files in paths.items() if files]):
         raise UserError(f"--{given[0]} goes with --prompt (in a chat, type /{given[0]} PATH)")
     check_folder(values.output, "--output")
-    enable_compilation_cache()
+    configure_jax()
     from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
     from nextgpt_jax.load import model_config
 

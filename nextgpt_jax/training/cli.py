@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nextgpt_jax.command import enable_compilation_cache, parse_flags, run_command
+from nextgpt_jax.command import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training import distributed
 
@@ -22,7 +22,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "compile_only", False, "plan the run: compile it for --topology and train nothing", flag_values=values
     )
-    flags.DEFINE_string("topology", "", "of a plan: a TPU and its shape, such as v5e:4x4", flag_values=values)
+    flags.DEFINE_string(
+        "topology",
+        "",
+        "of a plan: a TPU and its shape (v5e:4x4), or GPUs (h100:8, h100:2x8 for two hosts)",
+        flag_values=values,
+    )
     flags.DEFINE_integer("slices", 1, "of a plan: how many such slices", flag_values=values)
     flags.DEFINE_list(
         "programs", ["step"], "of a plan: step, or prefill, decode, image, video, audio", flag_values=values
@@ -41,7 +46,7 @@ def main(argv: Sequence[str]) -> int | None:
         from nextgpt_jax.planning import plan
 
         if not values.topology:
-            raise UserError("--topology is missing: the TPU to plan for, such as v5e:4x4")
+            raise UserError("--topology is missing: what to plan for, such as v5e:4x4 or h100:8")
         return plan.run(
             values.config,
             topology=values.topology,
@@ -54,7 +59,7 @@ def main(argv: Sequence[str]) -> int | None:
     if not values.workdir:
         raise UserError("--workdir=DIR is missing: the folder for this run's checkpoints and logs")
     profile = _span(values.profile)
-    enable_compilation_cache()
+    configure_jax()
     distributed.initialise(values)
     from nextgpt_jax.training.loop import train  # after the flags: a typo should not wait for imports
 
