@@ -45,7 +45,23 @@ def test_convolutions_and_conditionals():
     assert (count(either), count(either, branch=min)) == (Flops(ONE), Flops(0.0))
 
 
+def test_cudnn_s_attention_counts_as_xla_s(monkeypatch):
+    """Scores that its backward pass makes again are not needed."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    q, k = jnp.ones((2, 6, 4, 16), jnp.bfloat16), jnp.ones((2, 10, 4, 16), jnp.bfloat16)
+
+    def counted(implementation):
+        def attend(q, k):
+            return jax.nn.dot_product_attention(q, k, k, implementation=implementation).sum()
+
+        return [count(jax.make_jaxpr(f)(q, k)) for f in (attend, jax.grad(attend, argnums=(0, 1)))]
+
+    assert counted("cudnn") == counted("xla") == [Flops(4.0 * 2 * 4 * 6 * 10 * 16), Flops(12.0 * 2 * 4 * 6 * 10 * 16)]
+
+
 def test_chips_are_known_by_their_device_kind():
     names = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e", "NVIDIA H200": "NVIDIA H200"}
     assert {kind: chip(kind).name for kind in names} == names
+    assert (chip("NVIDIA H100 80GB HBM3").name, chip("NVIDIA H100 80GB HBM3").capability) == ("NVIDIA H100", (9, 0))
     assert chip("cpu") is None

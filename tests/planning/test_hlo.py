@@ -154,6 +154,44 @@ def test_what_moves_between_memory_and_the_chip_counts_once():
     assert analyse(MOVED).bytes == 3 * 16 * 16 * 2
 
 
+GPU = """HloModule m, is_scheduled=true
+
+ENTRY %main (a: bf16[16,64], b: bf16[64,32], x: bf16[2,9,9,4], k: bf16[8,3,3,4], q: bf16[2,6,4,16], s: bf16[2,10,4,16]) -> bf16[16,32] {
+  %a = bf16[16,64]{1,0} parameter(0)
+  %b = bf16[64,32]{1,0} parameter(1)
+  %x = bf16[2,9,9,4]{3,2,1,0} parameter(2)
+  %k = bf16[8,3,3,4]{3,2,1,0} parameter(3)
+  %q = bf16[2,6,4,16]{3,2,1,0} parameter(4)
+  %s = bf16[2,10,4,16]{3,2,1,0} parameter(5)
+  %product = (bf16[16,32]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  %conv = (bf16[2,9,9,8]{3,2,1,0}, u8[1024]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", backend_config={}
+  %y = bf16[2,9,9,8]{3,2,1,0} get-tuple-element(%conv), index=0
+  %of_input = (bf16[2,9,9,4]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput", backend_config={}
+  %of_kernel = (bf16[8,3,3,4]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", backend_config={}
+  %attention = (bf16[2,4,6,16]{3,1,2,0}, f32[2,4,6]{2,1,0}, u8[0]{0}) custom-call(%q, %s, %s), custom_call_target="__cudnn$fmhaSoftmax", backend_config={}
+  %stat = f32[2,4,6]{2,1,0} get-tuple-element(%attention), index=1
+  %backward = (bf16[2,4,6,16]{3,1,2,0}, bf16[2,4,10,16]{3,1,2,0}, bf16[2,4,10,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %s, %s, %stat, %q, /*index=5*/%q), custom_call_target="__cudnn$fmhaSoftmaxBackward", backend_config={}
+  %other = bf16[16,32]{1,0} custom-call(%a), custom_call_target="mine"
+  ROOT %r = bf16[16,32]{1,0} get-tuple-element(%product), index=0
+}
+"""  # noqa: E501
+
+
+def test_calls_of_libraries_as_the_gpu_compiler_writes_them():
+    computations, entry = parse(GPU)
+    analysis = hlo._Analysis(computations, 0)
+    found = {name: analysis._instruction(i, computations[entry], set()) for name, i in computations[entry].items()}
+    assert found["product"].flops == 2 * 16 * 64 * 32
+    assert found["product"].bytes == 2 * (16 * 64 + 64 * 32 + 16 * 32)  # not the room to work in
+    taps = (9 * 3 - 2) ** 2  # those that meet the padding are not counted
+    convolution = 2 * 2 * 8 * 4 * taps
+    assert [found[name].flops for name in ("conv", "of_input", "of_kernel")] == [convolution] * 3
+    attention = 2 * (2 * 4) * 6 * 10 * 16
+    assert (found["attention"].flops, found["backward"].flops) == (2 * attention, 5 * attention)
+    assert found["other"].flops == 0
+    assert analyse(GPU).flops == sum(work.flops for work in found.values())
+
+
 def test_exchanges_between_slices_are_told_apart():
     between = LOOP.replace("replica_groups=[4,4]<=[16]", "replica_groups=[8,2]<=[2,8]T(1,0)")
     assert set(analyse(between, slice_devices=8).collectives) == {Collective("all-gather", 2, True)}
