@@ -84,8 +84,8 @@ SETTINGS = (
     Setting("v5p:4x4x4", 64, fsdp=8, tensor=1, rows=8, remat="dots"),
     Setting("v6e:4x4", 16, fsdp=16, tensor=2, remat="dots"),
     Setting("h100:1", 1, fsdp=1, tensor=1, rows=16, remat="dots", samplers=True),
-    Setting("h100:8", 8, fsdp=8, tensor=1, rows=16, remat="dots"),
-    Setting("h100:2x8", 16, fsdp=8, tensor=1, rows=16, remat="dots"),
+    Setting("h100:8", 8, fsdp=8, tensor=8, rows=16, remat="dots"),
+    Setting("h100:2x8", 16, fsdp=8, tensor=8, rows=16, remat="dots"),
 )
 FEW, MANY = "v5e:4x4", "v5e:16x16"  # the same rows of a device on 16 and on 256 chips
 
@@ -154,12 +154,12 @@ compiled for that topology, read as [tpu.md](tpu.md) says; nothing was measured 
 Stable Diffusion 1.5, Zeroscope, AudioLDM-L; frozen weights in bfloat16. {count} plans, made on {dates} in {minutes:.0f}
 minutes of CPU time."""
 GPUS = """NVIDIA GPUs"""
-GPU_LAYOUTS = """`h100:2x8` is two hosts of eight: collectives within a host go over NVLink, between hosts over the
-network, at 400 Gbit/s a GPU. Products are planned as calls of cuBLAS. cuDNN chooses its kernels, and the memory that
-they work in, on the device."""
+GPU_LAYOUTS = """`h100:2x8` is two hosts of eight: collectives within a host go over NVLink, at 450 GB/s a GPU, between
+hosts over the network, at 400 Gbit/s a GPU. Products are planned as calls of cuBLAS. cuDNN chooses its kernels, and the
+memory that they work in, on the device."""
 COLUMNS = """Of one device: memory of all kinds; operations in T, needed / executed (what is computed again to save
-memory included); GB that collectives bring, within / between slices; the time of the busiest resource at its peak rate.
-MFU counts needed operations."""
+memory included); GB that collectives bring, within / between slices of TPUs or hosts of GPUs; the time of the busiest
+resource at its peak rate. MFU counts needed operations."""
 TRAINING = """A row has 512 tokens, with an image to read (stages 1 and 3) and one to draw (2 and 3)."""
 SERVING = """Rows are of the whole machine, {rows} a chip for the language model. `prefill` reads 512 tokens, `decode`
 adds one; `image`, `video` and `audio` are all 50 steps of a sampler at the paper's sizes, with guidance. Memory is

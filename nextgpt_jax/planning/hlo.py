@@ -391,13 +391,24 @@ def replica_group(attributes: str) -> list[int]:
         groups, sizes = _numbers(found[1]), _numbers(found[2])
         order = _numbers(found[3]) if found[3] else list(range(len(sizes)))
         return _iota(sizes, order)[: math.prod(groups) // groups[0]]
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", attributes):
         axes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        chosen = re.findall(r"'([^']+)'", found[2])
+        chosen = re.findall(r"'([^']+)'", found[3])
         names = list(axes)
         order = [names.index(name) for name in (*[n for n in names if n not in chosen], *chosen)]
-        return _iota(list(axes.values()), order)[: math.prod(axes[name] for name in chosen)]
+        places = _iota(list(axes.values()), order)[: math.prod(axes[name] for name in chosen)]
+        devices = _mesh_devices(found[2])
+        return [devices[place] for place in places] if devices else places
     return []
+
+
+def _mesh_devices(attributes: str) -> list[int]:
+    """The devices at the places of a mesh, if they are not in order: numbers, or a transposed array of them."""
+    if found := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", attributes):
+        sizes = _numbers(found[1])
+        return _iota(sizes, _numbers(found[2]) if found[2] else list(range(len(sizes))))
+    found = re.search(r"device_ids=\(([\d,]+)\)", attributes)
+    return _numbers(found[1]) if found else []
 
 
 def _numbers(text: str) -> list[int]:

@@ -226,6 +226,8 @@ def test_what_goes_through_the_hosts_is_between_slices(target, slices):
         ("replica_groups=[4,2]<=[2,4]T(1,0)", [0, 4]),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", [0, 1, 2, 3]),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", [0, 4]),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}, dimensions={0}", [0, 1, 2, 3]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,1,2,0) {'b'}, dimensions={0}", [3, 1]),
         ("source_target_pairs={{3,4},{4,5}}", [3, 4]),
         ("dimensions={0}", []),
     ],
