@@ -1,0 +1,55 @@
+"""What a token, and a prompt, of the 7B move to and from an H100's memory, as compiled: layers in a stack, and apart.
+
+    python benchmarks/gpu_decode.py [--topology h100:1] [--rows 1 8]
+
+Needs the CUDA plugin (pip install '.[cuda]'), no GPU. "in a stack" is the form of training: one scan over stacked
+layers with LoRA beside the kernels, and XLA's own options. "apart" is what answers: nextgpt_jax.load.prepare_llm and
+nextgpt_jax/compiler.py.
+"""
+
+import argparse
+import sys
+from unittest import mock
+
+import jax
+
+from configs import nextgpt_7b
+from nextgpt_jax import compiler
+from nextgpt_jax.command import run_command
+from nextgpt_jax.planning import plan
+from nextgpt_jax.sharding import make_mesh
+
+
+def planned(program: str, topology: str, rows: int) -> plan.Plan:
+    """The plan of prefill (512 tokens) or decode."""
+    config = nextgpt_7b.get_config("infer")
+    config.data.batch_size = rows
+    mesh = make_mesh(config.mesh, plan.topology_devices(topology))
+    with jax.set_mesh(mesh):
+        return plan.make(plan.inference_program(config, mesh, program))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", default="h100:1")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8])
+    args = parser.parse_args()
+    plan.prepare()
+    print(f"jax {jax.__version__}, {args.topology}")
+    print(
+        "| program | rows | in a stack | apart | as many bytes | time of those at the peak rate |\n" + "|---" * 6 + "|"
+    )
+    for program in ("decode", "prefill"):
+        for rows in args.rows:
+            with mock.patch.object(plan, "prepare_llm", lambda *_: None), mock.patch.dict(compiler.OPTIONS, clear=True):
+                stacked = planned(program, args.topology, rows)
+            apart = planned(program, args.topology, rows)
+            cells = [
+                program, rows, f"{stacked.bytes / 1e9:.1f} GB", f"{apart.bytes / 1e9:.1f} GB",
+                f"{apart.bytes / stacked.bytes:.2f} x", plan.duration(apart.seconds["memory"]),
+            ]  # fmt: skip
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda _: main(), sys.argv))
