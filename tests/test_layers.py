@@ -131,6 +131,24 @@ def test_stacked_and_listed_layers_agree_in_values_and_gradients():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), plain, recomputed)
 
 
+def test_unstacking_can_give_up_the_stack():
+    stacked = layers.stack(lambda rngs: layers.Linear(6, 6, rngs=rngs), 3, nnx.Rngs(0))
+    expected = np.asarray(stacked.kernel[...])
+    apart = layers.unstack(stacked, donate=True)
+    np.testing.assert_array_equal([layer.kernel[...] for layer in apart], expected)
+    assert stacked.kernel.get_raw_value().is_deleted()
+
+
+def test_slices_stay_where_the_stack_was():
+    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    spec = jax.sharding.PartitionSpec(None, "fsdp", "data")
+    where = jax.sharding.NamedSharding(mesh, spec)
+    for stack in (jax.device_put(np.ones((3, 8, 4)), where), jax.ShapeDtypeStruct((3, 8, 4), float, sharding=where)):
+        cut = layers.slices(stack)
+        assert [x.shape for x in cut] == [(8, 4)] * 3
+        assert {x.sharding.spec for x in cut} == {jax.sharding.PartitionSpec("fsdp", "data")}
+
+
 def lora_linear(**options) -> layers.Linear:
     linear = layers.Linear(8, 4, lora=layers.LoRAConfig(rank=2, alpha=6.0, **options), rngs=nnx.Rngs(0))
     linear.lora_b[...] = jnp.asarray(random(2, 4))

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -266,6 +267,42 @@ def test_a_chat_outlives_a_full_disk(tiny_engine, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("sys.stdin", io.StringIO("draw\ndraw\n/quit\n"))
     cli.chat(tiny_engine, {"modality": "image", "temperature": 0.0}, str(tmp_path))
     assert capsys.readouterr().out.count("error: image_000.png can't be written: No space left") == 2
+
+
+def test_what_is_compiled_ahead_is_not_compiled_later(tiny_engine):
+    jax.clear_caches()
+    tiny_engine.warm_up(prompt_tokens=[20, 40], max_new_tokens=48)
+    before = compilations()
+    assert before
+    for modality in ("image", "video", "audio"):
+        reply = tiny_engine.answer([request(shown("image", IMAGE), "draw", modality=modality, max_new_tokens=48)])[0]
+        assert [medium.modality for medium in reply.media] == [modality]
+    assert compilations() == before
+
+
+def test_a_prompt_and_a_file_can_be_compiled_ahead(tiny_engine, tiny_root, tmp_path, capsys, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(tiny_engine, "warm_up", lambda **options: warmed.append(options))
+    monkeypatch.setattr(cli, "load_engine", lambda *_: tiny_engine)
+    monkeypatch.setattr(cli, "configure_jax", lambda: None)
+    (tmp_path / "requests.jsonl").write_text('{"prompt": "hi", "modality": "text"}\n' * 3)
+    flags = ["infer.py", "--config=configs/keypad.py", f"--output={tmp_path}", "--max_new_tokens=9", "--warmup"]
+    model, name = tiny.experiment(tiny_root, "stage3").model, "config.model"
+    flags += [f"--{name}.{field}={getattr(model, field)}" for field in ("llm", "encoder", "image_decoder", "delta")]
+    cli.main([*flags, "--prompt=draw", "--modality=image"])
+    cli.main([*flags, f"--requests={tmp_path / 'requests.jsonl'}"])
+    cli.main(flags)
+    prompt, file, alone = warmed
+    assert (prompt["outputs"], prompt["inputs"], prompt["max_new_tokens"]) == (["image"], [], 9)
+    assert len(prompt["prompt_tokens"]) == 1
+    assert (file["rows"], alone["rows"]) == (3, 1)
+    assert "compiled all programs" in capsys.readouterr().err
+
+
+def test_lengths_are_rounded_up_to_few(tiny_engine):
+    buckets = [engine._token_bucket(n) for n in range(1, 2049)]
+    assert all(n <= bucket <= max(32, 1.5 * n) for n, bucket in enumerate(buckets, 1))
+    assert sorted(set(buckets)) == [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
 
 
 def test_no_more_is_sampled_together_than_the_config_says(tiny_engine, monkeypatch):
