@@ -106,6 +106,24 @@ def all_on_rows(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices.reshape(data, fsdp * tensor, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def move_to_rows(model: nnx.Module, mesh: Mesh) -> None:
+    """Puts the encoder and the decoders of a model, which may be abstract, on `all_on_rows(mesh)`, in place.
+
+    JAX refuses programs with cuDNN's attention whose arrays are on two meshes, if only by name.
+    """
+    mesh = all_on_rows(mesh)
+
+    def moved(path, leaf):
+        where = NamedSharding(mesh, parameter_spec(".".join(map(str, path)), leaf.shape, mesh))
+        value = leaf.get_raw_value()
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return leaf.replace(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=where))
+        return leaf.replace(jax.device_put(value, where))
+
+    state = nnx.state(model, lambda path, _: path[0] in ("encoder", "decoders"))
+    nnx.update(model, nnx.from_flat_state([(path, moved(path, leaf)) for path, leaf in nnx.to_flat_state(state)]))
+
+
 def fill_places(rows: int, mesh: Mesh | None) -> int:
     """The next number of rows that divides into the places of a mesh (None: one place)."""
     places = row_places(mesh) if mesh else 1

@@ -30,7 +30,7 @@ from nextgpt_jax.load import System, runs_unstacked
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.model import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
-from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, on_rows
+from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, move_to_rows, on_rows
 
 _TOKENS = (32, 48)  # lengths of prompts and answers are rounded up to these times a power of two
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
@@ -88,6 +88,8 @@ class Engine:
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         self._mesh = system.mesh
         self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
+        if self._mesh and self._mesh.shape["tensor"] > 1:
+            move_to_rows(self._model, self._mesh)
         if runs_unstacked(self._mesh) and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)
         check_defaults(defaults, self.modalities)

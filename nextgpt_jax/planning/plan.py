@@ -41,6 +41,7 @@ from nextgpt_jax.sharding import (
     cache_sharding,
     fill_places,
     make_mesh,
+    move_to_rows,
     num_domains,
     replicated,
     row_places,
@@ -219,6 +220,8 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
     prepare_llm(model, mesh)
+    if mesh.shape["tensor"] > 1:
+        move_to_rows(model, mesh)
 
     def used(path, _):
         return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
