@@ -214,6 +214,11 @@ class Llama(nnx.Module):
         x, cache = scan_layers(step, (x, cache), self.layers, (jnp.arange(n), keys), remat=remat)
         return self.norm(x), cache
 
+    def head(self) -> Float[Array, "d vocab"]:
+        """The head's kernel, gathered along fsdp on the mesh in use. For loops: they gather in every round."""
+        kernel = self.embed_tokens.embedding[...].T if self.lm_head is None else self.lm_head.kernel[...]
+        return constrain(kernel, None, "vocab")
+
     def init_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
         """An empty cache for `slots` positions of each of `batch` rows."""
         cfg = self.config

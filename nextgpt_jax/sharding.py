@@ -111,6 +111,8 @@ def move_to_rows(model: nnx.Module, mesh: Mesh) -> None:
 
     JAX refuses programs with cuDNN's attention whose arrays are on two meshes, if only by name.
     """
+    if mesh.shape["tensor"] == 1:
+        return
     mesh = all_on_rows(mesh)
 
     def moved(path, leaf):

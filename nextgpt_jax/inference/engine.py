@@ -88,7 +88,7 @@ class Engine:
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         self._mesh = system.mesh
         self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
-        if self._mesh and self._mesh.shape["tensor"] > 1:
+        if self._mesh:
             move_to_rows(self._model, self._mesh)
         if runs_unstacked(self._mesh) and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)

@@ -39,16 +39,19 @@ class Collective:
 
 @dataclasses.dataclass
 class Work:
-    """What a device does. `collectives`: bytes that arrive, by kind; `count`: how often."""
+    """What a device does. `collectives`: bytes that arrive, by kind; `count`: how often; `exposed`: those bytes that
+    arrive while no product or convolution runs, as the program is scheduled."""
 
     flops: float = 0.0
     bytes: float = 0.0
+    exposed: float = 0.0
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     count: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, other: "Work", times: float = 1.0) -> None:
         self.flops += times * other.flops
         self.bytes += times * other.bytes
+        self.exposed += times * other.exposed
         for mine, theirs in ((self.collectives, other.collectives), (self.count, other.count)):
             for key, value in theirs.items():
                 mine[key] += times * value
@@ -153,18 +156,27 @@ class _Analysis:
         """Of a computation that is run instruction by instruction."""
         total, computation = Work(), self._computations[name]
         channels: set[str] = set()  # of the collectives that were counted: one may be spread over several fusions
+        pending: dict[str, tuple[float, float]] = {}  # what began, with its bytes and the operations before it
         for instruction in computation.values():
             opcode = instruction.opcode
+            found = Work()
             if opcode == "while":
-                total.add(self.work(self._called(instruction, "body")), self._rounds(instruction))
+                found.add(self.work(self._called(instruction, "body")), self._rounds(instruction))
             elif opcode == "conditional":
                 branches = [self.work(branch) for branch in self._branches(instruction)]
-                total.add(max(branches, key=lambda work: (work.flops, work.bytes)))
+                found.add(max(branches, key=lambda work: (work.flops, work.bytes)))
             elif opcode in ("call", "async-start"):
                 called = self._called(instruction, "to_apply") or self._called(instruction, "calls")
-                total.add(self.work(called))
+                found.add(self.work(called))
             elif opcode not in _FREE and not opcode.endswith(("-done", "-update")):
-                total.add(self._instruction(instruction, computation, channels))
+                found = self._instruction(instruction, computation, channels)
+            if opcode.endswith("-start"):
+                pending[instruction.name] = sum(found.collectives.values()), total.flops + found.flops
+                found.exposed = 0.0
+            elif opcode.endswith("-done"):
+                size, before = pending.pop(next(iter(instruction.operands), ""), (0.0, -1.0))
+                found.exposed = size if total.flops == before else 0.0
+            total.add(found)
         return total
 
     def _instruction(self, instruction: Instruction, computation: Computation, channels: set[str]) -> Work:
@@ -177,6 +189,7 @@ class _Analysis:
         else:
             found.bytes = self._bytes(instruction, computation)
         self._exchange(instruction, computation, channels, found)
+        found.exposed = 0.0 if found.flops else sum(found.collectives.values())
         return found
 
     def _fused(self, name: str, channels: set[str]) -> Work:

@@ -220,8 +220,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
     prepare_llm(model, mesh)
-    if mesh.shape["tensor"] > 1:
-        move_to_rows(model, mesh)
+    move_to_rows(model, mesh)
 
     def used(path, _):
         return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
@@ -429,6 +428,11 @@ def lines(plan: Plan) -> list[str]:
         apart = "hosts" if "NVIDIA" in chip.name else "slices"
         where = f"between {apart}" if kind.between_slices else f"among {kind.devices}"
         found.append(f"  {kind.kind:<19} {size / 1e9:.3f} GB in {plan.work.count[kind]:.0f}, {where}")
+    if plan.work.exposed:
+        whole = sum(plan.work.collectives.values())
+        found.append(
+            f"  exposed     {plan.work.exposed / 1e9:.3f} of {whole / 1e9:.3f} GB, beside which no product runs"
+        )
     busiest = max(seconds, key=seconds.get)
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value)
     found.append(f"  roofline    {duration(plan.step_seconds)}, limited by {busiest} ({parts}); MFU {plan.mfu:.1%}")
@@ -498,6 +502,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
     return {
         "program": plan.program, "chip": plan.chip.name, "devices": plan.devices, "rows": plan.rows,
         "memory": dict(plan.memory), "fits": plan.fits, "flops": plan.flops, "needed_flops": plan.needed_flops,
-        "bytes": plan.bytes, "collectives": collectives, "seconds": plan.seconds, "step_seconds": plan.step_seconds,
-        "mfu": plan.mfu, "compile_seconds": plan.compile_seconds,
+        "bytes": plan.bytes, "collectives": collectives, "exposed": plan.work.exposed, "seconds": plan.seconds,
+        "step_seconds": plan.step_seconds, "mfu": plan.mfu, "compile_seconds": plan.compile_seconds,
     }  # fmt: skip

@@ -79,6 +79,7 @@ def next_token_losses(
     Logits are made for a stretch of tokens at a time, and again in the backward pass: [B, T, vocabulary] in float32
     would be the largest array of the step.
     """
+    head = model.llm.head()
     rows, length = tokens.shape
     width = 4 * (model.llm.config.vocab_size + len(NEW_TOKENS)) * rows // batch_shards(rows)
     chunk = min(length, max(16, _LOGITS_BYTES // width))
@@ -94,15 +95,15 @@ def next_token_losses(
     @jax.checkpoint
     def add(totals, stretch):
         hidden, targets, mask = stretch
-        return jax.tree.map(jnp.add, totals, _token_losses(model, hidden, targets, mask)), None
+        return jax.tree.map(jnp.add, totals, _token_losses(model, head, hidden, targets, mask)), None
 
     stretches = cut(hidden), cut(ahead(tokens)), cut(ahead(mask))
     return jax.lax.scan(add, (jnp.zeros(()), jnp.zeros(())), stretches)[0]
 
 
-def _token_losses(model, hidden, targets, mask):
+def _token_losses(model, head, hidden, targets, mask):
     """The same for one stretch. Base and new tokens are not joined: each keeps its place on the mesh."""
-    base = constrain(model.llm.logits(hidden).astype(jnp.float32), "batch", None, "vocab")
+    base = constrain((hidden @ head.astype(hidden.dtype)).astype(jnp.float32), "batch", None, "vocab")
     new = model.new_logits(hidden).astype(jnp.float32)
     count = base.shape[-1]
     likelihood = jnp.logaddexp(jax.nn.logsumexp(base, -1), jax.nn.logsumexp(new, -1))

@@ -192,6 +192,38 @@ def test_calls_of_libraries_as_the_gpu_compiler_writes_them():
     assert analyse(GPU).flops == sum(work.flops for work in found.values())
 
 
+OVERLAP = """HloModule m, is_scheduled=true
+
+%inner (c: bf16[4,16]) -> bf16[16,16] {
+  %c = bf16[4,16]{1,0} parameter(0)
+  ROOT %g = bf16[16,16]{1,0} all-gather(%c), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (a: bf16[16,16], b: bf16[4,16]) -> bf16[16,16] {
+  %a = bf16[16,16]{1,0} parameter(0)
+  %b = bf16[4,16]{1,0} parameter(1)
+  %beside = (bf16[4,16]{1,0}, bf16[16,16]{1,0}) all-gather-start(%b), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  %product = bf16[16,16]{1,0} dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %first = bf16[16,16]{1,0} all-gather-done(%beside)
+  %alone = (bf16[4,16]{1,0}, bf16[16,16]{1,0}) all-gather-start(%b), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
+  %sum = bf16[16,16]{1,0} add(%product, %first)
+  %second = bf16[16,16]{1,0} all-gather-done(%alone)
+  %wrapped = ((bf16[4,16]{1,0}), bf16[16,16]{1,0}) async-start(%b), calls=%inner
+  %again = bf16[16,16]{1,0} dot(%sum, %second), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %third = bf16[16,16]{1,0} async-done(%wrapped)
+  ROOT %last = bf16[4,16]{1,0} reduce-scatter(%third), channel_id=4, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_what_arrives_with_no_product_beside_it_is_exposed():
+    """Neither the first gather nor the wrapped one."""
+    gathered, scattered = 3 * 4 * 16 * 2, 16 * 16 * 2 * 3 / 4
+    found = analyse(OVERLAP)
+    assert sum(found.collectives.values()) == 3 * gathered + scattered
+    assert found.exposed == gathered + scattered
+
+
 def test_exchanges_between_slices_are_told_apart():
     between = LOOP.replace("replica_groups=[4,4]<=[16]", "replica_groups=[8,2]<=[2,8]T(1,0)")
     assert set(analyse(between, slice_devices=8).collectives) == {Collective("all-gather", 2, True)}
