@@ -80,8 +80,8 @@ KERNELS = (
     # jax.nn.dot_product_attention(implementation="cudnn"). Its rules (jax/_src/cudnn/fused_attention_stablehlo.py):
     # half precision, Ampere or later, widths of multiples of 8 up to 128 (256 on Hopper, no faster than XLA where that
     # occurs here: 0.110 against 0.115 ms for 256 tokens of width 160 on an H200). Other widths and, under a gradient,
-    # odd lengths are padded below. Padding 40 and 80 on to 64 and 128 took 0.66 to 1.17 times as long, no more than runs
-    # of one kernel differed. For few scores XLA is as fast, and each shape costs time to compile.
+    # odd lengths are padded below. Padding 40 and 80 on to 64 and 128 took 0.66 to 1.17 times as long, as runs of one
+    # kernel differed too. For few scores XLA is as fast, and each shape costs time to compile.
     Kernel(
         "cudnn",
         "gpu",
