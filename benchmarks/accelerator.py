@@ -47,8 +47,8 @@ from nextgpt_jax import attention, chips, compiler
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.diffusion.schedulers import init_state
 from nextgpt_jax.generate import DecodeConfig, Options, generate
-from nextgpt_jax.layers import make_rngs, unstack
-from nextgpt_jax.load import frozen_dtype, model_config, runs_unstacked
+from nextgpt_jax.layers import make_rngs
+from nextgpt_jax.load import frozen_dtype, model_config, prepare_llm
 from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig
 from nextgpt_jax.planning import flops, plan
@@ -166,9 +166,9 @@ def mfu(rate: float) -> tuple[float | None, str]:
     return (rate / chip.flops, "peak FLOP/s") if chip else (None, "")
 
 
-def copy_rate() -> float:
+def copy_rate(small: bool) -> float:
     """Bytes a second of a copy, read and written."""
-    return next(device(jax.default_backend() == "cpu")).rate * 1e12
+    return next(device(small)).rate * 1e12
 
 
 def experiment(small: bool, variant: str) -> ExperimentConfig:
@@ -178,15 +178,14 @@ def experiment(small: bool, variant: str) -> ExperimentConfig:
 def language(small: bool) -> Iterator[Result]:
     """The language model alone, by the decoding loop of the engine."""
     cfg, dtype = model_config(experiment(small, "infer").model, published=True).llm, frozen_dtype("auto")
-    prompt, bandwidth = SMALL_TOKENS if small else TOKENS, copy_rate()
+    prompt, bandwidth = SMALL_TOKENS if small else TOKENS, copy_rate(small)
 
     def abstract():
         config = NExTGPTConfig(llm=cfg, encoder=None, lora=None, input_kind="linear", input_dim=8, outputs=())
         return NExTGPT(config, rngs=make_rngs(0))
 
     model = nnx.eval_shape(abstract)
-    if runs_unstacked(None):
-        model.llm.layers = unstack(model.llm.layers)
+    prepare_llm(model, None)
     graphdef, state = nnx.split(model)
     model = nnx.merge(graphdef, filled(state, dtype))
     weights = (
@@ -214,7 +213,7 @@ def language(small: bool) -> Iterator[Result]:
         touched = (weights + rows * cache * (prompt + NEW / 2)) * NEW
         reference = {}
         for name, peer_model in {"transformers": theirs, "transformers compiled": compiled}.items():
-            if peer_model is None or (name.endswith("compiled") and rows > 1 and not small):
+            if name.endswith("compiled") and rows > 1 and not small:
                 continue  # one compilation is what the time allows for
             both = [peer(functools.partial(peer_model, ids, new), 1 if small else 2) for new in (1, NEW)]
             reference[name] = both[1] | {
@@ -233,7 +232,7 @@ def language(small: bool) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def original_language_model(cfg, dtype) -> tuple[Callable, Callable | None]:
+def original_language_model(cfg, dtype) -> tuple[Callable, Callable]:
     """transformers' generate(ids, new tokens), as it is and compiled."""
     import torch
     from transformers import AutoModelForCausalLM, CompileConfig
@@ -314,11 +313,17 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     run = compiler.jit(lambda model, *inputs: model.generate(*inputs))
     denoise = jax.jit(lambda model, *inputs: model.denoise(*inputs))
     shape = config.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
-    pipeline = original_pipeline(name, config, options, dtype)
+    pipeline, repeats = OriginalPipeline(name, config, options, dtype), 1 if small else 2
+    samples = {}
     for batch in (1,) if small else batches:
         rng = np.random.default_rng(batch)
         prompts = rng.standard_normal((batch, *config.prompt_shape)).astype(np.float32)
-        negative, noise = np.zeros_like(prompts[:1]), rng.standard_normal((batch, *shape)).astype(np.float32)
+        noise = rng.standard_normal((batch, *shape)).astype(np.float32)
+        samples[batch] = prompts, np.zeros_like(prompts[:1]), noise
+    theirs = {batch: functools.partial(pipeline.sample, *arrays, steps) for batch, arrays in samples.items()}
+    eager = {batch: peer(call, repeats) for batch, call in theirs.items()}
+    pipeline.compile(small)  # for good, so eager comes first
+    for batch, (prompts, negative, noise) in samples.items():
         inputs = (
             jnp.asarray(prompts, dtype),
             jnp.asarray(negative, dtype),
@@ -330,20 +335,14 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
         evaluation = flops.count(denoise.trace(model, init_state(table, noise), *inputs[:2], *inputs[3:]).jaxpr).needed
         needed = once + (int(table.count) - 1) * evaluation
         first, seconds = times(lambda inputs=inputs: np.asarray(run(model, *inputs)))
-        reference = {}
-        for mode in ("diffusers", "diffusers compiled"):
-            if mode.endswith("compiled"):
-                pipeline.compile(small)
-            reference[mode] = peer(
-                functools.partial(pipeline.sample, prompts, negative, noise, steps), 1 if small else 2
-            )
+        reference = {"diffusers": eager[batch], "diffusers compiled": peer(theirs[batch], repeats)}
         yield Result(
             name, f"{batch} x {'x'.join(map(str, shape))}, {steps} steps", seconds, batch / seconds, unit,
             *mfu(needed / seconds), peak_memory(), first, reference,
         )  # fmt: skip
 
 
-class original_pipeline:
+class OriginalPipeline:
     """The pipeline of diffusers with random weights of the sizes of our decoder's config."""
 
     def __init__(self, name: str, config, options, dtype):
@@ -438,20 +437,19 @@ def keypad_system(small: bool) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         file, cache = pathlib.Path(folder, "requests.jsonl"), str(pathlib.Path(folder, "cache"))
         file.write_text("".join(json.dumps(request) + "\n" for request in REQUESTS))
-        for state in ("empty", "warm"):
-            command = [sys.executable, "infer.py", "--config=configs/keypad.py", "--warmup", f"--requests={file}"]
-            command += [f"--output={folder}/{state}", "--config.model.dtype=float32"]
+
+        def answer(name: str, *flags: str, **environment: str) -> float:
+            command = [sys.executable, "infer.py", "--config=configs/keypad.py", f"--requests={file}"]
+            command += [f"--output={folder}/{name}", "--config.model.dtype=float32", *flags]
             begin = time.perf_counter()
-            environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
-            seconds = time.perf_counter() - begin
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | environment)
+            return time.perf_counter() - begin
+
+        for state in ("empty", "warm"):
+            seconds = answer(state, "--warmup", JAX_COMPILATION_CACHE_DIR=cache)
             yield Result("keypad", f"six requests, {state} cache", seconds, seconds, "s to the end of the process")
-        command = [sys.executable, "infer.py", "--config=configs/keypad.py", f"--requests={file}"]
-        command += [f"--output={folder}/cpu", "--config.model.dtype=float32"]
-        begin = time.perf_counter()
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
-        seconds, note = time.perf_counter() - begin, compare_answers(pathlib.Path(folder))
+        seconds = answer("cpu", JAX_PLATFORMS="cpu")
+        note = compare_answers(pathlib.Path(folder))
         yield Result("keypad", "the same on the CPU", seconds, seconds, "s to the end of the process", note=note)
 
 
@@ -480,11 +478,11 @@ def attention_kernels(small: bool) -> Iterator[Result]:
     for b, t, s, h, d in [(2, 64, 64, 4, 16)] if small else shapes:
         q, k, v = (jnp.ones((b, n, h, d), jnp.bfloat16) for n in (t, s, s))
         lengths = jnp.full(b, s, jnp.int32) if t == 1 else None
-        case = attention.Case(b * h, t, s, d, jnp.dtype(jnp.bfloat16), key_lengths=t == 1)
+        case = attention.Case.of(q, k, key_lengths=lengths)
         found = {}
         for name, function in {
             "chosen": lambda q, k, v, n=lengths: attention.attention(q, k, v, key_lengths=n),
-            "xla": lambda q, k, v: jax.nn.dot_product_attention(q, k, v),
+            "xla": lambda q, k, v, n=lengths: jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=n),
         }.items():
             compiled = functools.partial(jax.jit(function), q, k, v)
             found[name] = times(lambda compiled=compiled: compiled().block_until_ready(), 20)[1]

@@ -15,7 +15,7 @@ from jax.extend import backend
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import chips
-from nextgpt_jax.sharding import shard_heads
+from nextgpt_jax.sharding import mesh_device, shard_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,21 @@ class Case:
     causal: bool = False
     mask: bool = False  # any mask
     key_lengths: bool = False  # keys beyond a length of each row are hidden
+
+    @classmethod
+    def of(cls, q: Array, k: Array, *, causal=False, mask=None, key_lengths=None) -> "Case":
+        """That of `attention` called with these arguments."""
+        return cls(
+            heads=q.shape[0] * q.shape[2],
+            queries=q.shape[1],
+            keys=k.shape[1],
+            width=q.shape[3],
+            dtype=jnp.dtype(q.dtype),
+            groups=q.shape[2] != k.shape[2],
+            causal=causal,
+            mask=mask is not None,
+            key_lengths=key_lengths is not None,
+        )
 
     @property
     def head_scores(self) -> int:
@@ -124,17 +139,7 @@ def attention(
       causal: query i sees the keys 0 .. i.
       key_lengths: each row sees the first that many keys, at least 1.
     """
-    case = Case(
-        heads=q.shape[0] * q.shape[2],
-        queries=q.shape[1],
-        keys=k.shape[1],
-        width=q.shape[3],
-        dtype=jnp.dtype(q.dtype),
-        groups=q.shape[2] != k.shape[2],
-        causal=causal,
-        mask=mask is not None,
-        key_lengths=key_lengths is not None,
-    )
+    case = Case.of(q, k, causal=causal, mask=mask, key_lengths=key_lengths)
     kernels = {platform: choose_kernel(case, platform, found) for platform, found in targets().items()}
     computations = {
         "xla": functools.partial(_xla, causal=causal),
@@ -151,8 +156,7 @@ def attention(
 
 def targets() -> dict[str, tuple[int, int]]:
     """The platforms that the program may be compiled for, with their CUDA compute capability."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and (device := mesh.abstract_device):
+    if device := mesh_device():
         return {device.platform: _capability(device.device_kind)}
     return {device.platform: _capability(device.device_kind) for device in _devices()}
 

@@ -127,11 +127,15 @@ def generate(
         full = ~done & (state.fed >= limit)
         return dataclasses.replace(state, done=done | full, length=jnp.where(full, state.fed, length))
 
+    def starts(state: _State) -> Array:
+        """[B, M]: which group a row's pending token begins."""
+        return (state.pending[:, None] == first) & ~state.done[:, None]
+
     def feed(state: _State, block: int) -> _State:
         """Feeds each row its pending token, and with it the rest of a group if block > 1."""
-        begun = (state.pending[:, None] == first) & ~state.done[:, None]  # [B, M]
-        group = jnp.argmax(begun, 1) if groups else jnp.zeros(batch, jnp.int32)
-        begins = begun.any(1)
+        starting = starts(state)
+        group = jnp.argmax(starting, 1) if groups else jnp.zeros(batch, jnp.int32)
+        begins = starting.any(1)
         count = jnp.where(state.done, 0, jnp.where(begins, sizes[group], 1) if groups else 1)
         offsets = jnp.arange(block)
         valid = offsets < count[:, None]  # [B, block]
@@ -155,14 +159,10 @@ def generate(
             )
         )  # fmt: skip
 
-    def starts(state: _State):
-        """Does a row begin a group?"""
-        return ((state.pending[:, None] == first).any(1) & ~state.done).any()
-
     def step(state: _State) -> _State:
         """Feeds tokens one by one, then the groups that begin. Two loops, as XLA copies the cache at a conditional."""
-        state = jax.lax.while_loop(lambda s: ~s.done.all() & ~starts(s), lambda s: feed(s, 1), state)
-        return jax.lax.while_loop(starts, lambda s: feed(s, widest), state) if groups else state
+        state = jax.lax.while_loop(lambda s: ~s.done.all() & ~starts(s).any(), lambda s: feed(s, 1), state)
+        return jax.lax.while_loop(lambda s: starts(s).any(), lambda s: feed(s, widest), state) if groups else state
 
     hidden, cache = model.llm(embeddings, cache=model.llm.init_cache(batch, slots, embeddings.dtype))
     zeros = jnp.zeros(batch, jnp.int32)

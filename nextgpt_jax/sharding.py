@@ -303,8 +303,14 @@ def platform(mesh: Mesh | None = None) -> str:
     """ "cpu", "gpu" or "tpu": that of a mesh, of the mesh in use, or else of the default device."""
     if mesh:
         return mesh.devices.flat[0].platform
+    device = mesh_device()
+    return device.platform if device else jax.default_backend()
+
+
+def mesh_device() -> jax.sharding.AbstractDevice | None:
+    """The platform and kind of the devices of the mesh in use; None without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.default_backend() if mesh.empty or not mesh.abstract_device else mesh.abstract_device.platform
+    return None if mesh.empty else mesh.abstract_device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,14 +83,16 @@ def main(argv: Sequence[str]) -> None:
 
 def warm_up_for(engine, request) -> None:
     """Compiles the programs that may answer a request."""
+    from nextgpt_jax.generate import modality_options
+
     encoded = engine.encode(request)
-    outputs = {"auto": engine.modalities, "text": ()}.get(request.modality, request.modality.split(","))
+    allowed, _ = modality_options(engine.modalities, request.modality)
     engine.warm_up(
         prompt_tokens=[len(encoded.ids)],
         media=len(encoded.inputs),
         max_new_tokens=request.max_new_tokens,
         inputs=sorted({medium.modality for _, medium in encoded.inputs}),
-        outputs=[name.strip() for name in outputs],
+        outputs=[name for name, may in zip(engine.modalities, allowed, strict=True) if may],
     )
 
 

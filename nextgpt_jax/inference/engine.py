@@ -195,8 +195,7 @@ class Engine:
             tasks.append(functools.partial(self._decode, size))
         for name in self.modalities if outputs is None else outputs:
             steps = getattr(self.defaults, name).steps
-            batch = min(_power_of_two(rows), getattr(self.defaults, name).batch)
-            tasks.append(functools.partial(self._sample_batch, name, batch, steps, evaluations=1))
+            tasks.append(functools.partial(self._sample_batch, name, rows, steps, evaluations=1))
         with concurrent.futures.ThreadPoolExecutor(len(tasks) or 1) as pool:
             for task in [pool.submit(task) for task in tasks]:
                 task.result()
@@ -290,21 +289,20 @@ class Engine:
     def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[Medium]:
         """Samples the media of the `chosen` (request, group) pairs together."""
         defaults, count = getattr(self.defaults, name), len(signal_ids(name, 0))
-        batch = min(_power_of_two(len(chosen)), defaults.batch)
         hidden = [generated.hidden[i, g, :count] for i, g in chosen]
         wanted = [requests[i].guidance for i, _ in chosen]
         guidance = [defaults.guidance if value is None else value for value in wanted]
         seeds, indices = [requests[i].seed for i, _ in chosen], [g for _, g in chosen]
-        made = self._sample_batch(name, batch, steps, hidden, guidance, seeds, indices, on_step)
+        made = self._sample_batch(name, len(chosen), steps, hidden, guidance, seeds, indices, on_step)
         return [Medium(name, self._content(name, x)) for x in made[: len(chosen)]]
 
     def _sample_batch(
-        self, name, batch, steps, hidden=(), guidance=(), seeds=(), indices=(), on_step=None, evaluations=None
+        self, name, rows, steps, hidden=(), guidance=(), seeds=(), indices=(), on_step=None, evaluations=None
     ) -> np.ndarray:
         """What `_finish` makes of rows of hidden states and options, and of rows that fill the batch. Stops after
         `evaluations` of the sampler."""
         decoder = self._decoders[name]
-        batch = fill_places(batch, self._places)
+        batch = fill_places(min(_power_of_two(rows), getattr(self.defaults, name).batch), self._places)
 
         def per_row(values, dtype, padding, shape=()):
             array = np.full((batch, *shape), padding, dtype)
