@@ -16,13 +16,14 @@ audio      AudioLDM-L, 9 seconds, beside diffusers
 video      Zeroscope, 24 frames of 576 x 320, beside diffusers
 attention  kernels of nextgpt_jax.attention beside plain XLA, for the shapes of the decoders
 
-Peers run in bfloat16, too; "compiled" is torch.compile(mode="reduce-overhead"). The share of the peak FLOP/s counts the
-operations that the model needs, over what the device's maker publishes.
+Peers run where PyTorch is installed, in bfloat16, too; "compiled" is torch.compile(mode="reduce-overhead"). The share
+of the peak FLOP/s counts the operations that the model needs, over what the device's maker publishes.
 """
 
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -100,7 +101,8 @@ def memory(gib: float | None) -> str:
 
 def filled(state: nnx.State, dtype=None) -> nnx.State:
     """Values for an abstract state, where they are to be: small random numbers, ones for scales, zeros for biases."""
-    pool = (0.02 * np.random.default_rng(0).standard_normal(10_000_019)).astype(np.float32)
+    numbers = (0.02 * np.random.default_rng(0).standard_normal(10_000_019)).astype(np.float32)
+    pool = functools.cache(numbers.astype)
 
     def values(path, leaf):
         kind = dtype if dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
@@ -109,7 +111,7 @@ def filled(state: nnx.State, dtype=None) -> nnx.State:
         elif path[-1] in ("bias", "lora_b") or not jnp.issubdtype(kind, jnp.floating):
             made = np.zeros(leaf.shape, kind)
         else:
-            made = np.resize(pool.astype(kind), leaf.shape)
+            made = np.resize(pool(np.dtype(kind)), leaf.shape)
         return jax.device_put(made, getattr(leaf.get_raw_value(), "sharding", None))
 
     return nnx.from_flat_state([(p, x.replace(values(p, x))) for p, x in nnx.to_flat_state(state)])
@@ -128,6 +130,11 @@ def times(call: Callable, repeats: int = REPEATS) -> tuple[float, float]:
 def peak_memory() -> float | None:
     stats = jax.devices()[0].memory_stats() or {}
     return stats["peak_bytes_in_use"] / 2**30 if "peak_bytes_in_use" in stats else None
+
+
+def have_peers() -> bool:
+    """Is PyTorch here, which the peers need?"""
+    return importlib.util.find_spec("torch") is not None
 
 
 def peer(call: Callable, repeats: int = REPEATS) -> dict[str, float | None]:
@@ -195,7 +202,7 @@ def language(small: bool) -> Iterator[Result]:
         lambda model, ids, lengths, options, config: generate(model, model.embed_tokens(ids), lengths, options, config),
         static_argnames="config",
     )
-    theirs, compiled = original_language_model(cfg, dtype)
+    found: list[tuple[np.ndarray, Result, Result]] = []
     for rows in (1, 2) if small else (1, 8, 32):
         ids = np.random.default_rng(rows).integers(0, cfg.vocab_size, (rows, prompt))
 
@@ -211,29 +218,27 @@ def language(small: bool) -> Iterator[Result]:
         seconds = whole - reading
         cache = 2 * cfg.num_hidden_layers * cfg.num_key_value_heads * cfg.head_dim * jnp.dtype(dtype).itemsize
         touched = (weights + rows * cache * (prompt + NEW / 2)) * NEW
-        reference = {}
-        for name, peer_model in {"transformers": theirs, "transformers compiled": compiled}.items():
-            if name.endswith("compiled") and rows > 1 and not small:
-                continue  # one compilation is what the time allows for
-            both = [peer(functools.partial(peer_model, ids, new), 1 if small else 2) for new in (1, NEW)]
-            reference[name] = both[1] | {
-                "seconds": both[1]["seconds"] - both[0]["seconds"],
-                "reading": both[0]["seconds"],
-            }
-        yield Result(
-            "decode", f"{rows} x {NEW} after {prompt}", seconds, rows * NEW / seconds, "tokens/s",
-            touched / seconds / bandwidth, "copy", peak_memory(), first, reference,
-        )  # fmt: skip
         needed = 2 * weights / jnp.dtype(dtype).itemsize * rows * prompt
-        peers = {name: found | {"seconds": found["reading"]} for name, found in reference.items()}
-        yield Result(
-            "prefill", f"{rows} x {prompt}", reading, rows * prompt / reading, "tokens/s", *mfu(needed / reading),
-            peak_memory(), None, peers,
+        decode = Result(
+            "decode", f"{rows} x {NEW} after {prompt}", seconds, rows * NEW / seconds, "tokens/s",
+            touched / seconds / bandwidth, "copy", peak_memory(), first,
         )  # fmt: skip
+        prefill = Result(
+            "prefill", f"{rows} x {prompt}", reading, rows * prompt / reading, "tokens/s", *mfu(needed / reading),
+            peak_memory(),
+        )  # fmt: skip
+        found += [(ids, decode, prefill)]
+        yield from (decode, prefill)
+    for name, original in (original_language_model(cfg, dtype) if have_peers() else {}).items():
+        for ids, decode, prefill in found[:1] if name.endswith("compiled") and not small else found:
+            read, whole = (peer(functools.partial(original, ids, new), 1 if small else 2) for new in (1, NEW))
+            decode.peers[name] = whole | {"seconds": whole["seconds"] - read["seconds"]}
+            prefill.peers[name] = read
+            yield from (decode, prefill)
 
 
-def original_language_model(cfg, dtype) -> tuple[Callable, Callable]:
-    """transformers' generate(ids, new tokens), as it is and compiled."""
+def original_language_model(cfg, dtype) -> dict[str, Callable]:
+    """transformers' generate(ids, new tokens), as it is and compiled (for one row: all that the time allows for)."""
     import torch
     from transformers import AutoModelForCausalLM, CompileConfig
     from transformers import LlamaConfig as TorchConfig
@@ -252,7 +257,8 @@ def original_language_model(cfg, dtype) -> tuple[Callable, Callable]:
         exact = dict(min_new_tokens=new, max_new_tokens=new, do_sample=False, attention_mask=torch.ones_like(tensor))
         return model.generate(tensor, **exact, **options)
 
-    return run, functools.partial(run, cache_implementation="static", compile_config=compile_config)
+    static = functools.partial(run, cache_implementation="static", compile_config=compile_config)
+    return {"transformers": run, "transformers compiled": static}
 
 
 def train(small: bool) -> Iterator[Result]:
@@ -313,16 +319,12 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     run = compiler.jit(lambda model, *inputs: model.generate(*inputs))
     denoise = jax.jit(lambda model, *inputs: model.denoise(*inputs))
     shape = config.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
-    pipeline, repeats = OriginalPipeline(name, config, options, dtype), 1 if small else 2
-    samples = {}
+    samples, found = {}, {}
     for batch in (1,) if small else batches:
         rng = np.random.default_rng(batch)
         prompts = rng.standard_normal((batch, *config.prompt_shape)).astype(np.float32)
         noise = rng.standard_normal((batch, *shape)).astype(np.float32)
         samples[batch] = prompts, np.zeros_like(prompts[:1]), noise
-    theirs = {batch: functools.partial(pipeline.sample, *arrays, steps) for batch, arrays in samples.items()}
-    eager = {batch: peer(call, repeats) for batch, call in theirs.items()}
-    pipeline.compile(small)  # for good, so eager comes first
     for batch, (prompts, negative, noise) in samples.items():
         inputs = (
             jnp.asarray(prompts, dtype),
@@ -335,11 +337,20 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
         evaluation = flops.count(denoise.trace(model, init_state(table, noise), *inputs[:2], *inputs[3:]).jaxpr).needed
         needed = once + (int(table.count) - 1) * evaluation
         first, seconds = times(lambda inputs=inputs: np.asarray(run(model, *inputs)))
-        reference = {"diffusers": eager[batch], "diffusers compiled": peer(theirs[batch], repeats)}
-        yield Result(
+        found[batch] = Result(
             name, f"{batch} x {'x'.join(map(str, shape))}, {steps} steps", seconds, batch / seconds, unit,
-            *mfu(needed / seconds), peak_memory(), first, reference,
+            *mfu(needed / seconds), peak_memory(), first,
         )  # fmt: skip
+        yield found[batch]
+    if not have_peers():
+        return
+    pipeline, repeats = OriginalPipeline(name, config, options, dtype), 1 if small else 2
+    for peer_name in ("diffusers", "diffusers compiled"):
+        if peer_name.endswith("compiled"):
+            pipeline.compile(small)
+        for batch, arrays in samples.items():
+            found[batch].peers[peer_name] = peer(functools.partial(pipeline.sample, *arrays, steps), repeats)
+            yield found[batch]
 
 
 class OriginalPipeline:
@@ -496,7 +507,7 @@ def attention_kernels(small: bool) -> Iterator[Result]:
 
 CASES: dict[str, tuple[Callable[[bool], Iterator[Result]], int]] = {  # and the seconds that it may take
     "device": (device, 30),
-    "language": (language, 150),
+    "language": (language, 200),
     "train": (train, 130),
     "image": (functools.partial(sampler, "image", (1, 8), "images/s"), 150),
     "keypad": (keypad_system, 70),
@@ -510,7 +521,8 @@ def versions() -> dict[str, str]:
     """What the figures depend on."""
     from importlib import metadata
 
-    found = {name: metadata.version(name) for name in ("jax", "flax", "torch", "transformers", "diffusers")}
+    names = ("jax", "flax", *(("torch", "transformers", "diffusers") if have_peers() else ()))
+    found = {name: metadata.version(name) for name in names}
     try:
         command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         found["card"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
@@ -525,20 +537,22 @@ def run_case(name: str, small: bool, seconds: float) -> list[Result]:
         rows, log = pathlib.Path(folder, "rows"), pathlib.Path(folder, "log")
         rows.touch()
         command = [sys.executable, __file__, name, f"--rows={rows}", *["--small"] * small]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         with log.open("w") as file:
             try:
                 done = subprocess.run(command, stdout=file, stderr=file, timeout=seconds, env=environment)
-                ended = "" if not done.returncode else f"exit status {done.returncode}: {last_line(log)}"
+                ended = "" if not done.returncode else f"exit status {done.returncode}: {last_lines(log)}"
             except subprocess.TimeoutExpired:
                 ended = f"stopped after {seconds:.0f} s"
         if ended:
             print(f"{name}: {ended}", file=sys.stderr, flush=True)
-        return [Result(**json.loads(line)) for line in rows.read_text().splitlines()]
+        results = [Result(**json.loads(line)) for line in rows.read_text().splitlines()]
+        return list({(result.case, result.setting): result for result in results}.values())  # the last, with all peers
 
 
-def last_line(log: pathlib.Path) -> str:
-    return (log.read_text().strip().splitlines() or [""])[-1]
+def last_lines(log: pathlib.Path, count: int = 20) -> str:
+    return "\n".join(log.read_text().strip().splitlines()[-count:])
 
 
 def main() -> None:
