@@ -14,7 +14,7 @@ image      Stable Diffusion 1.5, 512 pixels, 50 steps with guidance, and the aut
 keypad     infer.py on six requests with an empty and a warm compilation cache, and its answers beside the CPU's
 audio      AudioLDM-L, 9 seconds, beside diffusers
 video      Zeroscope, 24 frames of 576 x 320, beside diffusers
-attention  kernels of nextgpt_jax.attention beside plain XLA, for the shapes of the decoders
+attention  kernels of nextgpt_jax.models.attention beside plain XLA, for the shapes of the decoders
 
 Peers run where PyTorch is installed, in bfloat16, too; "compiled" is torch.compile(mode="reduce-overhead"). The share
 of the peak FLOP/s counts the operations that the model needs, over what the device's maker publishes.
@@ -44,16 +44,17 @@ import numpy as np
 from flax import nnx
 
 from configs import keypad, nextgpt_7b
-from nextgpt_jax import attention, chips, compiler
+from nextgpt_jax import chips, compiler, flops
+from nextgpt_jax.aot import plan
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.diffusion.schedulers import init_state
-from nextgpt_jax.generate import DecodeConfig, Options, generate
-from nextgpt_jax.layers import make_rngs
-from nextgpt_jax.load import frozen_dtype, model_config, prepare_llm
+from nextgpt_jax.generation.loop import DecodeConfig, Options, generate
 from nextgpt_jax.modalities import OUTPUTS
-from nextgpt_jax.model import DECODERS, NExTGPT, NExTGPTConfig
-from nextgpt_jax.planning import flops, plan
+from nextgpt_jax.models import attention
+from nextgpt_jax.models.diffusion.schedulers import init_state
+from nextgpt_jax.models.layers import make_rngs
+from nextgpt_jax.models.nextgpt import DECODERS, NExTGPT, NExTGPTConfig
 from nextgpt_jax.sharding import make_mesh
+from nextgpt_jax.weights.load import frozen_dtype, model_config, prepare_llm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REPEATS = 3

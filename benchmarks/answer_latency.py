@@ -17,7 +17,7 @@ import time
 import jax
 
 from configs.keypad import get_config
-from nextgpt_jax.inference.cli import load_engine
+from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.inference.requests import make_request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -30,16 +30,21 @@ import numpy as np
 import torch
 from flax import nnx
 
-from convert import audioldm, engine, imagebind, llama, stable_diffusion, text_to_video
-from convert.checkpoints import Checkpoint
-from convert.rules import Table
-from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
-from nextgpt_jax.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
-from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
-from nextgpt_jax.diffusion.vocoder import HifiGan, VocoderConfig
-from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.layers import unstack
-from nextgpt_jax.llama import Llama, LlamaConfig
+from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
+from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
+from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
+from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
+from nextgpt_jax.models.layers import unstack
+from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.weights import matching
+from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.tables import audioldm as audioldm_table
+from nextgpt_jax.weights.tables import imagebind as imagebind_table
+from nextgpt_jax.weights.tables import llama as llama_table
+from nextgpt_jax.weights.tables import stable_diffusion as stable_diffusion_table
+from nextgpt_jax.weights.tables import text_to_video as text_to_video_table
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
 PROMPT, NEW = 128, 32
 
@@ -65,7 +70,7 @@ def unet(rng) -> Case:
     return Case(
         original=lambda: Torch(cross_attention_dim=768, attention_head_dim=8),
         model=lambda: UNet2DConditionModel(UNet2DConfig.sd15(), rngs=nnx.Rngs(0)),
-        table=stable_diffusion.unet_table(UNet2DConfig.sd15()),
+        table=stable_diffusion_table.unet_table(UNet2DConfig.sd15()),
         inputs=(_normal(rng, 2, 64, 64, 4), _normal(rng, 2, 77, 768)),
         ours=lambda model, x, context: model(x, jnp.full(2, 500), context),
         theirs=lambda model, x, context: _last(model(_first(x), torch.tensor(500), context).sample),
@@ -80,7 +85,7 @@ def unet_audio(rng) -> Case:
     return Case(
         original=lambda: Torch(**dataclasses.asdict(cfg)),
         model=lambda: UNet2DConditionModel(cfg, rngs=nnx.Rngs(0)),
-        table=stable_diffusion.unet_table(cfg),
+        table=stable_diffusion_table.unet_table(cfg),
         inputs=(_normal(rng, 2, 225, 16, 8), _normal(rng, 2, 512)),
         ours=lambda model, x, text: model(x, jnp.full(2, 500), class_labels=text),
         theirs=lambda model, x, text: _last(model(_first(x), torch.tensor(500), None, class_labels=text).sample),
@@ -94,7 +99,7 @@ def unet3d(rng) -> Case:
     return Case(
         original=lambda: Torch(),
         model=lambda: UNet3DConditionModel(UNet3DConfig.zeroscope(), rngs=nnx.Rngs(0)),
-        table=text_to_video.UNET,
+        table=text_to_video_table.UNET,
         inputs=(_normal(rng, 1, 4, 40, 72, 4), _normal(rng, 1, 77, 1024)),
         ours=lambda model, x, context: model(x, jnp.full(1, 500), context),
         theirs=lambda model, x, context: _last(model(_first(x), torch.tensor(500), context).sample),
@@ -114,7 +119,7 @@ def vae(rng) -> Case:
             layers_per_block=2,
         ),
         model=lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)),
-        table=stable_diffusion.VAE,
+        table=stable_diffusion_table.VAE,
         inputs=(_normal(rng, 1, 64, 64, 4),),
         ours=lambda model, z: model.decode(z),
         theirs=lambda model, z: _last(model.decode(_first(z)).sample),
@@ -130,7 +135,7 @@ def vocoder(rng) -> Case:
     return Case(
         original=lambda: Torch(TorchConfig(**dataclasses.asdict(cfg), normalize_before=False)),
         model=lambda: HifiGan(cfg, rngs=nnx.Rngs(0)),
-        table=audioldm.VOCODER,
+        table=audioldm_table.VOCODER,
         inputs=(_normal(rng, 1, 900, 64),),
         ours=lambda model, mel: model(mel),
         theirs=lambda model, mel: model(mel),
@@ -152,7 +157,7 @@ def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tens
     return Case(
         original=lambda: TorchImageBind(cfg, modality),
         model=lambda: ImageBind(cfg, modalities=(modality,), rngs=nnx.Rngs(0)),
-        table=imagebind.table((modality,)),
+        table=imagebind_table.table((modality,)),
         inputs=(inputs,),
         ours=lambda model, x: model.embed(modality, x),
         theirs=lambda model, x: model(to_torch(x)),
@@ -246,7 +251,7 @@ def _llama(**rest) -> Case:
     return Case(
         original=lambda: Torch(TorchConfig(**{name: getattr(LLAMA, name) for name in names})),
         model=lambda: Llama(LLAMA, rngs=nnx.Rngs(0)),
-        table=llama.BASE,
+        table=llama_table.BASE,
         prepare=prepare,
         **rest,
     )
@@ -325,7 +330,7 @@ def loaded(case: Case, module: torch.nn.Module) -> nnx.Module:
     """Our model with the torch module's weights."""
     tensors = {key: value.detach().numpy() for key, value in module.state_dict().items()}
     graphdef, state = nnx.split(nnx.eval_shape(case.model))
-    model = nnx.merge(graphdef, engine.load(Checkpoint.of("torch", tensors), state, case.table))
+    model = nnx.merge(graphdef, matching.load(Checkpoint.of("torch", tensors), state, case.table))
     case.prepare(model)
     gc.collect()
     return model

@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from convert import components, engine
-from convert.checkpoints import Checkpoint, Tensor
-from convert.shards import save_safetensors
-from nextgpt_jax.diffusion.audioldm import AudioLDMConfig
-from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
-from nextgpt_jax.diffusion.text_to_video import TextToVideoConfig
-from nextgpt_jax.imagebind import ImageBindConfig
-from nextgpt_jax.llama import LlamaConfig
+from nextgpt_jax.models.diffusion.audioldm import AudioLDMConfig
+from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
+from nextgpt_jax.models.llms.llama import LlamaConfig
+from nextgpt_jax.weights import components, matching
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
 
 CONFIGS = {
     "llama": LlamaConfig.vicuna_7b(),
@@ -63,7 +63,7 @@ def write_random(component: str, folder: pathlib.Path) -> None:
     for part in components.COMPONENTS[component](folder):
         tensors = {
             key: Tensor(shape, np.dtype(np.float16), lambda shape=shape: _random(rng, shape))
-            for key, shape in engine.torch_shapes(part.state, part.table).items()
+            for key, shape in matching.torch_shapes(part.state, part.table).items()
         }
         save_safetensors(Checkpoint("random", tensors), folder / part.folder / part.file, shard_bytes=SHARD)
 
@@ -120,10 +120,10 @@ def restore(component: str, folder: str) -> None:
     """What a loading process does: all parameters on the device, as float16."""
     import jax
 
-    from convert import store
+    from nextgpt_jax.weights import orbax_params
 
     parts = components.COMPONENTS[component](pathlib.Path(folder))
-    restored = [store.restore(pathlib.Path(folder) / p.folder, p.state, dtype=np.float16) for p in parts]
+    restored = [orbax_params.restore(pathlib.Path(folder) / p.folder, p.state, dtype=np.float16) for p in parts]
     jax.block_until_ready(restored)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/gpu_decode.py [--topology h100:1] [--rows 1 8]
 
 Needs the CUDA plugin (pip install '.[cuda]'), no GPU. "in a stack" is the form of training: one scan over stacked
-layers with LoRA beside the kernels, and XLA's own options. "apart" is what answers: nextgpt_jax.load.prepare_llm and
+layers with LoRA beside the kernels, and XLA's own options. "apart" is what answers: prepare_llm of weights/load.py and
 nextgpt_jax/compiler.py.
 """
 
@@ -15,8 +15,8 @@ import jax
 
 from configs import nextgpt_7b
 from nextgpt_jax import compiler
-from nextgpt_jax.command import run_command
-from nextgpt_jax.planning import plan
+from nextgpt_jax.aot import plan
+from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.sharding import make_mesh
 
 

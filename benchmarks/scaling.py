@@ -23,9 +23,9 @@ import textwrap
 import time
 from collections.abc import Iterable
 
+from nextgpt_jax.aot import gpu
+from nextgpt_jax.aot.plan import duration
 from nextgpt_jax.chips import chip
-from nextgpt_jax.planning import gpu
-from nextgpt_jax.planning.plan import duration
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from nextgpt_jax.command import unknown_variant
+from nextgpt_jax.cli.flags import unknown_variant
 from nextgpt_jax.config import AudioOptions, ExperimentConfig, ImageOptions, VideoOptions
 
 VARIANTS = ("infer", "stage1", "stage2", "stage3")

@@ -3,7 +3,7 @@
 Put the weights, in the hub's folder layout, below weights/ or name other folders: --config.model.llm=...
 """
 
-from nextgpt_jax.command import unknown_variant
+from nextgpt_jax.cli.flags import unknown_variant
 from nextgpt_jax.config import ExperimentConfig
 
 VARIANTS = ("infer", "stage1", "stage2", "stage3")

@@ -9,19 +9,20 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-import convert.nextgpt
-from convert import components, engine, folders, llama, store
-from convert.checkpoints import Checkpoint, open_checkpoint
-from convert.components import COMPONENTS
+from convert import folders
 from convert.imports import delta_state
-from convert.rules import Table
-from convert.shards import save_safetensors
-from nextgpt_jax import hub, load
-from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.llama import LlamaConfig
-from nextgpt_jax.model import is_trained
+from nextgpt_jax.models import hf_config
+from nextgpt_jax.models.llms.llama import LlamaConfig
+from nextgpt_jax.models.nextgpt import is_trained
+from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params
+from nextgpt_jax.weights.components import COMPONENTS
+from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.tables import llama as llama_table
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 
 def export_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
@@ -55,23 +56,25 @@ def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, 
 
 def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
     state, table = delta_state(values.config, source)
-    wanted, _ = convert.nextgpt.saved_delta(source, state)
-    parameters = store.parameters(source, wanted, table)
-    tensors = convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
+    wanted, _ = nextgpt_delta.saved_delta(source, state)
+    parameters = orbax_params.parameters(source, wanted, table)
+    tensors = nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
     return folders.with_left(tensors, source)
 
 
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:
     """LLaMA's weights with an adapter's updates added."""
     (part,) = COMPONENTS["llama"](source)
-    base = LlamaConfig.from_hub(hub.read_config(source / "config.json"))
+    base = LlamaConfig.from_hub(hf_config.read_config(source / "config.json"))
     config = components.lora_config(adapter)
     low_rank = components.lora_part(base, config)
-    if store.is_converted(adapter):
-        updates = store.parameters(adapter, low_rank.state, low_rank.table)
+    if orbax_params.is_converted(adapter):
+        updates = orbax_params.parameters(adapter, low_rank.state, low_rank.table)
     else:
-        updates = engine.fit(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
-    parameters = llama.merged(store.parameters(source, part.state, part.table), updates, config.alpha / config.rank)
+        updates = matching.fit(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
+    parameters = llama_table.merged(
+        orbax_params.parameters(source, part.state, part.table), updates, config.alpha / config.rank
+    )
     folders.export_parts(source, output, [(part, parameters)], dtype=dtype)
 
 
@@ -88,41 +91,41 @@ def _export_run(output: pathlib.Path, component: str, values, dtype) -> None:
         tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
         _write_tensors(output, tensors, dtype, "model.safetensors")
     else:
-        tensors = engine.export(nnx.filter_state(trained["llm"], nnx.LoRAParam), llama.LORA)
+        tensors = matching.export(nnx.filter_state(trained["llm"], nnx.LoRAParam), llama_table.LORA)
         _write_tensors(output, tensors, dtype, "adapter_model.safetensors", adapter_config=_adapter_config(model.lora))
     print(f"{len(tensors)} tensors: {output}")
 
 
-def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, engine.Parameter]:
+def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Parameter]:
     """The base's embedding and head, which a delta file repeats; nothing else of the base is read."""
     if config.delta:
         table, path = load.delta_table(load.model_config(config)), pathlib.Path(config.delta)
-        if store.is_converted(path):
-            wanted, _ = convert.nextgpt.saved_delta(path, state)
-            return store.parameters(path, wanted, table)
-        return convert.nextgpt.fit_delta(open_checkpoint(path), state, table)[1].parameters
+        if orbax_params.is_converted(path):
+            wanted, _ = nextgpt_delta.saved_delta(path, state)
+            return orbax_params.parameters(path, wanted, table)
+        return nextgpt_delta.fit_delta(open_checkpoint(path), state, table)[1].parameters
     rows = nnx.from_flat_state(
         (path[1:], leaf)
-        for path, leaf in nnx.to_flat_state(convert.nextgpt.delta_state(state))
+        for path, leaf in nnx.to_flat_state(nextgpt_delta.delta_state(state))
         if path[0] == "llm" and path[-1] not in ("lora_a", "lora_b")
     )
     folder = pathlib.Path(config.llm)
-    if store.is_converted(folder):
-        found = store.parameters(folder, rows, llama.BASE)
+    if orbax_params.is_converted(folder):
+        found = orbax_params.parameters(folder, rows, llama_table.BASE)
     else:
-        found = engine.fit(open_checkpoint(folder), rows, llama.BASE, allow_unused=True).parameters
+        found = matching.fit(open_checkpoint(folder), rows, llama_table.BASE, allow_unused=True).parameters
     return {f"llm.{name}": parameter for name, parameter in found.items()}
 
 
 def _trained_delta(trained: nnx.State, rows, state: nnx.State, table: Table) -> Checkpoint:
     """The delta file of trained parameters, with the base's rows."""
-    wanted = convert.nextgpt.delta_state(state)
-    sources, leaves = engine.plan(wanted, table), dict(nnx.to_flat_state(trained))
+    wanted = nextgpt_delta.delta_state(state)
+    sources, leaves = matching.plan(wanted, table), dict(nnx.to_flat_state(trained))
     parameters = dict(rows)
-    for path, name in engine.flat_paths(wanted).items():
+    for path, name in matching.flat_paths(wanted).items():
         if path in leaves:
-            parameters[name] = engine.Parameter.of(leaves[path][...], sources[name].stacked)
-    return convert.nextgpt.join_rows(engine.export_parameters(parameters, wanted, table))
+            parameters[name] = matching.Parameter.of(leaves[path][...], sources[name].stacked)
+    return nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
 
 
 def _adapter_config(config) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from convert import engine, store
-from convert.checkpoints import Checkpoint, open_checkpoint
-from convert.components import COMPONENTS, Part
-from convert.shards import save_safetensors
-from nextgpt_jax import hub
 from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.models import hf_config
+from nextgpt_jax.weights import matching, orbax_params
+from nextgpt_jax.weights.components import COMPONENTS, Part
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 MANIFEST = "nextgpt_jax.json"
 LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
@@ -42,14 +42,14 @@ class FittedPart:
 
     part: Part
     checkpoint: Checkpoint
-    parameters: dict[str, engine.Parameter]
+    parameters: dict[str, matching.Parameter]
     sources: dict[str, list[str]]  # the checkpoint's keys by parameter
     ignored: tuple[str, ...]
 
 
 def fit(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> FittedPart:
     """Checks that a checkpoint fits a part, and casts it to `dtype` (None: each tensor stays as it is)."""
-    found = engine.fit(checkpoint, part.state, part.table)
+    found = matching.fit(checkpoint, part.state, part.table)
     parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
     return FittedPart(part, checkpoint, parameters, found.sources, found.left)
 
@@ -110,7 +110,7 @@ def import_folder(
         digests = {file: hashing.submit(_sha256, file) for file in files}
         copy_beside(source, folder, [fitted.part.folder for fitted in parts])
         for fitted in parts:
-            store.save(fitted.parameters, folder / fitted.part.folder)
+            orbax_params.save(fitted.parameters, folder / fitted.part.folder)
             left = {key: fitted.checkpoint.tensors[key] for key in fitted.ignored if key in fitted.checkpoint}
             if left and sum(math.prod(t.shape) * t.dtype.itemsize for t in left.values()) <= _LEFT_BYTES:
                 save_safetensors(Checkpoint("left", left), folder / fitted.part.folder / LEFT)
@@ -142,14 +142,14 @@ def export_folder(component: str, source: pathlib.Path, output: pathlib.Path, *,
     """
     read_manifest(source)
     parts = COMPONENTS[component](source)
-    parameters = [store.parameters(source / part.folder, part.state, part.table) for part in parts]
+    parameters = [orbax_params.parameters(source / part.folder, part.state, part.table) for part in parts]
     export_parts(source, output, list(zip(parts, parameters, strict=True)), dtype=dtype)
 
 
 def export_parts(
     source: pathlib.Path,
     output: pathlib.Path,
-    parts: list[tuple[Part, dict[str, engine.Parameter]]],
+    parts: list[tuple[Part, dict[str, matching.Parameter]]],
     *,
     dtype: np.dtype | None,
 ) -> None:
@@ -158,7 +158,7 @@ def export_parts(
     with new_folder(output, size) as folder:
         copy_beside(source, folder, [part.folder for part, _ in parts])
         for part, parameters in parts:
-            tensors = engine.export_parameters(parameters, part.state, part.table)
+            tensors = matching.export_parameters(parameters, part.state, part.table)
             save_safetensors(with_left(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype)
 
 
@@ -234,7 +234,9 @@ def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[st
 
 
 def _files_beside(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(f for f in (*folder.glob("*"), *folder.glob("*/*")) if _is_beside(f) and store.FOLDER not in f.parts)
+    return sorted(
+        f for f in (*folder.glob("*"), *folder.glob("*/*")) if _is_beside(f) and orbax_params.FOLDER not in f.parts
+    )
 
 
 def _is_beside(file: pathlib.Path) -> bool:
@@ -245,7 +247,7 @@ def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, An
     """model_index.json without the parts that are not converted (a safety checker), which a loader would look for."""
     if not (source / "model_index.json").is_file():
         return {}
-    index = hub.read_config(source / "model_index.json")
+    index = hf_config.read_config(source / "model_index.json")
     kept = {*parts, *_BESIDE_PARTS}
     index = {k: [None, None] if isinstance(v, list) and k not in kept else v for k, v in index.items()}
     return {"model_index.json": index}
@@ -268,7 +270,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} is no converted folder (no {MANIFEST})")
-    return hub.read_config(folder / MANIFEST)
+    return hf_config.read_config(folder / MANIFEST)
 
 
 def _sha256(file: pathlib.Path) -> str:

@@ -10,17 +10,17 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-import convert.nextgpt
-from convert import components, folders, sources, store, vicuna
-from convert.checkpoints import open_checkpoint
-from convert.components import COMPONENTS, Part
+from convert import folders, vicuna
 from convert.folders import FittedPart
-from nextgpt_jax import hub, load
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write
-from nextgpt_jax.imagebind import ImageBindConfig
-from nextgpt_jax.llama import LlamaConfig
+from nextgpt_jax.models import hf_config
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
+from nextgpt_jax.models.llms.llama import LlamaConfig
+from nextgpt_jax.weights import components, hub, load, nextgpt_delta, orbax_params
+from nextgpt_jax.weights.components import COMPONENTS, Part
+from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 
 def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
@@ -32,7 +32,7 @@ def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) ->
     if component == "nextgpt":
         return _import_system(output, values)
     dtype = np.dtype(values.dtype) if values.dtype else None
-    source = sources.find(component, values.source, values.revision)
+    source = hub.find(component, values.source, values.revision)
     folder = source.path if source.path.is_dir() else source.path.parent
     extra: dict[str, Any] = {}  # files that the published folder lacks
     if component == "delta":
@@ -73,7 +73,7 @@ def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype
 
 def _llama_json(folder: pathlib.Path, values) -> dict[str, Any]:
     """The config of what comes out: the delta's if there is one, with the rows that are kept."""
-    config = hub.read_config((pathlib.Path(values.delta) if values.delta else folder) / "config.json")
+    config = hf_config.read_config((pathlib.Path(values.delta) if values.delta else folder) / "config.json")
     return {**config, "vocab_size": values.vocab_size or config.get("vocab_size")}
 
 
@@ -93,7 +93,7 @@ def _other_files(component: str, folder: pathlib.Path, parts: list[FittedPart], 
 def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[FittedPart], dict[str, Any]]:
     if not values.base:
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
-    base = hub.read_config(pathlib.Path(values.base) / "config.json")
+    base = hf_config.read_config(pathlib.Path(values.base) / "config.json")
     part = components.lora_part(LlamaConfig.from_hub(base), components.lora_config(folder))
     return [folders.fit(part, open_checkpoint(folder), dtype)], {components.BASE_CONFIG: base}
 
@@ -107,7 +107,7 @@ def delta_state(config: ExperimentConfig, delta: pathlib.Path) -> tuple[nnx.Stat
 def _fit_delta(values, path: pathlib.Path, dtype) -> list[FittedPart]:
     state, table = delta_state(values.config, path)
     checkpoint = open_checkpoint(path)
-    wanted, found, held = convert.nextgpt.fit_delta(checkpoint, state, table, allow_partial=values.allow_partial)
+    wanted, found, held = nextgpt_delta.fit_delta(checkpoint, state, table, allow_partial=values.allow_partial)
     print(f"{checkpoint.source} holds {', '.join(held)}")
     parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
     return [FittedPart(Part("", wanted, table), checkpoint, parameters, found.sources, found.left)]
@@ -130,11 +130,11 @@ def _import_system(output: pathlib.Path, values) -> None:
     model = dataclasses.replace(values.config.model, **{name: str(path) for name, path in found.items()})
     config = dataclasses.replace(values.config, model=model)
     for name, (component, _) in named.items():
-        if store.is_converted(found[name]):
+        if orbax_params.is_converted(found[name]):
             raise UserError(f"model.{name}: {found[name]} is converted already")
         if component == "delta":
             state, table = delta_state(config, found[name])
-            wanted, fitted, _ = convert.nextgpt.fit_delta(
+            wanted, fitted, _ = nextgpt_delta.fit_delta(
                 checkpoint := open_checkpoint(found[name]), state, table, allow_partial=values.allow_partial
             )
             cast = {key: parameter.cast(dtype) for key, parameter in fitted.parameters.items()}
@@ -155,7 +155,7 @@ def _import_system(output: pathlib.Path, values) -> None:
             folder = found[name] if found[name].is_dir() else found[name].parent
             target = scratch / pathlib.Path(path).name
             extra = _other_files(component, folder, parts[name])
-            facts = sources.Source(found[name]).facts()
+            facts = hub.Source(found[name]).facts()
             folders.import_folder(component, folder, target, parts[name], facts=facts, extra=extra)
             manifest["parts"][name] = {"folder": target.name, **folders.read_manifest(target)}
             print(f"{name}: {folders.summary(parts[name])}: {output / target.name}")

@@ -5,8 +5,8 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from convert.checkpoints import Checkpoint, Tensor
-from convert.engine import ConversionError
+from nextgpt_jax.weights.matching import ConversionError
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
 
 _ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # may have more rows in the delta: tokens that it adds
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from convert import engine
-from convert.checkpoints import Checkpoint
-from convert.rules import Table
+from nextgpt_jax.weights import matching
+from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
 torch.set_num_threads(1)  # more only get in each other's way at the tests' sizes
 
@@ -37,12 +37,12 @@ def checkpoint_of(module: torch.nn.Module) -> Checkpoint:
 def load_into(make: Callable[[], nnx.Module], table: Table, module: torch.nn.Module) -> nnx.Module:
     """make(), never materialised, with the weights of the torch module; every key has to be used."""
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    return nnx.merge(graphdef, engine.load(checkpoint_of(module), state, table))
+    return nnx.merge(graphdef, matching.load(checkpoint_of(module), state, table))
 
 
 def exported(module: nnx.Module, table: Table) -> dict[str, torch.Tensor]:
     """The module's weights as a torch state dict."""
-    return {key: torch.from_numpy(value.copy()) for key, value in engine.export(nnx.state(module), table).items()}
+    return {key: torch.from_numpy(value.copy()) for key, value in matching.export(nnx.state(module), table).items()}
 
 
 def compiled(module: nnx.Module, method: str = "__call__") -> Callable:

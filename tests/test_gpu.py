@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from nextgpt_jax.media import read_audio
+from tests import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 200
 pytestmark = [
     pytest.mark.slow,

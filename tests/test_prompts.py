@@ -1,7 +1,6 @@
 """Conversations to ids: template, marks, loss masks, positions of media and signal tokens."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from nextgpt_jax.prompts import (
     split_marks,
     stop_sequences,
 )
+from tests import FIXTURES
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 VOCAB = 300
 
 
@@ -108,7 +107,7 @@ class SentencePiece:
     """The fixtures' LLaMA tokenizer."""
 
     def __init__(self):
-        from nextgpt_jax.load import load_tokenizer
+        from nextgpt_jax.weights.load import load_tokenizer
 
         self.tokenizer = load_tokenizer(FIXTURES / "vicuna")
         self.bos_token_id = self.tokenizer.bos_token_id

@@ -10,15 +10,13 @@ import pytest
 from PIL import Image
 
 from nextgpt_jax import media
-from nextgpt_jax.inference import cli
+from nextgpt_jax.cli import infer
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request, read_requests
-from nextgpt_jax.load import load_system
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.training.loop import train
-from tests import tiny
-
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+from nextgpt_jax.weights.load import load_system
+from tests import FIXTURES, tiny
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,7 @@ def test_each_of_them_is_seen(engine, files, monkeypatch):
 
 
 def test_command_line_and_requests(engine, config, files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "load_engine", lambda *a: engine)
+    monkeypatch.setattr(infer, "load_engine", lambda *a: engine)
     flags = [f"--{name}={path}" for name, path in files.items()]
     marks = " ".join(row.placeholder for row in MODALITIES.values())
     model = [
@@ -88,11 +86,11 @@ def test_command_line_and_requests(engine, config, files, tmp_path, monkeypatch,
         if value and name != "lora_targets"
     ]
     argv = ["infer.py", "--config=configs/keypad.py", *model, "--config.model.delta=", f"--output={tmp_path / 'out'}"]
-    cli.main([*argv, f"--prompt={marks} what?", "--modality=text", "--temperature=0", "--max_new_tokens=4", *flags])
+    infer.main([*argv, f"--prompt={marks} what?", "--modality=text", "--temperature=0", "--max_new_tokens=4", *flags])
     capsys.readouterr()
     record = {"prompt": "what?", "modality": "text", "max_new_tokens": 4} | {
         f"{n}s": [str(p)] for n, p in files.items()
     }
     (tmp_path / "requests.jsonl").write_text(json.dumps(record))
-    cli.answer_file(engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "replies"))
+    infer.answer_file(engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "replies"))
     assert "error" not in json.loads((tmp_path / "replies" / "replies.jsonl").read_text())

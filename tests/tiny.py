@@ -8,16 +8,16 @@ import shutil
 import numpy as np
 from flax import nnx
 
-import convert.imagebind
-import convert.llama
-from convert.engine import export
-from convert.shards import save_safetensors
 from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.llama import Llama, LlamaConfig
-from nextgpt_jax.load import decoder_tables
-from nextgpt_jax.model import DECODERS
+from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
+from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.nextgpt import DECODERS
+from nextgpt_jax.weights.load import decoder_tables
+from nextgpt_jax.weights.matching import export
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.tables import imagebind as imagebind_table
+from nextgpt_jax.weights.tables import llama as llama_table
 
 TOKENIZERS = pathlib.Path(__file__).parent.parent / "examples" / "keypad" / "weights" / "base"
 
@@ -96,8 +96,8 @@ class Mesh:
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
     llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(IMAGEBIND)
-    _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), convert.llama.BASE)
-    table = convert.imagebind.table(encoder.modalities)
+    _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), llama_table.BASE)
+    table = imagebind_table.table(encoder.modalities)
     _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
     for modality, (name, parts) in _DECODERS.items():
         for part, config in parts.items():

@@ -25,10 +25,10 @@ from examples.keypad.gallery import gallery
 from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Request
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
-from nextgpt_jax.command import configure_jax, run_command
+from nextgpt_jax.cli.flags import configure_jax, run_command
+from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine as inference
-from nextgpt_jax.inference.cli import load_engine
 from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.prompts import Turn, human_segments
 

@@ -24,7 +24,7 @@ import numpy as np
 from examples.keypad import language, world
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
-from nextgpt_jax.command import run_command
+from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.modalities import OUTPUTS
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.batches import Encoder
-from nextgpt_jax.data.samples import Conversation
+from nextgpt_jax.data.examples import Encoder
+from nextgpt_jax.data.readers import Conversation
 
 
 def batches(

@@ -19,18 +19,18 @@ from jax.sharding import Mesh
 
 from nextgpt_jax import compiler, media
 from nextgpt_jax.config import DecodeDefaults
-from nextgpt_jax.data.batches import caption_ids
-from nextgpt_jax.diffusion.blocks import chunk_feed_forward
-from nextgpt_jax.diffusion.latent_diffusion import LatentDiffusion
-from nextgpt_jax.diffusion.schedulers import SamplerState, init_state
+from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.generate import DecodeConfig, Generated, Options, generate, modality_options
-from nextgpt_jax.layers import unstack
-from nextgpt_jax.load import System, runs_unstacked
+from nextgpt_jax.generation.loop import DecodeConfig, Generated, Options, generate, modality_options
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
-from nextgpt_jax.model import NExTGPTConfig
+from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
+from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, init_state
+from nextgpt_jax.models.layers import unstack
+from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
 from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, move_to_rows, on_rows
+from nextgpt_jax.weights.load import System, runs_unstacked
 
 _TOKENS = (32, 48)  # lengths of prompts and answers are rounded up to these times a power of two
 _ENCODE_BATCH = 32  # media of a modality that are encoded together

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nextgpt_jax import media
-from nextgpt_jax.command import nearest
+from nextgpt_jax.cli.flags import nearest
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Request, check_options
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.model import NExTGPTConfig
+from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
 
 # Options of a request beside prompt and media, and the types that JSON may give them.

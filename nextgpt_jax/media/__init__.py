@@ -11,14 +11,7 @@ import numpy as np
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media.audio import Audio, fbank, preprocess_audio, read_audio, resample, write_wav
-from nextgpt_jax.media.image import (
-    CLIP_MEAN,
-    CLIP_STD,
-    MAX_PIXELS,
-    preprocess_image,
-    read_image,
-    write_png,
-)
+from nextgpt_jax.media.image import CLIP_MEAN, CLIP_STD, MAX_PIXELS, preprocess_image, read_image, write_png
 from nextgpt_jax.media.sensors import preprocess_grey, preprocess_imu, read_grey, read_imu
 from nextgpt_jax.media.video import Video, preprocess_clips, read_clips, read_video, sample_clips, write_mp4
 

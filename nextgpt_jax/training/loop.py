@@ -19,21 +19,20 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from nextgpt_jax import chips
-from nextgpt_jax.checkpoint import Workdir
+from nextgpt_jax import chips, flops
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.batches import Encoder, layout
+from nextgpt_jax.data.examples import Encoder, layout
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.samples import Conversation, check_files, read_samples
+from nextgpt_jax.data.readers import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.load import System, load_system
-from nextgpt_jax.planning import flops
 from nextgpt_jax.sharding import Rows, make_mesh
 from nextgpt_jax.training.checks import check_config, rows_on
 from nextgpt_jax.training.distributed import StopSignal, say, stopping_together
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
+from nextgpt_jax.weights.load import System, load_system
+from nextgpt_jax.weights.run_checkpoints import Workdir
 
 
 def row_encoder(config: ExperimentConfig, system: System, samples: Sequence[Conversation]) -> Encoder:

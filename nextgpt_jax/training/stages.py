@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from flax import nnx
 
-from nextgpt_jax.model import is_trained
+from nextgpt_jax.models.nextgpt import is_trained
 
 
 def _under(*names: str) -> Callable[..., bool]:

@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from convert.__main__ import main
-from convert.checkpoints import Checkpoint
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
 
 def convert(*argv: object) -> None:

@@ -14,17 +14,16 @@ import torch
 import transformers
 from flax import nnx
 
-from convert import engine, folders, nextgpt, store
-from convert.checkpoints import Checkpoint, open_checkpoint
-from convert.components import COMPONENTS
-from convert.shards import save_safetensors
+from convert import folders
 from nextgpt_jax.config import ModelConfig
-from nextgpt_jax.load import load_system
-from tests import tiny
+from nextgpt_jax.weights import matching, nextgpt_delta, orbax_params
+from nextgpt_jax.weights.components import COMPONENTS
+from nextgpt_jax.weights.load import load_system
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
+from tests import FIXTURES, KEYPAD, tiny
 from tests.convert.commands import convert, refused, same
-from tests.test_model import FIXTURES, tiny_config
-
-KEYPAD = pathlib.Path(__file__).parents[2] / "configs" / "keypad.py"
+from tests.models.test_nextgpt import tiny_config
 
 
 @pytest.mark.parametrize("component", tiny.COMPONENTS)
@@ -36,10 +35,10 @@ def test_there_and_back_is_bit_for_bit(component, tiny_root, tmp_path, capsys):
     assert COMPONENTS[component](tmp_path / "jax")[0].state.keys() == parts[0].state.keys()
     for part in parts:
         assert not list((tmp_path / "jax" / part.folder).glob("*.safetensors"))
-        restored = store.restore(tmp_path / "jax" / part.folder, part.state)
+        restored = orbax_params.restore(tmp_path / "jax" / part.folder, part.state)
         for a, b in zip(
             jax.tree.leaves(restored),
-            jax.tree.leaves(engine.load(open_checkpoint(source / part.folder), part.state, part.table)),
+            jax.tree.leaves(matching.load(open_checkpoint(source / part.folder), part.state, part.table)),
             strict=True,
         ):
             np.testing.assert_array_equal(a, b)
@@ -73,7 +72,7 @@ def test_dtype_and_dry_run(tiny_root, tmp_path, capsys):
     assert "fits" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     convert("llama", f"--source={source}", f"--output={tmp_path / 'a'}", "--dtype=bfloat16")
-    assert {str(entry.dtype) for entry in store.saved(tmp_path / "a").values()} == {"bfloat16"}
+    assert {str(entry.dtype) for entry in orbax_params.saved(tmp_path / "a").values()} == {"bfloat16"}
     convert("export", "llama", f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}", "--dtype=float16")
     original, back = open_checkpoint(source), open_checkpoint(tmp_path / "b")
     for key in original:
@@ -130,7 +129,7 @@ def test_pickles_with_views_and_transposed_tensors(tmp_path):
 
 def test_imagebind_as_it_was_released(tmp_path, monkeypatch):
     """One file, without a config."""
-    monkeypatch.setattr("nextgpt_jax.imagebind.ImageBindConfig.huge", classmethod(_tiny_imagebind))
+    monkeypatch.setattr("nextgpt_jax.models.encoders.imagebind.ImageBindConfig.huge", classmethod(_tiny_imagebind))
     source = FIXTURES / "imagebind" / "imagebind_huge.pth"
     convert("imagebind", f"--source={source}", f"--output={tmp_path / 'jax'}")
     monkeypatch.undo()
@@ -174,7 +173,7 @@ def test_vicuna_from_its_delta(base_and_delta, tmp_path):
     convert("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'mean'}", "--growth=mean")
     original = open_checkpoint(base)["model.embed_tokens.weight"]
     mean = original.astype(np.float32).mean(0).astype(np.float16)
-    rows = store.restore(tmp_path / "mean", COMPONENTS["llama"](tmp_path / "mean")[0].state)["embed_tokens"][
+    rows = orbax_params.restore(tmp_path / "mean", COMPONENTS["llama"](tmp_path / "mean")[0].state)["embed_tokens"][
         "embedding"
     ]
     added = open_checkpoint(delta)["model.embed_tokens.weight"][-2:]
@@ -183,7 +182,7 @@ def test_vicuna_from_its_delta(base_and_delta, tmp_path):
     rows = len(original)
     convert("llama", f"--source={base}", f"--delta={delta}", f"--output={tmp_path / 'cut'}", f"--vocab_size={rows}")
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["vocab_size"] == rows
-    assert store.saved(tmp_path / "cut")["lm_head.kernel"].shape == (original.shape[1], rows)
+    assert orbax_params.saved(tmp_path / "cut")["lm_head.kernel"].shape == (original.shape[1], rows)
 
 
 def test_deltas_that_do_not_fit(base_and_delta, tmp_path):
@@ -262,7 +261,7 @@ def test_adapters_that_compute_something_else(adapter, tmp_path):
 def test_deltas_in_all_spellings(delta, tmp_path):
     cfg = tiny_config()
     state = nnx.state(nnx.eval_shape(lambda: nextgpt_model(cfg)))
-    table = nextgpt.table("linear", "transformer", cfg.modalities)
+    table = nextgpt_delta.table("linear", "transformer", cfg.modalities)
     checkpoint = open_checkpoint(FIXTURES / (delta if delta != "newer names" else "nextgpt"))
     if delta == "newer names":
         renamed = {"llama_proj.": "mm_input_projector.", "gen_text_hidden_fcs.0.": "mm_output_img_projector.",
@@ -273,13 +272,13 @@ def test_deltas_in_all_spellings(delta, tmp_path):
             old = next((prefix for prefix in renamed if key.startswith(prefix)), "")
             tensors[renamed.get(old, "") + key.removeprefix(old)] = tensor
         checkpoint = checkpoint.with_tensors(tensors)
-    wanted_state, fitted, held = nextgpt.fit_delta(checkpoint, state, table)
+    wanted_state, fitted, held = nextgpt_delta.fit_delta(checkpoint, state, table)
     assert ("LoRA" in held) == (delta != "nextgpt_stage2")
-    store.save(fitted.parameters, tmp_path)
-    kept, pieces = nextgpt.saved_delta(tmp_path, state)
+    orbax_params.save(fitted.parameters, tmp_path)
+    kept, pieces = nextgpt_delta.saved_delta(tmp_path, state)
     assert sorted(pieces) == sorted(held)
-    parameters = store.parameters(tmp_path, kept, table)
-    back = nextgpt.join_rows(engine.export_parameters(parameters, kept, table))
+    parameters = orbax_params.parameters(tmp_path, kept, table)
+    back = nextgpt_delta.join_rows(matching.export_parameters(parameters, kept, table))
     original = {k: v for k, v in open_checkpoint(FIXTURES / ("nextgpt" if "names" in delta else delta)).items()}
     assert {v.tobytes() for v in back.values()} == {v.tobytes() for v in original.values()}
     if delta == "nextgpt":
@@ -287,7 +286,7 @@ def test_deltas_in_all_spellings(delta, tmp_path):
 
 
 def nextgpt_model(cfg):
-    from nextgpt_jax.model import NExTGPT
+    from nextgpt_jax.models.nextgpt import NExTGPT
 
     return NExTGPT(cfg, rngs=nnx.Rngs(0))
 
@@ -299,9 +298,9 @@ def system(tiny_root, tmp_path_factory):
     shutil.copytree(tiny_root / "hub", root / "hub")
     config = model_config(root / "hub", delta=False)
     model = load_system(config).model
-    from nextgpt_jax.load import delta_table
+    from nextgpt_jax.weights.load import delta_table
 
-    tensors = nextgpt.export_delta(nnx.state(model), delta_table(model.config))
+    tensors = nextgpt_delta.export_delta(nnx.state(model), delta_table(model.config))
     save_safetensors(tensors, root / "hub" / "delta" / "model.safetensors")
     return root / "hub"
 
@@ -359,7 +358,7 @@ def test_partial_deltas(system, tmp_path):
     convert(*command, "--allow_partial")
     config = model_config(system)
     config.delta = str(tmp_path / "jax")
-    assert not any(name.startswith("output_proj.video") for name in store.saved(tmp_path / "jax"))
+    assert not any(name.startswith("output_proj.video") for name in orbax_params.saved(tmp_path / "jax"))
     model = load_system(config, decoder_parts=()).model
     assert model.output_proj["video"].query_embs[...].any()
     given = model.output_proj["image"].query_embs[...]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert import engine
-from convert.checkpoints import Checkpoint, open_checkpoint
-from convert.shards import save_safetensors
 from nextgpt_jax.errors import UserError
-from tests.convert.test_engine import TABLE, abstract, weights
+from nextgpt_jax.weights import matching
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
+from tests.weights.test_matching import TABLE, abstract, weights
 
 WEIGHTS = weights()
 
@@ -35,11 +35,11 @@ def outcome(files: dict[str, bytes]) -> dict[str, np.ndarray] | None:
         for name, content in files.items():
             (pathlib.Path(folder) / name).write_bytes(content)
         try:
-            state = engine.load(open_checkpoint(folder), abstract(), TABLE)
+            state = matching.load(open_checkpoint(folder), abstract(), TABLE)
         except UserError as error:
             assert "\n" not in str(error)
             return None
-        return dict(engine.export(state, TABLE))
+        return dict(matching.export(state, TABLE))
 
 
 def right(found: dict[str, np.ndarray] | None) -> bool:

@@ -1,7 +1,6 @@
 """python -m convert: what can go wrong, and that nothing is left then."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -12,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from convert import folders, store
-from convert.checkpoints import Checkpoint, open_checkpoint
-from convert.components import COMPONENTS
-from convert.shards import save_safetensors
-from convert.sources import wanted
+from convert import folders
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.weights import orbax_params
+from nextgpt_jax.weights.components import COMPONENTS
+from nextgpt_jax.weights.hub import wanted
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests.convert.commands import convert, refused
-
-KEYPAD = pathlib.Path(__file__).parents[2] / "configs" / "keypad.py"
 
 
 @pytest.fixture
@@ -124,17 +122,17 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_looks_whole(moment, tmp
         assert [p.name for p in tmp_path.iterdir()] == ["jax"]
         parts = COMPONENTS["text_to_video"](output)
     for part in parts:
-        store.restore(output / part.folder, part.state)
+        orbax_params.restore(output / part.folder, part.state)
 
 
 def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
     convert(*broken(lambda tensors: None))
     shutil.rmtree(tmp_path / "jax" / "params" / "norm.scale")
     with pytest.raises(UserError, match="no complete set of converted parameters|can't be read"):
-        store.restore(tmp_path / "jax", COMPONENTS["llama"](tmp_path / "jax")[0].state)
+        orbax_params.restore(tmp_path / "jax", COMPONENTS["llama"](tmp_path / "jax")[0].state)
     (tmp_path / "jax" / "params" / "_METADATA").unlink()
     with pytest.raises(UserError, match="no complete set"):
-        store.saved(tmp_path / "jax")
+        orbax_params.saved(tmp_path / "jax")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from configs.keypad import get_config
 from examples.keypad import language
 from examples.keypad.evaluate import Examination
 from examples.keypad.language import MODALITIES, Request
-from nextgpt_jax.inference.cli import load_engine
+from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.prompts import Turn
 
 

@@ -12,8 +12,8 @@ from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
 from nextgpt_jax.config import DecodeDefaults
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.imagebind import ImageBindConfig
 from nextgpt_jax.inference.engine import Medium, Reply
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 
 class Known:

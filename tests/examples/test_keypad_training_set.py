@@ -8,7 +8,7 @@ from examples.keypad import language
 pytest.importorskip("sklearn")
 from examples.keypad import judge, prepare, world  # noqa: E402
 from nextgpt_jax import media  # noqa: E402
-from nextgpt_jax.data.samples import read_samples  # noqa: E402
+from nextgpt_jax.data.readers import read_samples  # noqa: E402
 from nextgpt_jax.errors import UserError  # noqa: E402
 from nextgpt_jax.prompts import Input, Output  # noqa: E402
 

@@ -13,12 +13,12 @@ from flax import nnx
 from transformers import AutoTokenizer
 
 pytest.importorskip("sklearn")
-from convert import store  # noqa: E402
 from convert.__main__ import main  # noqa: E402
-from convert.components import COMPONENTS  # noqa: E402
 from examples.keypad import judge, things, world  # noqa: E402
 from examples.keypad.pretrain.common import caption_ids  # noqa: E402
-from nextgpt_jax.model import DECODERS  # noqa: E402
+from nextgpt_jax.models.nextgpt import DECODERS  # noqa: E402
+from nextgpt_jax.weights import orbax_params  # noqa: E402
+from nextgpt_jax.weights.components import COMPONENTS  # noqa: E402
 from tests.parity import compiled, relative_error  # noqa: E402
 
 KEYPAD = pathlib.Path(things.__file__).parent / "weights" / "base"
@@ -44,7 +44,7 @@ def restored(component: str, folder) -> nnx.Module:
     model = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
     for part in COMPONENTS[component](folder):
         graphdef, _ = nnx.split(getattr(model, part.folder))
-        setattr(model, part.folder, nnx.merge(graphdef, store.restore(folder / part.folder, part.state)))
+        setattr(model, part.folder, nnx.merge(graphdef, orbax_params.restore(folder / part.folder, part.state)))
     return model
 
 

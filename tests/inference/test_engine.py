@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 from nextgpt_jax import media
+from nextgpt_jax.cli import infer
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.imagebind import ImageBindConfig
-from nextgpt_jax.inference import cli, engine
+from nextgpt_jax.inference import engine
 from nextgpt_jax.inference.engine import Engine, Request
 from nextgpt_jax.inference.requests import make_request, read_requests
-from nextgpt_jax.load import load_system, model_config
 from nextgpt_jax.media import read_audio, write_mp4, write_wav
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.prompts import Input, Output, Turn
+from nextgpt_jax.weights.load import load_system, model_config
 from tests import tiny
 from tests.compilations import compilations
 
@@ -183,7 +184,7 @@ def test_requests_file(tiny_engine, tmp_path):
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), "not json"]) + "\n")
-    cli.answer_file(tiny_engine, read_requests(str(path)), {"max_new_tokens": 12}, str(tmp_path / "out"), size=5)
+    infer.answer_file(tiny_engine, read_requests(str(path)), {"max_new_tokens": 12}, str(tmp_path / "out"), size=5)
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
     assert len(replies) == 12
     first = replies[0]
@@ -210,18 +211,18 @@ def test_options_hold_for_all_lines_and_lines_may_differ(tiny_engine, tmp_path, 
     asked, answer = [], tiny_engine.answer
     monkeypatch.setattr(tiny_engine, "answer", lambda r, on_step=None: asked.extend(r) or answer(r, on_step))
     options = {"seed": 7, "modality": "text", "steps": None}
-    cli.answer_file(tiny_engine, read_requests(str(tmp_path / "r.jsonl")), options, str(tmp_path))
+    infer.answer_file(tiny_engine, read_requests(str(tmp_path / "r.jsonl")), options, str(tmp_path))
     one, two = asked
     assert (one.seed, two.seed) == (7, 2) and one.modality == two.modality == "text"
     assert one.temperature == tiny_engine.defaults.temperature and one.turns[0].human == ("a\u2028b",)
 
 
 def test_one_reply_as_json(tiny_engine, config, tmp_path, capsys):
-    cli.answer_one(tiny_engine, request("draw", modality="image"), str(tmp_path), True)
+    infer.answer_one(tiny_engine, request("draw", modality="image"), str(tmp_path), True)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last.keys() == {"text", "images", "videos", "audios", "tokens", "seconds"}
     first = Image.open(last["images"][0]).tobytes()
-    cli.answer_one(tiny_engine, request("draw", modality="image", seed=9), str(tmp_path), True)
+    infer.answer_one(tiny_engine, request("draw", modality="image", seed=9), str(tmp_path), True)
     assert Image.open(last["images"][0]).tobytes() == first  # nothing is overwritten
     assert len(list(tmp_path.glob("*.png"))) >= 2
 
@@ -235,7 +236,7 @@ def test_chat_keeps_the_conversation(tiny_engine, config, tmp_path, capsys, monk
     answer = tiny_engine.answer
     monkeypatch.setattr(tiny_engine, "answer", lambda r, on_step=None: turns.append(r[0].turns) or answer(r, on_step))
     options = {"modality": "image", "temperature": 0.0}
-    cli.chat(tiny_engine, options, str(tmp_path / "out"))
+    infer.chat(tiny_engine, options, str(tmp_path / "out"))
     assert [len(t) for t in turns] == [1, 2, 1]
     assert turns[1][0].assistant and isinstance(turns[1][1].human[0], Input)
     output = capsys.readouterr().out
@@ -255,7 +256,7 @@ def test_what_is_answered_is_kept_when_a_later_batch_fails(tiny_engine, tmp_path
     (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     records = read_requests(str(tmp_path / "r.jsonl"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        cli.answer_file(tiny_engine, records, {"modality": "text"}, str(tmp_path), size=1)
+        infer.answer_file(tiny_engine, records, {"modality": "text"}, str(tmp_path), size=1)
     assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 1
 
 
@@ -263,9 +264,9 @@ def test_a_chat_outlives_a_full_disk(tiny_engine, tmp_path, capsys, monkeypatch)
     def full(*args):
         raise UserError("image_000.png can't be written: No space left on device")
 
-    monkeypatch.setattr(cli, "save_media", full)
+    monkeypatch.setattr(infer, "save_media", full)
     monkeypatch.setattr("sys.stdin", io.StringIO("draw\ndraw\n/quit\n"))
-    cli.chat(tiny_engine, {"modality": "image", "temperature": 0.0}, str(tmp_path))
+    infer.chat(tiny_engine, {"modality": "image", "temperature": 0.0}, str(tmp_path))
     assert capsys.readouterr().out.count("error: image_000.png can't be written: No space left") == 2
 
 
@@ -283,15 +284,15 @@ def test_what_is_compiled_ahead_is_not_compiled_later(tiny_engine):
 def test_a_prompt_and_a_file_can_be_compiled_ahead(tiny_engine, tiny_root, tmp_path, capsys, monkeypatch):
     warmed = []
     monkeypatch.setattr(tiny_engine, "warm_up", lambda **options: warmed.append(options))
-    monkeypatch.setattr(cli, "load_engine", lambda *_: tiny_engine)
-    monkeypatch.setattr(cli, "configure_jax", lambda: None)
+    monkeypatch.setattr(infer, "load_engine", lambda *_: tiny_engine)
+    monkeypatch.setattr(infer, "configure_jax", lambda: None)
     (tmp_path / "requests.jsonl").write_text('{"prompt": "hi", "modality": "text"}\n' * 3)
     flags = ["infer.py", "--config=configs/keypad.py", f"--output={tmp_path}", "--max_new_tokens=9", "--warmup"]
     model, name = tiny.experiment(tiny_root, "stage3").model, "config.model"
     flags += [f"--{name}.{field}={getattr(model, field)}" for field in ("llm", "encoder", "image_decoder", "delta")]
-    cli.main([*flags, "--prompt=draw", "--modality=image"])
-    cli.main([*flags, f"--requests={tmp_path / 'requests.jsonl'}"])
-    cli.main(flags)
+    infer.main([*flags, "--prompt=draw", "--modality=image"])
+    infer.main([*flags, f"--requests={tmp_path / 'requests.jsonl'}"])
+    infer.main(flags)
     prompt, file, alone = warmed
     assert (prompt["outputs"], prompt["inputs"], prompt["max_new_tokens"]) == (["image"], [], 9)
     assert len(prompt["prompt_tokens"]) == 1
@@ -327,7 +328,7 @@ def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
     ]
     lines = [good, *bad, good]
     (tmp_path / "requests.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    cli.answer_file(tiny_engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "out"), size=3)
+    infer.answer_file(tiny_engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "out"), size=3)
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
     assert ["error" in reply for reply in replies] == [False, *[True] * len(bad), False]
 
@@ -352,7 +353,7 @@ def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
     ],
 )
 def test_bad_command_lines(argv, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "load_engine", lambda *a: pytest.fail("loaded the weights before checking the input"))
+    monkeypatch.setattr(infer, "load_engine", lambda *a: pytest.fail("loaded the weights before checking the input"))
     with pytest.raises(UserError, match=message):
-        cli.main(["infer.py", "--config=configs/keypad.py", f"--output={tmp_path / 'out'}", *argv])
+        infer.main(["infer.py", "--config=configs/keypad.py", f"--output={tmp_path / 'out'}", *argv])
     assert not (tmp_path / "out").exists()

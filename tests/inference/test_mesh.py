@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from nextgpt_jax import sharding
 from nextgpt_jax.config import MeshConfig
 from nextgpt_jax.inference.engine import Engine, Request
-from nextgpt_jax.load import load_trained
+from nextgpt_jax.weights.load import load_trained
 from nextgpt_jax.prompts import Turn
 from tests import tiny
 

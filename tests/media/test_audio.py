@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import audio as audio_module
+from tests import FIXTURES
 
-FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "kaldi" / "fbank.npz"
+FIXTURE = FIXTURES / "kaldi" / "fbank.npz"
 
 
 def signal(n: int) -> np.ndarray:

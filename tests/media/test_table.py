@@ -6,7 +6,7 @@ from PIL import Image
 
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.imagebind import ImageBindConfig
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 CONFIG = ImageBindConfig(
     8, image_size=112, video_clips=2, video_crops=3, audio_clips=2, audio_num_mel_bins=32, audio_target_len=40

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextgpt_jax.checkpoint import Workdir
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.samples import read_samples
+from nextgpt_jax.data.readers import read_samples
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.load import load_system
 from nextgpt_jax.training import loop
 from nextgpt_jax.training import step as steps
 from nextgpt_jax.training.loop import row_encoder, train
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.stages import DELTA, STAGES, part_of
 from nextgpt_jax.training.step import make_step
+from nextgpt_jax.weights.load import load_system
+from nextgpt_jax.weights.run_checkpoints import Workdir
 from tests import tiny
 
 load = functools.partial(load_system, decoder_parts=("text_encoder",))

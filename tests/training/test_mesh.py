@@ -16,8 +16,8 @@ from convert.__main__ import main as convert
 from nextgpt_jax import sharding
 from nextgpt_jax.config import MeshConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.load import abstract_state, model_config
 from nextgpt_jax.training.loop import train
+from nextgpt_jax.weights.load import abstract_state, model_config
 from tests import tiny
 
 

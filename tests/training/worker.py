@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 from configs import keypad
-from nextgpt_jax.command import run_command
+from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.config import MeshConfig
 from nextgpt_jax.training import distributed
 from tests import tiny

@@ -17,7 +17,7 @@ from examples.keypad.pretrain import audio, video
 from examples.keypad.pretrain.imagebind import imagebind
 from examples.keypad.pretrain.images import diffusion, vae
 from examples.keypad.pretrain.llama import llama
-from nextgpt_jax.command import run_command
+from nextgpt_jax.cli.flags import run_command
 
 PARTS = {
     "llama": llama,

@@ -15,16 +15,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 from transformers import AutoTokenizer
 
-import convert.audioldm
 from examples.keypad import judge, things, vocabularies, world
 from examples.keypad.pretrain import images
 from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
 from examples.keypad.pretrain.texts import fit_text_encoder
-from nextgpt_jax.diffusion.audioldm import AudioLDM, AudioLDMConfig
-from nextgpt_jax.diffusion.clap_text import ClapTextConfig, ClapTextModelWithProjection
-from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel
-from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
-from nextgpt_jax.diffusion.vocoder import HifiGan, VocoderConfig
+from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
+from nextgpt_jax.models.diffusion.clap_text import ClapTextConfig, ClapTextModelWithProjection
+from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel
+from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
+from nextgpt_jax.weights.tables import audioldm as audioldm_table
 
 _PAD = 624  # a token of its own, because attention leaves it out: the first after the caption tokenizer's
 
@@ -153,7 +153,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
     model = fit_text_encoder(
         "audio text encoder", model, lambda model, ids: model(ids), captions, unconditional, steps=steps
     )
-    save(model, convert.audioldm.TEXT_ENCODER, TEXT_ENCODER, folder / "text_encoder", "model.safetensors")
+    save(model, audioldm_table.TEXT_ENCODER, TEXT_ENCODER, folder / "text_encoder", "model.safetensors")
 
 
 def audio_vae(output: pathlib.Path, *, steps: int = 500) -> None:
@@ -164,7 +164,7 @@ def audio_vae(output: pathlib.Path, *, steps: int = 500) -> None:
     mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
     mean, _ = model.encode(jnp.asarray(mel[..., None]))
     config = VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
-    save(model, convert.audioldm.VAE, config, output / "audioldm" / "vae", DIFFUSERS_WEIGHTS)
+    save(model, audioldm_table.VAE, config, output / "audioldm" / "vae", DIFFUSERS_WEIGHTS)
 
 
 def _magnitudes(waves: Float[Array, "b t"], size: int) -> Float[Array, "b frames bins"]:
@@ -186,7 +186,7 @@ def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
     """The audio decoder's vocoder: it is taught waves by errors alone, there is no adversary."""
     folder = output / "audioldm"
     cfg = AutoencoderKLConfig.from_hub(VAE)
-    autoencoder = load(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), folder / "vae", convert.audioldm.VAE)
+    autoencoder = load(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), folder / "vae", audioldm_table.VAE)
     decoded = jax.jit(lambda mel: autoencoder.decode(autoencoder.encode(mel[..., None])[0])[..., 0])
 
     def batches(rng):
@@ -196,7 +196,7 @@ def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
 
     model = HifiGan(VocoderConfig.from_hub(VOCODER), rngs=nnx.Rngs(0))
     model = fit("vocoder", model, _vocoder_loss, batches(np.random.default_rng(0)), steps=steps, lr=2e-3, ema=0.99)
-    save(model, convert.audioldm.VOCODER, VOCODER, folder / "vocoder", "model.safetensors")
+    save(model, audioldm_table.VOCODER, VOCODER, folder / "vocoder", "model.safetensors")
     mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
     waves = np.asarray(model(decoded(mel)))
     right = sum(judge.key(wave, world.RATE) == i % 10 for i, wave in enumerate(waves))
@@ -225,7 +225,7 @@ def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     write_json(folder / "model_index.json", MODEL_INDEX)
 
     cfg = AudioLDMConfig.from_hub(folder)
-    tables = convert.audioldm.tables(cfg)
+    tables = audioldm_table.tables(cfg)
     model = AudioLDM(cfg, rngs=nnx.Rngs(1))
     for name in ("text_encoder", "vae", "vocoder"):
         make = functools.partial(AudioLDM.PARTS[name], getattr(cfg, name))

@@ -14,11 +14,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from convert import engine
-from convert.checkpoints import open_checkpoint
-from convert.rules import Table
-from convert.shards import save_safetensors
 from examples.keypad import things, vocabularies
+from nextgpt_jax.weights import matching
+from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -64,7 +64,7 @@ def fit(
 
 def save(model: nnx.Module, table: Table, config: dict, folder: pathlib.Path, weights: str) -> None:
     """Writes a part in the hub's layout, weights in float16."""
-    save_safetensors(engine.export(nnx.state(model), table), folder / weights, dtype=np.float16)
+    save_safetensors(matching.export(nnx.state(model), table), folder / weights, dtype=np.float16)
     write_json(folder / "config.json", config)
     print(f"saved {folder}", flush=True)
 
@@ -72,7 +72,7 @@ def save(model: nnx.Module, table: Table, config: dict, folder: pathlib.Path, we
 def load(make: Callable[[], nnx.Module], folder: pathlib.Path, table: Table) -> nnx.Module:
     """A part that was saved, without initialising it first."""
     graphdef, abstract = nnx.split(nnx.eval_shape(make))
-    return nnx.merge(graphdef, engine.load(open_checkpoint(folder), abstract, table))
+    return nnx.merge(graphdef, matching.load(open_checkpoint(folder), abstract, table))
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:

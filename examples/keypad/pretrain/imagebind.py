@@ -12,11 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 from transformers import AutoTokenizer
 
-import convert.imagebind
 from examples.keypad import things, vocabularies, world
 from examples.keypad.pretrain.common import all_captions, fit, save
 from nextgpt_jax import media
-from nextgpt_jax.imagebind import ImageBind, ImageBindConfig
+from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
+from nextgpt_jax.weights.tables import imagebind as imagebind_table
 
 IMAGEBIND = {
     "modalities": ["vision", "text", "audio"],
@@ -116,7 +116,7 @@ def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
     model = ImageBind(_CONFIG, rngs=nnx.Rngs(0))
     batches = _batches(captions, np.random.default_rng(0), 98)
     model = fit("imagebind", model, _contrastive_loss, batches, steps=steps, lr=1e-3, ema=0.998, weight_decay=0.1)
-    save(model, convert.imagebind.table(_CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
+    save(model, imagebind_table.table(_CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
 
     ink, labels = world.ink()[world.HELD_OUT], world.scans()[1][world.HELD_OUT]
     rng = np.random.default_rng(1)

@@ -10,14 +10,14 @@ from flax import nnx
 from jaxtyping import Array
 from transformers import AutoTokenizer
 
-import convert.stable_diffusion
 from examples.keypad import judge, vocabularies, world
 from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
-from nextgpt_jax.diffusion.clip_text import CLIPTextModel
-from nextgpt_jax.diffusion.schedulers import SchedulerConfig, add_noise, training_target
-from nextgpt_jax.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
-from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel
-from nextgpt_jax.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.models.diffusion.clip_text import CLIPTextModel
+from nextgpt_jax.models.diffusion.schedulers import SchedulerConfig, add_noise, training_target
+from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
+from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel
+from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.weights.tables import stable_diffusion as stable_diffusion_table
 
 TEXT_ENCODER = {
     "architectures": ["CLIPTextModel"],
@@ -122,7 +122,7 @@ def vae(output: pathlib.Path, *, steps: int = 1000) -> None:
     model = fit("vae", model, autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
     mean, _ = model.encode(jnp.asarray(pixels(world.ink()[world.TRAIN][:400])))
     config = VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
-    save(model, convert.stable_diffusion.VAE, config, output / "stable-diffusion" / "vae", DIFFUSERS_WEIGHTS)
+    save(model, stable_diffusion_table.VAE, config, output / "stable-diffusion" / "vae", DIFFUSERS_WEIGHTS)
 
 
 def _latents(vae: AutoencoderKL, scale: float, copies: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +173,7 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
     write_json(folder / "model_index.json", MODEL_INDEX)
 
     cfg = StableDiffusionConfig.from_hub(folder)
-    autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", convert.stable_diffusion.VAE)
+    autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", stable_diffusion_table.VAE)
     latents, labels = _latents(autoencoder, cfg.vae.scaling_factor, copies=16)
     captions, unconditional = all_captions(tokenizer, "image"), caption_ids(tokenizer, [""])[0]
     batches = _latent_batches(latents, labels, captions, unconditional, np.random.default_rng(2), 32)
@@ -183,7 +183,7 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
         return denoising_loss(cfg.scheduler, lambda x, t: model.unet(x, t, prompts), batch["latents"], key), {}
 
     model = fit("unet", _Denoiser(cfg, rngs=nnx.Rngs(1)), loss, batches, steps=steps, lr=1e-3, ema=0.998)
-    tables = convert.stable_diffusion
+    tables = stable_diffusion_table
     save(model.text_encoder, tables.TEXT_ENCODER, TEXT_ENCODER, folder / "text_encoder", "model.safetensors")
     save(model.unet, tables.unet_table(cfg.unet), UNET, folder / "unet", DIFFUSERS_WEIGHTS)
 

@@ -13,11 +13,11 @@ from flax import nnx
 from jaxtyping import Array
 from transformers import AutoTokenizer
 
-import convert.llama
 from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
 from nextgpt_jax import prompts
-from nextgpt_jax.llama import Llama, LlamaConfig
+from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.weights.tables import llama as llama_table
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -128,7 +128,7 @@ def llama(output: pathlib.Path, *, steps: int = 5000) -> None:
     model = Llama(LlamaConfig.from_hub(LLAMA), rngs=nnx.Rngs(0))
     batches = _text_batches(tokenizer, random.Random(1), 150_000, 1536)
     model = fit("llama", model, _language_loss, batches, steps=steps, lr=2e-3, weight_decay=0.05)
-    save(model, convert.llama.BASE, LLAMA, output / "llm", "model.safetensors")
+    save(model, llama_table.BASE, LLAMA, output / "llm", "model.safetensors")
     examine(model, tokenizer)
 
 

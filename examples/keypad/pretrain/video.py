@@ -14,18 +14,18 @@ from flax import nnx
 from jaxtyping import Array
 from transformers import AutoTokenizer
 
-import convert.stable_diffusion
-import convert.text_to_video
 from examples.keypad import judge, things, vocabularies, world
 from examples.keypad.pretrain import images
 from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
 from examples.keypad.pretrain.texts import fit_text_encoder
-from nextgpt_jax.diffusion.clip_text import CLIPTextModel
-from nextgpt_jax.diffusion.stable_diffusion import StableDiffusionConfig
-from nextgpt_jax.diffusion.text_to_video import TextToVideo, TextToVideoConfig
-from nextgpt_jax.diffusion.unet_2d import UNet2DConditionModel
-from nextgpt_jax.diffusion.unet_3d import UNet3DConditionModel
-from nextgpt_jax.diffusion.vae import AutoencoderKL
+from nextgpt_jax.models.diffusion.clip_text import CLIPTextModel
+from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
+from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
+from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel
+from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel
+from nextgpt_jax.models.diffusion.vae import AutoencoderKL
+from nextgpt_jax.weights.tables import stable_diffusion as stable_diffusion_table
+from nextgpt_jax.weights.tables import text_to_video as text_to_video_table
 
 UNET = {
     "_class_name": "UNet3DConditionModel",
@@ -69,7 +69,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
 
     captions, unconditional = all_captions(tokenizer, "video"), caption_ids(tokenizer, [""])[0]
     model = fit_text_encoder("video text encoder", model, embed, captions, unconditional, steps=steps)
-    save(model, convert.stable_diffusion.TEXT_ENCODER, config, folder / "text_encoder", "model.safetensors")
+    save(model, stable_diffusion_table.TEXT_ENCODER, config, folder / "text_encoder", "model.safetensors")
 
 
 def _latents(vae: AutoencoderKL, scale: float, copies: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +127,7 @@ def video(output: pathlib.Path, *, steps: int = 1300) -> None:
     write_json(folder / "model_index.json", MODEL_INDEX)
 
     cfg, image_cfg = TextToVideoConfig.from_hub(folder), StableDiffusionConfig.from_hub(image_folder)
-    tables = convert.stable_diffusion
+    tables = stable_diffusion_table
     autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", tables.VAE)
     texts = load(
         lambda: CLIPTextModel(cfg.text_encoder, rngs=nnx.Rngs(0)), folder / "text_encoder", tables.TEXT_ENCODER
@@ -150,7 +150,7 @@ def video(output: pathlib.Path, *, steps: int = 1300) -> None:
         ), {}
 
     unet = fit("video unet", unet, loss, batches, steps=steps, lr=1e-3, ema=0.99)
-    save(unet, convert.text_to_video.UNET, UNET, folder / "unet", DIFFUSERS_WEIGHTS)
+    save(unet, text_to_video_table.UNET, UNET, folder / "unet", DIFFUSERS_WEIGHTS)
     decoder = TextToVideo(cfg, rngs=nnx.Rngs(0))
     decoder.text_encoder, decoder.unet, decoder.vae = texts, unet, autoencoder
     _judge(decoder, prompts[0][:, 0], prompts[1])

@@ -1,0 +1,120 @@
+"""Conversations to batches of one layout, whatever the stage and the mixture of modalities.
+
+tokens     int32 [B, T]      padded with 0 on the right (attention is causal, so no mask is needed)
+lengths    int32 [B]         tokens of each row, for throughput; not an input of the step
+loss_mask  bool [B, T]       which tokens are targets
+media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; from T on: unused
+signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
+
+M and G are what the samples of the run need at most of each modality (`layout`), so that every batch has one shape.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nextgpt_jax import media
+from nextgpt_jax.data.readers import Conversation, locate
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
+from nextgpt_jax.prompts import Input, Output, Template, Tokenizer, encode
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How many media of each modality a row has room for; modalities that no sample has are absent."""
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+def layout(samples: Sequence[Conversation], limit: int) -> Layout:
+    """The smallest layout that holds every sample.
+
+    Raises:
+      UserError: a sample has more than `limit` inputs or outputs of a modality.
+    """
+    rooms = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(OUTPUTS, 0)}
+    for number, conversation in enumerate(samples):
+        segments = [s for turn in conversation for side in (turn.human, turn.assistant or ()) for s in side]
+        counts = collections.Counter((type(s), s.modality) for s in segments if not isinstance(s, str))
+        for (kind, name), count in counts.items():
+            if count > limit:
+                word = "inputs" if kind is Input else "outputs"
+                raise UserError(f"sample {number} has {count} {name} {word} but data.max_media is {limit}: raise it")
+            rooms[kind][name] = max(rooms[kind][name], count)
+    inputs, outputs = ({name: room for name, room in rooms[kind].items() if room} for kind in (Input, Output))
+    return Layout(inputs, outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns one conversation into one row of a batch.
+
+    Raises:
+      UserError: the layout has a modality that this model cannot read or produce.
+    """
+
+    tokenizer: Tokenizer
+    caption_tokenizers: Mapping[str, Tokenizer]  # of the modalities that the model can produce
+    caption_lengths: Mapping[str, int]
+    base_vocab: int
+    encoder: ImageBindConfig
+    max_length: int
+    layout: Layout
+    template: Template
+
+    def __post_init__(self):
+        for name in self.layout.inputs:
+            if MODALITIES[name].encoder not in self.encoder.modalities:
+                raise UserError(f"the samples have {name} inputs, which this model's encoder does not read")
+        for name in self.layout.outputs:
+            if name not in self.caption_tokenizers:
+                raise UserError(f"the samples have {name} outputs, but model.{name}_decoder is not set")
+
+    def length(self, conversation: Conversation) -> int:
+        """The tokens of a conversation's row."""
+        return min(len(encode(conversation, self.tokenizer, self.base_vocab, self.template).ids), self.max_length)
+
+    def __call__(self, conversation: Conversation) -> dict:
+        """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.
+
+        Raises:
+          UserError: a medium cannot be read.
+        """
+        encoded = encode(conversation, self.tokenizer, self.base_vocab, self.template)
+        length = min(len(encoded.ids), self.max_length)
+        tokens, loss_mask = np.zeros(self.max_length, np.int32), np.zeros(self.max_length, bool)
+        tokens[:length], loss_mask[:length] = encoded.ids[:length], encoded.loss[:length]
+        row = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask, "media": {}, "signals": {}}
+        for name, room in self.layout.inputs.items():
+            found = np.zeros((room, *self.encoder.input_shape(name)), np.float32)
+            positions = np.full(room, self.max_length, np.int32)
+            given = [(p, m) for p, m in encoded.inputs if m.modality == name and p < self.max_length]
+            for i, (position, medium) in enumerate(given):
+                found[i] = media.load(name, locate(medium.content, name), self.encoder)
+                positions[i] = position
+            row["media"][name] = {"input": found, "positions": positions}
+        for name, room in self.layout.outputs.items():
+            count, width = OUTPUTS[name].num_signal_tokens, self.caption_lengths[name]
+            entry = {
+                "positions": np.zeros((room, count), np.int32),
+                "captions": np.zeros((room, width), np.int32),
+                "mask": np.zeros(room, bool),
+            }
+            wanted = [(p, o) for p, o in encoded.outputs if o.modality == name and p + count <= self.max_length]
+            for i, (position, output) in enumerate(wanted):
+                entry["positions"][i] = np.arange(position, position + count)
+                entry["captions"][i] = caption_ids(self.caption_tokenizers[name], output.caption, width)
+                entry["mask"][i] = True
+            row["signals"][name] = entry
+        return row
+
+
+def caption_ids(tokenizer: Tokenizer, caption: str, length: int) -> np.ndarray:
+    """A caption as the text encoder takes it: start, text (cut if too long), end, padding. int32 [length]."""
+    ids = tokenizer(caption, padding="max_length", truncation=True, max_length=length)["input_ids"]
+    return np.asarray(ids, np.int32)

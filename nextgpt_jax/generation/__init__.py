@@ -1,0 +1,1 @@
+"""Decoding: prompts in, tokens and the hidden states of signal tokens out."""

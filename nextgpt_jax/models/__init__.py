@@ -1,0 +1,1 @@
+"""The models: pure modules from arrays to arrays."""

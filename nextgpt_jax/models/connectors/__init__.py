@@ -1,0 +1,1 @@
+"""The trained projections between encoders, language model and decoders."""

@@ -1,0 +1,143 @@
+"""What the latent diffusion decoders share: prompt embeddings in, media out, whatever shape their latents have.
+
+A decoder is a config (the configs of its parts and its scheduler) and a module of those parts. Legend: B samples,
+L prompt tokens, D prompt width, *s the axes of a latent (h w of images, F h w of videos, ...), c its channels.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.models import hf_config
+from nextgpt_jax.models.diffusion.sample import sample
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplingPlan, SchedulerConfig, init_state
+
+
+class LatentDiffusionConfig:
+    """Base of the decoders' configs: frozen dataclasses with one field a part, named as in PARTS, and the scheduler.
+
+    Each also has `latent_shape(...)`, the shape of one sample's latents for a size in the medium's own units, which
+    raises UserError for a size that does not fit.
+    """
+
+    PARTS: ClassVar[Mapping[str, type]]  # the config class of each part, by the name of its folder
+    scheduler: SchedulerConfig
+
+    @property
+    def prompt_shape(self) -> tuple[int, int]:
+        """Tokens and width of the prompt embeddings that the UNet was trained with."""
+        return self.text_encoder.max_position_embeddings, self.text_encoder.hidden_size
+
+    @property
+    def caption_length(self) -> int:
+        """The number of ids that the text encoder takes; shorter texts are padded to it."""
+        return self.text_encoder.max_position_embeddings
+
+    @classmethod
+    def from_hub(cls, folder: str | pathlib.Path) -> Self:
+        """Reads a model folder: one folder a part with its config.json, and scheduler/scheduler_config.json.
+
+        Raises:
+          UserError: a file is missing, or a part is of a kind that is not implemented, or the parts don't fit.
+        """
+        folder = pathlib.Path(folder)
+        parts = {
+            name: kind.from_hub(hf_config.read_config(folder / name / "config.json"))
+            for name, kind in cls.PARTS.items()
+        }
+        scheduler = SchedulerConfig.from_hub(hf_config.read_config(folder / "scheduler" / "scheduler_config.json"))
+        try:
+            return cls(**parts, scheduler=scheduler)
+        except ValueError as error:
+            raise UserError(f"{folder}: {error}") from None
+
+
+def check_latent_channels(unet, vae) -> None:
+    """Raises ValueError unless the UNet reads and writes the latents of the autoencoder (both are configs)."""
+    if (unet.in_channels, unet.out_channels) != (vae.latent_channels, vae.latent_channels):
+        raise ValueError(
+            f"the UNet has {unet.in_channels} channels in and {unet.out_channels} out, "
+            f"the latents have {vae.latent_channels}"
+        )
+
+
+def check_prompt_width(unet, text_encoder) -> None:
+    """Raises ValueError unless the UNet attends to the hidden states of the text encoder (both are configs)."""
+    if unet.cross_attention_dim != text_encoder.hidden_size:
+        raise ValueError(
+            f"the UNet attends to width {unet.cross_attention_dim}, the text encoder has {text_encoder.hidden_size}"
+        )
+
+
+class LatentDiffusion(nnx.Module):
+    """The networks named in PARTS, or those of them named in `parts` (the others are None)."""
+
+    PARTS: ClassVar[Mapping[str, type[nnx.Module]]]  # the module class of each part; built in this order
+
+    def __init__(self, config: LatentDiffusionConfig, *, parts: tuple[str, ...] | None = None, rngs: nnx.Rngs):
+        """Raises ValueError for a name in `parts` that is not in PARTS."""
+        parts = tuple(self.PARTS) if parts is None else parts
+        if unknown := set(parts) - self.PARTS.keys():
+            raise ValueError(f"{sorted(unknown)} are not parts of {type(self).__name__} ({', '.join(self.PARTS)})")
+        self.config = config
+        for name, kind in self.PARTS.items():
+            setattr(self, name, kind(getattr(config, name), rngs=rngs) if name in parts else None)
+
+    def encode_prompt(self, ids: Int[Array, "b t"]) -> Float[Array, "b l d"]:
+        """Prompt embeddings of token ids (padded to the encoder's length). Raises ValueError without a text encoder."""
+        return self._part("text_encoder")(ids)
+
+    def predict(
+        self, x: Float[Array, "b *s c"], timesteps: Float[Array, " b"], prompt_embeds: Float[Array, "b l d"]
+    ) -> Float[Array, "b *s c"]:
+        """One evaluation of the UNet, in the dtype of `x`. Raises ValueError without a UNet."""
+        return self._part("unet")(x, timesteps, prompt_embeds)
+
+    def denoise(
+        self,
+        state: SamplerState,
+        prompt_embeds: Float[Array, "b l d"],
+        negative_embeds: Float[Array, "_ l d"] | None,
+        plan: SamplingPlan,
+        guidance: Float[Array, " b"],
+        first: Int[Array, ""] | int = 0,
+        last: Int[Array, ""] | int | None = None,
+    ) -> SamplerState:
+        """Evaluations `first` to `last` of the plan (all by default), on latents as the UNet sees them.
+
+        The UNet computes in the dtype of `prompt_embeds`. `negative_embeds` has B rows or one for all; None turns
+        guidance off and halves the work. Raises ValueError without a UNet.
+        """
+        self._part("unet")
+
+        def model(x, timesteps, context):
+            return self.predict(x.astype(context.dtype), timesteps, context)
+
+        return sample(model, plan, state, prompt_embeds, negative_embeds, guidance, first=first, last=last)
+
+    def decode(self, latents: Float[Array, "b *s c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b ..."]:
+        """Media, float32, of denoised latents; the networks compute in `dtype`. Each decoder has its own."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        prompt_embeds: Float[Array, "b l d"],
+        negative_embeds: Float[Array, "_ l d"] | None,
+        noise: Float[Array, "b *s c"],
+        plan: SamplingPlan,
+        guidance: Float[Array, " b"],
+    ) -> Float[Array, "b ..."]:
+        """Media as `decode` gives them, from standard normal noise of any latent size. Other arguments as `denoise`."""
+        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_embeds, plan, guidance)
+        return self.decode(state.sample, prompt_embeds.dtype)
+
+    def _part(self, name: str) -> nnx.Module:
+        part = getattr(self, name)
+        if part is None:
+            raise ValueError(f"this {type(self).__name__} was built without its {name}")
+        return part

@@ -1,0 +1,85 @@
+"""Text to video with a latent diffusion model (ModelScope's, Zeroscope): prompt embeddings in, frames out.
+
+Matches diffusers' TextToVideoSDPipeline. Legend: B videos, F frames, h w latent size, H W frame size.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.models.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
+from nextgpt_jax.models.diffusion.latent_diffusion import (
+    LatentDiffusion,
+    LatentDiffusionConfig,
+    check_latent_channels,
+    check_prompt_width,
+)
+from nextgpt_jax.models.diffusion.schedulers import SchedulerConfig
+from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
+from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+
+_DECODED_TOGETHER = 4  # frames: at 576 x 320 pixels the autoencoder holds 0.5 GiB for each, in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToVideoConfig(LatentDiffusionConfig):
+    """The configs of the parts, which have to fit each other."""
+
+    PARTS: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet3DConfig, "vae": AutoencoderKLConfig}
+
+    text_encoder: CLIPTextConfig
+    unet: UNet3DConfig
+    vae: AutoencoderKLConfig
+    scheduler: SchedulerConfig
+
+    def __post_init__(self):
+        check_prompt_width(self.unet, self.text_encoder)
+        check_latent_channels(self.unet, self.vae)
+
+    @classmethod
+    def zeroscope(cls) -> "TextToVideoConfig":
+        """Zeroscope v2 576w: OpenCLIP-H's penultimate layer, 576 x 320 pixels, DDIM."""
+        scheduler = SchedulerConfig(
+            name="ddim",
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            steps_offset=1,
+            set_alpha_to_one=False,
+        )
+        return cls(CLIPTextConfig.openclip_h(), UNet3DConfig.zeroscope(), AutoencoderKLConfig.sd(), scheduler)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape [F, h, w, c] of the latents of a video of `frames` frames of height x width pixels.
+
+        Raises UserError without frames, or unless both sides are multiples of the autoencoder's factor (8).
+        """
+        if frames < 1:
+            raise UserError(f"a video has at least 1 frame, got {frames}")
+        return frames, *self.vae.latent_shape(height, width)
+
+
+class TextToVideo(LatentDiffusion):
+    """Text encoder, UNet over space and time, and the autoencoder of the single frames."""
+
+    PARTS: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet3DConditionModel, "vae": AutoencoderKL}
+
+    def decode(self, latents: Float[Array, "b f h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b f H W 3"]:
+        """Frames in 0 .. 1, float32, of denoised latents, a few at a time: memory does not grow with their number.
+
+        Raises ValueError without a VAE.
+        """
+        vae = self._part("vae")
+
+        def frame(z):
+            pixels = vae.decode((z[None] / self.config.vae.scaling_factor).astype(dtype))[0]
+            return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
+
+        frames = latents.reshape(-1, *latents.shape[2:])  # [B*F, h, w, c]
+        pixels = jax.lax.map(frame, frames, batch_size=min(_DECODED_TOGETHER, len(frames)))
+        return pixels.reshape(*latents.shape[:2], *pixels.shape[1:])

@@ -1,0 +1,1 @@
+"""Weights: PyTorch checkpoints to parameters and back, and the parts of a system into one model."""

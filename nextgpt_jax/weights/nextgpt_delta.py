@@ -1,0 +1,195 @@
+"""NExT-GPT's trained weights ("delta"), as the reference saves them: pytorch_model.pt, or the same keys in safetensors.
+
+The file holds the projections, the LoRA updates and the *whole* embedding and head, whose last 38 rows are the new
+tokens. Here the whole matrices become the base's rows and the 38 new ones parameters of their own, and go back so.
+"""
+
+import pathlib
+from collections.abc import Collection
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nextgpt_jax.modalities import NEW_TOKENS
+from nextgpt_jax.models.nextgpt import is_trained
+from nextgpt_jax.weights import matching, orbax_params
+from nextgpt_jax.weights.matching import ConversionError
+from nextgpt_jax.weights.rules import LINEAR, Table, prefixed, rule
+from nextgpt_jax.weights.tables import llama as llama_table
+from nextgpt_jax.weights.tables import projectors as projectors_table
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor, open_checkpoint
+
+# With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
+_LLAMA = ("llama_model.base_model.model.", "llama_model.")
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+_OUTPUTS = {  # the reference's name, and the one its newer code uses
+    "image": ("gen_text_hidden_fcs.0.", "mm_output_img_projector."),
+    "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
+    "audio": ("gen_text_hidden_fcs_audio.0.", "mm_output_aud_projector."),
+}
+_INPUTS = {"linear": projectors_table.INPUT_LINEAR, "mlp": projectors_table.INPUT_MLP}
+_BASE, _NEW = "[base]", "[new]"
+
+
+def table(input_kind: str, output_kind: str, modalities: tuple[str, ...]) -> Table:
+    """The rows of a delta; projections of modalities that the model does not have are ignored."""
+    rules = [
+        *prefixed(_INPUTS[input_kind].rules, flax="input_proj."),
+        *(
+            row
+            for name in modalities
+            for row in prefixed(
+                projectors_table.output_table(output_kind).rules, torch=_OUTPUTS[name], flax=f"output_proj.{name}."
+            )
+        ),
+        *_lora_rules(),
+        rule(tuple(p + _MATRICES[0] + _BASE for p in _LLAMA), "llm.embed_tokens.embedding"),
+        rule(tuple(p + _MATRICES[0] + _NEW for p in _LLAMA), "signal_embed"),
+        rule(tuple(p + _MATRICES[1] + _BASE for p in _LLAMA), "llm.lm_head.kernel", LINEAR),
+        rule(tuple(p + _MATRICES[1] + _NEW for p in _LLAMA), "signal_head"),
+    ]
+    absent = [p for name, prefixes in _OUTPUTS.items() if name not in modalities for p in prefixes]
+    ignored = [p.replace(".", r"\.") + ".*" for p in absent]
+    return Table(
+        tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *projectors_table.output_table(output_kind).ignored)
+    )
+
+
+def _lora_rules():
+    # The delta's order of spellings is peft's in memory: with the adapter's name first.
+    rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in llama_table.LORA.rules]
+    return prefixed(rows, torch="llama_model.", flax="llm.")
+
+
+def split_rows(checkpoint: Checkpoint, new: int = len(NEW_TOKENS)) -> Checkpoint:
+    """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
+    tensors = {}
+    for key, whole in checkpoint.tensors.items():
+        if key.endswith(_MATRICES):
+            rows, *rest = whole.shape
+            tensors[key + _BASE] = Tensor((rows - new, *rest), whole.dtype, lambda w=whole: w.read()[:-new])
+            tensors[key + _NEW] = Tensor((new, *rest), whole.dtype, lambda w=whole: w.read()[-new:])
+        else:
+            tensors[key] = whole
+    return checkpoint.with_tensors(tensors)
+
+
+def join_rows(checkpoint: Checkpoint) -> Checkpoint:
+    """The inverse of split_rows."""
+    tensors = {}
+    for key, part in checkpoint.tensors.items():
+        if key.endswith(_BASE):
+            whole = key.removesuffix(_BASE)
+            tensors[whole] = _joined(part, checkpoint.tensors[whole + _NEW])
+        elif not key.endswith(_NEW):
+            tensors[key] = part
+    return checkpoint.with_tensors(tensors)
+
+
+def _joined(base: Tensor, new: Tensor) -> Tensor:
+    dtype = np.dtype(jnp.promote_types(base.dtype, new.dtype))
+    shape = (base.shape[0] + new.shape[0], *base.shape[1:])
+    return Tensor(shape, dtype, lambda: np.concatenate([base.read(), new.read()]).astype(dtype, copy=False))
+
+
+def vocabulary(path: pathlib.Path) -> int | None:
+    """The base's tokens, as a delta counts them: the rows it has but for the new tokens'. None: it holds no rows."""
+    if orbax_params.is_converted(path):
+        embedding = orbax_params.saved(path).get("llm.embed_tokens.embedding")
+        return embedding and embedding.shape[0]
+    tensors = open_checkpoint(path).tensors
+    whole = next((tensor for key, tensor in tensors.items() if key.endswith(_MATRICES[0])), None)
+    return whole and whole.shape[0] - len(NEW_TOKENS)
+
+
+def is_delta(path: tuple) -> bool:
+    """Is this parameter of a NExTGPT in a delta file?"""
+    return is_trained(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
+
+
+_LORA, _ROWS = "LoRA", "embedding and head rows"
+
+
+def group(path: tuple) -> str:
+    """Which piece of a delta a parameter belongs to; files hold all of a piece or nothing."""
+    if path[-1] in ("lora_a", "lora_b"):
+        return _LORA
+    if path[0] == "output_proj":
+        return f"output_proj.{path[1]}"
+    return "input_proj" if path[0] == "input_proj" else _ROWS
+
+
+def delta_state(state: nnx.State, held: Collection[str] | None = None) -> nnx.State:
+    """The parameters of a NExTGPT's state that are in a delta file; of the pieces `held` only, if given."""
+    leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
+    return nnx.from_flat_state([(p, v) for p, v in leaves if held is None or group(p) in held])
+
+
+def pieces(checkpoint: Checkpoint, state: nnx.State, rows: Table) -> tuple[list[str], list[str]]:
+    """Which pieces of a delta a checkpoint (after split_rows) holds, if only in part, and which it lacks."""
+    sources, found = matching.plan(delta_state(state), rows), {}
+    for path, name in matching.flat_paths(delta_state(state)).items():
+        keys = sources[name].keys
+        found[group(path)] = found.get(group(path), False) or any(k in checkpoint for some in keys for k in some)
+    return [g for g, there in found.items() if there], [g for g, there in found.items() if not there]
+
+
+def fit_delta(
+    checkpoint: Checkpoint, state: nnx.State, rows: Table, *, allow_partial: bool = False
+) -> tuple[nnx.State, matching.Fitted, list[str]]:
+    """Which parameters of `state` (abstract or real) a delta file gives.
+
+    Files of stages 1 and 2 have no LoRA updates, and are complete without.
+
+    Returns:
+      The state of the parameters it gives, what fills them, and the names of the pieces.
+
+    Raises:
+      ConversionError: pieces are missing and `allow_partial` is not set; or a piece lacks a tensor, a tensor is
+        unexpected, or one has the wrong shape.
+    """
+    checkpoint = split_rows(checkpoint)
+    held, lacking = pieces(checkpoint, state, rows)
+    if not held:
+        raise ConversionError(f"{checkpoint.source} holds nothing of a NExT-GPT delta ({', '.join(lacking)})")
+    if set(lacking) - {_LORA} and not allow_partial:
+        raise ConversionError(
+            f"{checkpoint.source} holds {', '.join(held)}, but not {', '.join(lacking)}: to go on without, convert it "
+            "with --allow_partial"
+        )
+    wanted = delta_state(state, held)
+    return wanted, matching.fit(checkpoint, wanted, rows), held
+
+
+def load_delta(
+    checkpoint: Checkpoint, state: nnx.State, rows: Table, *, dtype=jnp.float32
+) -> tuple[nnx.State, list[str]]:
+    """Reads the delta's parameters of `state`; those that the file does not give are left out of what is returned.
+
+    Returns:
+      The filled state, and the names of the pieces that were taken.
+
+    Raises:
+      ConversionError: as `fit_delta`.
+    """
+    wanted, fitted, held = fit_delta(checkpoint, state, rows)
+    return matching.fill(wanted, fitted.parameters, dtype), held
+
+
+def saved_delta(folder: pathlib.Path, state: nnx.State) -> tuple[nnx.State, list[str]]:
+    """The parameters of `state` that a converted delta holds, and the names of its pieces.
+
+    Raises:
+      ConversionError: a piece lacks a parameter.
+    """
+    names, kept = matching.flat_paths(delta_state(state)), orbax_params.saved(folder)
+    held = dict.fromkeys(group(path) for path, name in names.items() if name in kept)
+    if unknown := kept.keys() - set(names.values()):
+        raise ConversionError(f"{folder}: unexpected {sorted(unknown)[0]}")
+    return delta_state(state, held), list(held)
+
+
+def export_delta(state: nnx.State, rows: Table) -> Checkpoint:
+    """The delta of a NExTGPT's state in the reference's layout."""
+    return join_rows(matching.export(delta_state(state), rows))

@@ -1,0 +1,248 @@
+"""Converted parameters on disk: an Orbax checkpoint in the folder params/ of a part, beside its config.
+
+It is written layer by layer and never whole in memory. Each parameter is a plain zarr array, cut into pieces of at most
+32 MiB, so that a process that needs a slice reads little else. Any version of Orbax that reads PyTree checkpoints
+restores it, by the names that the modules have here.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from flax import nnx
+
+from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, plan
+from nextgpt_jax.weights.rules import Table
+
+FOLDER = "params"
+_PIECE_BYTES = 32 * 2**20
+_MOVING_BYTES = 256 * 2**20  # that may be on their way to or from the disk
+_ALIGNMENT = 64  # bytes: a CPU device takes over an array that begins at a multiple of them
+
+
+def is_converted(folder: pathlib.Path) -> bool:
+    """Does a part's folder hold converted parameters?"""
+    return (folder / FOLDER).is_dir()
+
+
+def save(parameters: Mapping[str, Parameter], folder: pathlib.Path) -> None:
+    """Writes parameters, by dotted path, to `folder`/params, which must not exist.
+
+    Raises:
+      UserError: the disk is full, or something else prevents the writing.
+    """
+    try:
+        with _quiet():
+            registry = ocp.type_handlers.create_type_handler_registry((Parameter, _Streamed()))
+            handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
+            ocp.Checkpointer(handler).save((folder / FOLDER).absolute(), args=ocp.args.PyTreeSave(_nested(parameters)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} can't be written: {_reason(error)}") from None
+
+
+def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in parameters.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+class _Streamed(ocp.type_handlers.NumpyHandler):
+    """Writes Parameters piece by piece. What it leaves is read by Orbax's own handler of arrays."""
+
+    def typestr(self) -> str:
+        return "jax.Array"
+
+    async def serialize(
+        self,
+        values: Sequence[Parameter],
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.type_handlers.SaveArgs] | None = None,
+    ) -> list:
+        """Returns when everything is on the disk: there are no futures to wait for."""
+        pending: collections.deque[tuple[int, ts.WriteFutures]] = collections.deque()
+        for parameter, info in zip(values, infos, strict=True):
+            await info.await_path_creation()
+            array = await ts.open(_spec(info.parent_dir / info.name, parameter), create=True)
+            for i, read in enumerate(parameter.pieces):
+                piece = await asyncio.to_thread(read)
+                target = array[i] if parameter.stacked else array
+                pending.append((piece.nbytes, target.write(piece, can_reference_source_data_indefinitely=True)))
+                del piece
+                while sum(size for size, _ in pending) > _MOVING_BYTES:
+                    await pending.popleft()[1]
+        while pending:
+            await pending.popleft()[1]
+        return []
+
+
+def _spec(path: Any, parameter: Parameter) -> ts.Spec:
+    bfloat16 = parameter.dtype == ml_dtypes.bfloat16
+    metadata = {
+        "shape": list(parameter.shape),
+        "chunks": _chunks(parameter),
+        "dtype": "bfloat16" if bfloat16 else parameter.dtype.str,
+        "compressor": None,  # weights hardly compress
+    }
+    return ts.Spec({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}, "metadata": metadata})
+
+
+def _chunks(parameter: Parameter) -> list[int]:
+    chunk = [1, *parameter.shape[1:]] if parameter.stacked else list(parameter.shape)
+    while math.prod(chunk) * parameter.dtype.itemsize > _PIECE_BYTES:
+        widest = max(range(len(chunk)), key=chunk.__getitem__)
+        chunk[widest] = -(-chunk[widest] // 2)
+    return [max(1, n) for n in chunk]
+
+
+def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.State:
+    """Fills `state` (abstract) from `folder`/params, floating-point parameters as `dtype`.
+
+    A leaf that has a sharding gets it, and each process reads its part only; others go to the default device.
+    Parameters that `state` lacks are left unread. The parameters come one after the other, piece by piece, so that the
+    host needs little more than what stays in its memory.
+
+    Raises:
+      ConversionError: parameters missing or of the wrong shape; all of them are listed.
+      UserError: the folder is damaged.
+    """
+    check(folder, state)
+    return read(folder, state, dtype=dtype)
+
+
+def read(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.State:
+    """What `restore` does after its check: for parts, one after the other, of a state that was checked as a whole.
+
+    Raises:
+      UserError: the folder is damaged.
+    """
+    names = flat_paths(state)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def filled(path, leaf):
+        sharding = getattr(leaf.get_raw_value(), "sharding", None) or default
+        return leaf.replace(_restored(folder / FOLDER / names[path], sharding, dtype))
+
+    try:
+        return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / FOLDER} can't be read: {_reason(error)}") from None
+
+
+def _restored(path: pathlib.Path, sharding: jax.sharding.Sharding, dtype) -> jax.Array:
+    array = ts.open({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}).result()
+    kept = np.dtype(array.dtype.numpy_dtype)
+    target = np.dtype(dtype) if jnp.issubdtype(kept, jnp.floating) else kept
+    shards: dict[str, np.ndarray] = {}  # devices that hold the same share one
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if str(index) not in shards:
+            shards[str(index)] = _read(array[index], target)
+        return shards[str(index)]
+
+    return jax.block_until_ready(jax.make_array_from_callback(array.shape, sharding, read))
+
+
+def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
+    """The values, in memory that a CPU device takes over without a copy."""
+    size = math.prod(array.shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    found = memory[begin : begin + size].view(dtype).reshape(array.shape)
+    if not array.shape:
+        found[...] = array.read().result()
+        return found
+    array = array[ts.d[:].translate_to[0]]  # a slice keeps its indices
+    rows = max(1, _MOVING_BYTES * len(found) // max(1, size))
+    for first in range(0, len(found), rows):
+        last = min(first + rows, len(found))
+        found[first:last] = array[first:last].read().result()
+    return found
+
+
+def check(folder: pathlib.Path, state: nnx.State) -> None:
+    """Checks that `folder`/params has all parameters of `state` (abstract or real).
+
+    Raises:
+      ConversionError: parameters missing or of the wrong shape; all of them are listed.
+      UserError: the folder is not complete.
+    """
+    kept, problems = saved(folder), []
+    for path, leaf in nnx.to_flat_state(state):
+        name = ".".join(map(str, path))
+        if name not in kept:
+            problems.append(f"missing {name} {list(leaf.shape)}")
+        elif tuple(kept[name].shape) != tuple(leaf.shape):
+            problems.append(f"{name} has shape {list(kept[name].shape)}, the model needs {list(leaf.shape)}")
+    if problems:
+        raise ConversionError.of(str(folder / FOLDER), problems)
+
+
+def saved(folder: pathlib.Path) -> dict[str, Any]:
+    """Shape and dtype (Orbax's ArrayMetadata) of the parameters of `folder`/params by dotted path.
+
+    Raises:
+      UserError: the folder is not complete.
+    """
+    path = folder / FOLDER
+    try:
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return dict(_flat(checkpointer.metadata(path.absolute()).item_metadata.tree))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no complete set of converted parameters: {_reason(error)}") from None
+
+
+def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str, Parameter]:
+    """The parameters of `folder`/params that belong to `state`, each layer read when it is asked for.
+
+    Raises:
+      ConversionError, UserError: as `restore`.
+    """
+    check(folder, state)
+    return {name: _opened(folder / FOLDER / name, source.stacked) for name, source in plan(state, table).items()}
+
+
+def _opened(path: pathlib.Path, stacked: bool) -> Parameter:
+    array = ts.open({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}).result()
+    places = range(array.shape[0]) if stacked else [...]
+    pieces = tuple(lambda at=at: array[at].read().result() for at in places)
+    return Parameter(tuple(array.shape), np.dtype(array.dtype.numpy_dtype), pieces, stacked)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warnings about metadata that these checkpoints do without."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

@@ -1,0 +1,181 @@
+"""Workdirs: what a training run leaves behind, with Orbax.
+
+WORKDIR/run.json        the stage and the shapes of the trained parameters: whose run this is
+WORKDIR/<step>/delta    all parameters that any stage trains, so every stage can start from every other
+WORKDIR/<step>/opt      optimizer state of this stage
+WORKDIR/<step>/data     position of the data iterator
+"""
+
+import json
+import pathlib
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.experimental import multihost_utils
+
+from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.files import atomic_write
+from nextgpt_jax.models import hf_config
+
+_RUN = "run.json"
+
+
+def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
+    """What identifies a model among others: the shapes of its trained parameters."""
+    return {".".join(map(str, path)): list(leaf.shape) for path, leaf in nnx.to_flat_state(delta)}
+
+
+class Workdir:
+    """The checkpoints of one run."""
+
+    def __init__(self, path: str | pathlib.Path, keep: int = 2, keep_best: int = 0):
+        self.path = pathlib.Path(path).absolute()
+        self._keep, self._keep_best = keep, keep_best
+        self._opened: ocp.CheckpointManager | None = None
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            policies = ocp.checkpoint_managers.preservation_policy
+            kept = [policies.LatestN(self._keep)]
+            if self._keep_best:
+                kept += [policies.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=self._keep_best)]
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept), create=False
+            )
+            self._opened = ocp.CheckpointManager(self.path, options=options)
+        return self._opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Waits until everything is on the disk."""
+        self._manager.close()
+        self._opened = None
+
+    @property
+    def base_delta(self) -> str:
+        """The delta that the run's base was loaded with ("": none).
+
+        Raises:
+          UserError: no run here.
+        """
+        return self._run()["base_delta"]
+
+    def _run(self) -> dict[str, Any]:
+        if not (self.path / _RUN).is_file():
+            raise UserError(f"{self.path} holds no training run (no {_RUN})")
+        return hf_config.read_json(self.path / _RUN)
+
+    def claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
+        """Makes the folder this run's, or checks that it is. Of several processes the first one makes it.
+
+        Raises:
+          UserError: the folder has checkpoints of another stage or another model.
+        """
+        if jax.process_index():
+            multihost_utils.sync_global_devices("claim")
+        self._claim(stage, delta, base_delta)
+        if jax.process_count() > 1 and not jax.process_index():
+            multihost_utils.sync_global_devices("claim")
+
+    def _claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
+        run = {"stage": stage, "base_delta": _absolute(base_delta), "parameters": shapes_of(delta)}
+        if (self.path / _RUN).exists():
+            self.check_base(base_delta)
+            self.check(delta)
+            if (found := self._run()["stage"]) != stage:
+                raise UserError(
+                    f"{self.path} holds a run of {found}, not {stage}: give {stage} a workdir of its own and start it "
+                    f"with --init_from={self.path}"
+                )
+            return
+        check_folder(self.path, "--workdir")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
+        with atomic_write(self.path / _RUN) as temporary:
+            temporary.write_text(json.dumps(run, indent=1))
+
+    def check_base(self, base_delta: str) -> None:
+        """Checks that the run's base was loaded with the same delta: it replaces the frozen embedding and head.
+
+        Raises:
+          UserError: it was another one, or none.
+        """
+        if self.base_delta != _absolute(base_delta):
+            raise UserError(
+                f"{self.path} was trained on model.delta={self.base_delta!r}, this config has {base_delta!r}: "
+                "make them equal"
+            )
+
+    def check(self, delta: nnx.State) -> None:
+        """Checks that the checkpoints fit the model that `delta` belongs to.
+
+        Raises:
+          UserError: no run here, or one of another model; the first difference is named.
+        """
+        found, wanted = self._run()["parameters"], shapes_of(delta)
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{self.path} belongs to another model: {name} is {found.get(name, 'absent')} there and "
+                    f"{wanted.get(name, 'absent')} in this config"
+                )
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, delta: nnx.State, opt: Any, data: dict, *, loss: float) -> None:
+        """Begins to write a checkpoint, which goes on beside what follows; it appears whole or not at all."""
+        items = {
+            "delta": ocp.args.StandardSave(nnx.to_pure_dict(delta)),
+            "opt": ocp.args.StandardSave(jax.tree.leaves(opt)),
+            "data": ocp.args.JsonSave(data),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
+
+    def restore(self, step: int, delta: nnx.State, opt: Any) -> tuple[nnx.State, Any, dict]:
+        """Reads a checkpoint into the structure of `delta` and `opt` (abstract or real)."""
+        leaves, treedef = jax.tree.flatten(opt)
+        items = {
+            "delta": ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta))),
+            "opt": ocp.args.StandardRestore(_abstract(leaves)),
+            "data": ocp.args.JsonRestore(),
+        }
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return _filled(delta, found["delta"]), jax.tree.unflatten(treedef, found["opt"]), found["data"]
+
+    def restore_delta(self, delta: nnx.State) -> tuple[nnx.State, int]:
+        """The trained parameters of the newest checkpoint, and its step.
+
+        Raises:
+          UserError: there is no checkpoint, or it belongs to another model.
+        """
+        self.check(delta)
+        step = self.latest()
+        if step is None:
+            raise UserError(f"{self.path} has no complete checkpoint yet")
+        restore = ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta)))
+        return _filled(delta, self._manager.restore(step, args=ocp.args.Composite(delta=restore))["delta"]), step
+
+
+def _absolute(path: str) -> str:
+    return str(pathlib.Path(path).absolute()) if path else ""
+
+
+def _abstract(tree: Any) -> Any:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def leaf(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device)
+
+    return jax.tree.map(leaf, tree)
+
+
+def _filled(state: nnx.State, values: dict) -> nnx.State:
+    found = dict(nnx.to_flat_state(nnx.State(values)))
+    return nnx.from_flat_state([(path, leaf.replace(found[path])) for path, leaf in nnx.to_flat_state(state)])

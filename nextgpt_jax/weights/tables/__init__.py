@@ -1,0 +1,1 @@
+"""One file a kind of checkpoint: which PyTorch tensor fills which parameter."""

@@ -1,0 +1,221 @@
+"""Reading PyTorch checkpoints lazily, tensor by tensor: safetensors or pickles, one file or an index of shards.
+
+Tensors are read from their place in the file, not mapped: what was read does not count as this process's memory.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.models.hf_config import read_json
+
+# In order of preference, as the hub's folders have them.
+_NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_VARIANTS = ("", ".fp16")
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a checkpoint. Shape and dtype are known at once; the values are read when they are asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Checkpoint(Mapping[str, np.ndarray]):
+    """Tensors by key; `checkpoint[key]` reads one.
+
+    source: what messages call it.  files: what it was opened from.
+    """
+
+    def __init__(self, source: str, tensors: Mapping[str, Tensor], files: tuple[pathlib.Path, ...] = ()):
+        self.source = source
+        self.tensors = dict(tensors)
+        self.files = files
+
+    @classmethod
+    def of(cls, source: str, arrays: Mapping[str, np.ndarray]) -> "Checkpoint":
+        """A checkpoint of arrays that are in memory."""
+        return cls(source, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in arrays.items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Checkpoint":
+        """The same checkpoint seen with other tensors."""
+        return Checkpoint(self.source, tensors, self.files)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.tensors[key].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+    """Opens a file, or a folder that holds one checkpoint in the hub's layout.
+
+    Of several files in a folder, safetensors come before pickles and full precision before the variant fp16.
+
+    Raises:
+      UserError: nothing there, an unreadable file, a shard missing, or a key in two shards.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        return Checkpoint(str(path), _open_file(path), (path,))
+    if not path.is_dir():
+        raise UserError(f"no such checkpoint: {path}")
+    for suffix in _SUFFIXES:
+        for variant in _VARIANTS:
+            for name in _NAMES:
+                index, file = path / f"{name}{suffix}.index{variant}.json", path / f"{name}{variant}{suffix}"
+                if index.is_file():
+                    return _open_shards(path, index)
+                if file.is_file():
+                    return Checkpoint(str(file), _open_file(file), (file,))
+    wanted = ", ".join(f"{n}.safetensors" for n in _NAMES[:2])
+    raise UserError(f"{path} holds no checkpoint (looked for {wanted} and their .bin, .pt, .pth and sharded forms)")
+
+
+def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
+        raise UserError(f"{index} has no weight_map of keys and file names")
+    if not weight_map:
+        raise UserError(f"{index} lists no tensors")
+    tensors: dict[str, Tensor] = {}
+    files = []
+    for name in sorted(set(weight_map.values())):
+        shard = folder / name
+        if shard.parent != folder or "\0" in name or name in (".", ".."):
+            raise UserError(f"{index} points outside its folder: {name!r}")
+        if not os.path.isfile(shard):  # Path.is_file raises for names that no file can have
+            raise UserError(f"{index} names a shard that is not there: {name}")
+        found = _open_file(shard)
+        if twice := tensors.keys() & found.keys():
+            raise UserError(f"{sorted(twice)[0]} is in more than one shard of {folder}")
+        tensors |= found
+        files.append(shard)
+    if lost := weight_map.keys() - tensors.keys():
+        raise UserError(f"{index} lists {sorted(lost)[0]}, which no shard holds")
+    return Checkpoint(str(folder), tensors, tuple(files))
+
+
+def _open_file(path: pathlib.Path) -> dict[str, Tensor]:
+    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass  # the library checks that header and data fit each other
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size), object_pairs_hook=_once)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for key, entry in header.items():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise UserError(f"{path}: {key} has the dtype {entry['dtype']}, which is not supported")
+        dtype, shape = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        tensors[key] = Tensor(shape, dtype, _reader(path, 8 + size + entry["data_offsets"][0], dtype, shape))
+    return tensors
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is there twice")
+    return found
+
+
+def _reader(
+    path: pathlib.Path, offset: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
+) -> Callable[[], np.ndarray]:
+    """Reads an array at a place of a file. `strides` are counted in elements; None: C order."""
+    count = math.prod(shape)
+    if strides is not None and count:
+        count = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+
+    def read() -> np.ndarray:
+        try:
+            flat = np.fromfile(path, np.uint8, count * dtype.itemsize, offset=offset)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+        if flat.size != count * dtype.itemsize:
+            raise UserError(f"{path} has become shorter while it was read")
+        flat = flat.view(dtype)
+        if strides is None:
+            return flat.reshape(shape)
+        return np.lib.stride_tricks.as_strided(flat, shape, [n * dtype.itemsize for n in strides])
+
+    return read
+
+
+def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
+    try:
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+    except ImportError:
+        raise UserError(f"{path} is a pickle: reading it needs torch (pip install 'nextgpt-jax[convert]')") from None
+    try:
+        if zipped := zipfile.is_zipfile(path):
+            with FakeTensorMode():  # no values are read, only where they are
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        else:  # saved by torch < 1.6
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; its first line says what is wrong
+        reason = first_line(error)
+        raise UserError(f"{path} is not a readable weights file: {reason}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
+
+    dtypes = {
+        getattr(torch, np.dtype(dtype).name if dtype is not np.bool_ else "bool"): np.dtype(dtype)
+        for dtype in _SAFETENSORS_DTYPES.values()
+    }
+    tensors = {}
+    for key, value in content.items():
+        if not isinstance(value, torch.Tensor) or not isinstance(key, str):
+            continue
+        if value.dtype not in dtypes:
+            raise UserError(f"{path}: {key} has the dtype {value.dtype}, which is not supported")
+        dtype, shape = dtypes[value.dtype], tuple(value.shape)
+        if zipped:
+            offset = value.untyped_storage()._checkpoint_offset + value.storage_offset() * dtype.itemsize
+            read = _reader(path, offset, dtype, shape, value.stride())
+        else:
+            read = _in_memory(value, dtype)
+        tensors[key] = Tensor(shape, dtype, read)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return tensors
+
+
+def _in_memory(tensor, dtype: np.dtype) -> Callable[[], np.ndarray]:
+    bits = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}[dtype.itemsize]  # numpy does not know torch's bfloat16
+    import torch
+
+    return lambda: tensor.detach().contiguous().view(getattr(torch, bits)).numpy().view(dtype)

@@ -1,0 +1,127 @@
+"""Plans for TPUs that are not there. They need the TPU compiler: pip install libtpu."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import ROOT
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install '.[tpu]'"
+)
+
+
+def plan(*argv: str, config: str = "nextgpt_7b") -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py", f"--config=configs/{config}.py:stage3", "--compile_only", *argv]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # libtpu has other ones
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+@needs_compiler
+def test_the_paper_s_third_stage_fits_on_sixteen_v5e(tmp_path):
+    report = tmp_path / "plan.json"
+    mesh = ["--config.mesh.fsdp=16", "--config.mesh.data=1", "--config.data.batch_size=64"]
+    done = plan("--topology=v5e:4x4", *mesh, f"--report={report}")
+    assert done.returncode == 0, done.stderr
+    assert "64 rows on 16 x TPU v5e" in done.stdout and "fits" in done.stdout and "all-gather" in done.stdout
+    (found,) = json.loads(report.read_text())
+    weights = 6.7e9 * 2 / 16
+    assert weights < found["memory"]["frozen weights"] < 1.6 * weights
+    assert sum(found["memory"].values()) < 4 * 2**30
+    # Forward and backward without gradients of frozen weights: 4 operations a weight and token.
+    tokens = 64 * 512 / 16
+    assert 1.0 < found["needed_flops"] / (4 * 6.6e9 * tokens) < 1.15
+    assert 1.3 < found["flops"] / found["needed_flops"] < 1.5  # every layer is computed again
+
+
+@needs_compiler
+def test_a_plan_that_does_not_fit_says_what_would():
+    done = plan("--topology=v5e:2x2", "--config.data.batch_size=16", "--config.train.remat=none")
+    assert done.returncode == 1, done.stderr
+    assert "stage3: 16 rows on 4 x TPU v5e DOES NOT FIT: " in done.stdout
+    assert "to make it fit: share the weights among more devices (--config.mesh.fsdp=4" in done.stdout
+    assert "--config.train.remat=full" in done.stdout and "--config.optim.accumulate=4" in done.stdout
+
+
+@needs_compiler
+def test_answering_counts_the_whole_system_and_four_bits_as_four(tmp_path):
+    found = {}
+    for scheme in ("", "nf4"):
+        report = tmp_path / f"plan{scheme}.json"
+        done = plan("--topology=v5e:2x2", "--config.mesh.tensor=4", "--programs=decode", f"--report={report}",
+                    "--config.data.batch_size=16", f"--config.model.quantize={scheme}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (found[scheme],) = json.loads(report.read_text())
+    layers, whole = 32 * (4 * 4096**2 + 3 * 4096 * 11008) / 4, found[""]["memory"]["weights"]
+    assert 1.0 < whole / (2 * layers) < 1.1
+    assert 0.9 < (whole - found["nf4"]["memory"]["weights"]) / ((2 - 0.5 - 4 / 64) * layers) < 1.1
+    assert found[""]["memory"]["other weights"] == found["nf4"]["memory"]["other weights"] > 2 * 2**30
+    # A token reads the weights and the cache once.
+    assert 1 < found[""]["bytes"] / (whole + found[""]["memory"]["cache"]) < 1.3
+
+
+@needs_compiler
+def test_a_sampler_gathers_its_weights_once(tmp_path):
+    gathers = []
+    for steps in (2, 7):
+        report = tmp_path / f"{steps}.json"
+        done = plan("--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--programs=image",
+                    f"--config.decode.image.steps={steps}", f"--report={report}", config="keypad")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(report.read_text())
+        gathers.append(sum(c["count"] for c in found["collectives"] if c["kind"] == "all-gather"))
+    assert gathers[0] == gathers[1] > 0
+
+
+def refused(*argv: str) -> str:
+    """The one line of a plan that cannot be made."""
+    done = plan(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return error
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [([], "--topology is missing"), (["--topology=v5e"], "give a TPU and its shape, such as v5e:4x4")],
+)
+def test_topologies_that_are_none(argv, message):
+    assert message in refused(*argv)
+
+
+@needs_compiler
+def test_a_topology_that_does_not_exist():
+    assert "--topology=v9:2x2: there is none such" in refused("--topology=v9:2x2")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("mesh.fsdp=3", "has 15 places for 16 devices"),
+        ("mesh.tensor=16 model.llm=examples/keypad/weights/base/llm", "config.mesh.tensor=16 does not divide"),
+        ("data.batch_size=8", "of 8 rows does not divide into mesh.data=16"),
+        ("data.batch_size=16 optim.accumulate=2", "of 8 rows does not divide into mesh.data=16"),
+        ("model.quantize=nf4 mesh.tensor=8", "config.mesh.tensor=8 cuts the blocks of 64 inputs"),
+        ("train.remat=half", "train.remat: 'half'"),
+    ],
+)
+def test_mistakes(flags, message):
+    assert message in refused("--topology=v5e:4x4", *(f"--config.{flag}" for flag in flags.split()))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "program, flag, message",
+    [
+        ("video", "model.video_decoder=", "--programs=video: this model has no decoder for it"),
+        ("image", "decode.image.batch=0", "decode.image.batch is 0"),
+        ("decode", "data.max_length=0", "data.max_length should be at least 1"),
+    ],
+)
+def test_programs_that_cannot_be_planned(program, flag, message):
+    assert message in refused("--topology=v5e:4x4", f"--programs={program}", f"--config.{flag}")
