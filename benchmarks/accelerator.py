@@ -47,12 +47,12 @@ from configs import keypad, nextgpt_7b
 from nextgpt_jax import chips, compiler, flops
 from nextgpt_jax.aot import plan
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.generation.loop import DecodeConfig, Options, generate
+from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate
 from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.models import attention
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
-from nextgpt_jax.models.nextgpt import DECODERS, NExTGPT, NExTGPTConfig
+from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.sharding import make_mesh
 from nextgpt_jax.weights.load import frozen_dtype, model_config, prepare_llm
 
@@ -185,12 +185,12 @@ def experiment(small: bool, variant: str) -> ExperimentConfig:
 
 def language(small: bool) -> Iterator[Result]:
     """The language model alone, by the decoding loop of the engine."""
-    cfg, dtype = model_config(experiment(small, "infer").model, published=True).llm, frozen_dtype("auto")
+    cfg, dtype = model_config(experiment(small, "infer").model, use_published_defaults=True).llm, frozen_dtype("auto")
     prompt, bandwidth = SMALL_TOKENS if small else TOKENS, copy_rate(small)
 
     def abstract():
-        config = NExTGPTConfig(llm=cfg, encoder=None, lora=None, input_kind="linear", input_dim=8, outputs=())
-        return NExTGPT(config, rngs=make_rngs(0))
+        config = NExTGPTConfig(llm=cfg, encoder=None, lora=None, input_projector="linear", input_dim=8, outputs=())
+        return NExTGPTModel(config, rngs=make_rngs(0))
 
     model = nnx.eval_shape(abstract)
     prepare_llm(model, None)
@@ -209,8 +209,10 @@ def language(small: bool) -> Iterator[Result]:
 
         def ours(new, rows=rows, ids=ids):
             zeros, none = np.zeros(rows, np.int32), np.zeros((rows, 0), bool)
-            options = Options(zeros.astype(np.float32), zeros, zeros + np.float32(1), zeros, zeros + new, none, none)
-            config = DecodeConfig((), (), NEW)
+            options = SamplingParams(
+                zeros.astype(np.float32), zeros, zeros + np.float32(1), zeros, zeros + new, none, none
+            )
+            config = StaticDecodeConfig((), (), NEW)
             return run(model, ids, zeros + prompt, options, config=config)
 
         first, reading = times(lambda ours=ours: jax.block_until_ready(ours(0)))
@@ -310,7 +312,7 @@ def whole_rows(batch: dict) -> dict:
 def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iterator[Result]:
     """A decoder from prompt embeddings to media, beside the pipeline of diffusers."""
     experiment_config = experiment(small, "infer")
-    config = dict(model_config(experiment_config.model, published=True).decoders)[name]
+    config = dict(model_config(experiment_config.model, use_published_defaults=True).decoders)[name]
     options, dtype = getattr(experiment_config.decode, name), frozen_dtype("auto")
     steps = 4 if small else 50
     parts = tuple(part for part in DECODERS[name][1].PARTS if part != "text_encoder")

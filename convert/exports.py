@@ -15,7 +15,7 @@ from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import is_trained
+from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.rules import Table
@@ -59,13 +59,13 @@ def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
     wanted, _ = nextgpt_delta.saved_delta(source, state)
     parameters = orbax_params.parameters(source, wanted, table)
     tensors = nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
-    return folders.with_left(tensors, source)
+    return folders.restore_unmatched(tensors, source)
 
 
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:
     """LLaMA's weights with an adapter's updates added."""
     (part,) = COMPONENTS["llama"](source)
-    base = LlamaConfig.from_hub(hf_config.read_config(source / "config.json"))
+    base = LlamaConfig.from_dict(hf_config.read_config(source / "config.json"))
     config = components.lora_config(adapter)
     low_rank = components.lora_part(base, config)
     if orbax_params.is_converted(adapter):
@@ -86,7 +86,7 @@ def _export_run(output: pathlib.Path, component: str, values, dtype) -> None:
     config = dataclasses.replace(values.config.model, delta=run.base_delta)
     model = load.model_config(config)
     state = load.abstract_state(model)
-    trained, _ = run.restore_delta(nnx.filter_state(state, is_trained))
+    trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
         _write_tensors(output, tensors, dtype, "model.safetensors")

@@ -159,10 +159,12 @@ def export_parts(
         copy_beside(source, folder, [part.folder for part, _ in parts])
         for part, parameters in parts:
             tensors = matching.export_parameters(parameters, part.state, part.table)
-            save_safetensors(with_left(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype)
+            save_safetensors(
+                restore_unmatched(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype
+            )
 
 
-def with_left(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
+def restore_unmatched(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
     """The tensors with those that were left when `folder` was made."""
     if not (folder / LEFT).is_file():
         return tensors

@@ -66,7 +66,7 @@ def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype
         if component == "llama" and values.delta:
             checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(values.delta), values.growth)
         if component == "llama" and values.vocab_size:
-            checkpoint = vicuna.first_rows(checkpoint, values.vocab_size)
+            checkpoint = vicuna.truncate_vocab(checkpoint, values.vocab_size)
         fitted.append(folders.fit(part, checkpoint, dtype))
     return fitted
 
@@ -78,7 +78,7 @@ def _llama_json(folder: pathlib.Path, values) -> dict[str, Any]:
 
 
 def _llama_part(folder: pathlib.Path, values) -> Part:
-    return components.llama_part(LlamaConfig.from_hub(_llama_json(folder, values)))
+    return components.llama_part(LlamaConfig.from_dict(_llama_json(folder, values)))
 
 
 def _other_files(component: str, folder: pathlib.Path, parts: list[FittedPart], values=None) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[FittedPart], di
     if not values.base:
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
     base = hf_config.read_config(pathlib.Path(values.base) / "config.json")
-    part = components.lora_part(LlamaConfig.from_hub(base), components.lora_config(folder))
+    part = components.lora_part(LlamaConfig.from_dict(base), components.lora_config(folder))
     return [folders.fit(part, open_checkpoint(folder), dtype)], {components.BASE_CONFIG: base}
 
 

@@ -53,7 +53,7 @@ def _reader(old: Tensor, change: Tensor, growth: str):
     return read
 
 
-def first_rows(checkpoint: Checkpoint, count: int) -> Checkpoint:
+def truncate_vocab(checkpoint: Checkpoint, count: int) -> Checkpoint:
     """The checkpoint with `count` rows of embedding and head: without the tokens that were added after them."""
     tensors = dict(checkpoint.tensors)
     for key in tensors.keys() & set(_ROWS):

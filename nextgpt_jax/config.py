@@ -130,7 +130,7 @@ class AudioOptions:
 
 
 @dataclasses.dataclass
-class DecodeDefaults:
+class GenerationConfig:
     """Defaults of infer.py, most with a flag of their own; --steps and --guidance hold for every modality."""
 
     image: ImageOptions = dataclasses.field(default_factory=ImageOptions)
@@ -151,4 +151,4 @@ class ExperimentConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    decode: DecodeDefaults = dataclasses.field(default_factory=DecodeDefaults)
+    decode: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)

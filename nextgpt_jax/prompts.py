@@ -70,7 +70,7 @@ TEMPLATES = {"pieces": Template(), "reference": Template(next_human="Human: ", j
 
 
 @dataclasses.dataclass
-class Encoded:
+class TokenizedConversation:
     """A conversation as ids. Positions index `ids`; at an input's stands 0, to be replaced by its embedding."""
 
     ids: list[int] = dataclasses.field(default_factory=list)
@@ -81,12 +81,12 @@ class Encoded:
 
 def encode(
     turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, template: Template = TEMPLATES["pieces"]
-) -> Encoded:
+) -> TokenizedConversation:
     """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
 
     The loss covers the assistant's segments and the end marker of every answered turn.
     """
-    encoded = Encoded(ids=[tokenizer.bos_token_id], loss=[False])
+    encoded = TokenizedConversation(ids=[tokenizer.bos_token_id], loss=[False])
 
     def add(ids: Sequence[int], loss: bool) -> None:
         encoded.ids.extend(ids)
@@ -141,7 +141,7 @@ _PLACEHOLDERS = {m.placeholder: m.name for m in MODALITIES.values()}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, _PLACEHOLDERS)) + ")")
 
 
-def split_marks(text: str) -> list[str | tuple[str, str]]:
+def split_placeholders(text: str) -> list[str | tuple[str, str]]:
     """Splits text at its `<image>`, `<video>`, ... marks: strings, and ("mark", modality) for each mark."""
     pieces = [("mark", _PLACEHOLDERS[p]) if p in _PLACEHOLDERS else p for p in _SPLIT.split(text)]
     return [p for p in pieces if p]
@@ -153,7 +153,7 @@ def human_segments(text: str, media: dict[str, Sequence[Any]]) -> tuple[Segment,
     Raises:
       UserError: as many marks as media are needed, where there are any.
     """
-    pieces, remaining = split_marks(text), {name: list(items) for name, items in media.items()}
+    pieces, remaining = split_placeholders(text), {name: list(items) for name, items in media.items()}
     for name, row in MODALITIES.items():
         marks, given = pieces.count(("mark", name)), len(remaining.get(name, []))
         if marks > given:
@@ -180,7 +180,7 @@ def reply_segments(text: str, captions: dict[str, Sequence[str]]) -> tuple[Segme
     Raises:
       UserError: a mark has no caption.
     """
-    pieces, remaining = split_marks(text), {name: list(items) for name, items in captions.items()}
+    pieces, remaining = split_placeholders(text), {name: list(items) for name, items in captions.items()}
     outputs = []
     for piece in pieces:
         if not isinstance(piece, str):

@@ -32,9 +32,9 @@ RULES = {
     "widest": ("fsdp", "tensor"),
 }
 
-# Path -> logical axes; the first row that matches counts. None: not sharded. WIDEST finds its axis by size, and in
-# LAYERS_WIDEST not among stacked layers, which are sliced one by one.
-WIDEST, LAYERS_WIDEST = "widest", "widest but the first"
+# Path -> logical axes; the first row that matches counts. None: not sharded. LARGEST_DIM finds its axis by size, and in
+# LARGEST_DIM_PER_LAYER not among stacked layers, which are sliced one by one.
+LARGEST_DIM, LARGEST_DIM_PER_LAYER = "widest", "widest but the first"
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"llm\.embed_tokens\.embedding", ("vocab", "embed")),
     (r"llm\.lm_head\.kernel", ("embed", "vocab")),
@@ -56,13 +56,13 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"llm\.layers\.mlp\.(gate|up)_proj\.kernel_scale", (None, None, "mlp")),
     (r"llm\.layers\.\w+\.(o|down)_proj\.kernel_scale", (None, None, "embed")),
     (r"signal_(embed|head)", (None, "embed")),
-    (r"input_proj\..*", WIDEST),
-    (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LAYERS_WIDEST),
-    (r"output_proj\..*", WIDEST),
-    (r"encoder\.towers\.\w+\.trunk\.blocks\..*", LAYERS_WIDEST),
-    (r"encoder\.towers\..*", WIDEST),
-    (r"decoders\.\w+\.text_encoder\.layers\..*", LAYERS_WIDEST),
-    (r"decoders\.\w+\.(text_encoder|unet|vae|vocoder)\..*", WIDEST),
+    (r"input_proj\..*", LARGEST_DIM),
+    (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LARGEST_DIM_PER_LAYER),
+    (r"output_proj\..*", LARGEST_DIM),
+    (r"encoder\.towers\.\w+\.trunk\.blocks\..*", LARGEST_DIM_PER_LAYER),
+    (r"encoder\.towers\..*", LARGEST_DIM),
+    (r"decoders\.\w+\.text_encoder\.layers\..*", LARGEST_DIM_PER_LAYER),
+    (r"decoders\.\w+\.(text_encoder|unet|vae|vocoder)\..*", LARGEST_DIM),
 )
 _SMALL = 2**16  # elements: smaller parameters are on every device, which costs less than gathering them
 
@@ -99,21 +99,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def all_on_rows(mesh: Mesh) -> Mesh:
+def data_parallel_mesh(mesh: Mesh) -> Mesh:
     """The same devices with those of the tensor axis put to the fsdp axis, for models that have no heads on it: every
     device then has rows of its own. Parameters stay where they are."""
     data, fsdp, tensor = mesh.devices.shape
     return Mesh(mesh.devices.reshape(data, fsdp * tensor, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def move_to_rows(model: nnx.Module, mesh: Mesh) -> None:
-    """Puts the encoder and the decoders of a model, which may be abstract, on `all_on_rows(mesh)`, in place.
+def move_to_data_parallel(model: nnx.Module, mesh: Mesh) -> None:
+    """Puts the encoder and the decoders of a model, which may be abstract, on `data_parallel_mesh(mesh)`, in place.
 
     JAX refuses programs with cuDNN's attention whose arrays are on two meshes, if only by name.
     """
     if mesh.shape["tensor"] == 1:
         return
-    mesh = all_on_rows(mesh)
+    mesh = data_parallel_mesh(mesh)
 
     def moved(path, leaf):
         where = NamedSharding(mesh, parameter_spec(".".join(map(str, path)), leaf.shape, mesh))
@@ -126,9 +126,9 @@ def move_to_rows(model: nnx.Module, mesh: Mesh) -> None:
     nnx.update(model, nnx.from_flat_state([(path, moved(path, leaf)) for path, leaf in nnx.to_flat_state(state)]))
 
 
-def fill_places(rows: int, mesh: Mesh | None) -> int:
+def round_up_to_shards(rows: int, mesh: Mesh | None) -> int:
     """The next number of rows that divides into the places of a mesh (None: one place)."""
-    places = row_places(mesh) if mesh else 1
+    places = num_batch_shards(mesh) if mesh else 1
     return -(-rows // places) * places
 
 
@@ -169,7 +169,7 @@ def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec
     """
     axes = logical_axes(path, shape)
     if isinstance(axes, str):
-        return _widest(shape, 1 if axes == LAYERS_WIDEST else 0, mesh)
+        return _widest(shape, 1 if axes == LARGEST_DIM_PER_LAYER else 0, mesh)
     for size, axis in zip(shape, axes, strict=True):
         if axis and size % _size(mesh, RULES[axis]):
             where = " x ".join(f"mesh.{name}={mesh.shape[name]}" for name in RULES[axis])
@@ -178,7 +178,7 @@ def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec
 
 
 def _widest(shape: Sequence[int], first: int, mesh: Mesh) -> PartitionSpec:
-    for names in (RULES[WIDEST], RULES["embed"]):
+    for names in (RULES[LARGEST_DIM], RULES["embed"]):
         places = [i for i in range(first, len(shape)) if shape[i] % _size(mesh, names) == 0]
         if places and math.prod(shape) >= _SMALL:
             widest = max(places, key=lambda i: shape[i])
@@ -204,7 +204,7 @@ def place(state: nnx.State, mesh: Mesh) -> nnx.State:
     return nnx.from_flat_state([(path, leaf(path, value)) for path, value in nnx.to_flat_state(state)])
 
 
-def check_heads(mesh: Mesh, **heads: int) -> None:
+def validate_heads(mesh: Mesh, **heads: int) -> None:
     """Checks that whole heads lie on the tensor axis.
 
     Raises:
@@ -233,11 +233,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(rows: int) -> int:
     """Into how many parts the rows of a batch are cut by the mesh in use (1: they do not divide, or no mesh)."""
     mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else row_places(mesh)
+    shards = 1 if mesh.empty else num_batch_shards(mesh)
     return 1 if rows % shards else shards
 
 
-def row_places(mesh) -> int:
+def num_batch_shards(mesh) -> int:
     """How many parts of a batch a mesh has places for."""
     return _size(mesh, RULES["batch"])
 
@@ -258,7 +258,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def on_rows(x: jax.Array, axis: int = 0) -> jax.Array:
+def constrain_batch(x: jax.Array, axis: int = 0) -> jax.Array:
     """Tells the compiler that nothing but the rows along `axis` is cut, on the mesh in use; nothing without one.
 
     Rows that do not divide are whole on every device. Results of programs need this: what the compiler chooses for
@@ -267,11 +267,11 @@ def on_rows(x: jax.Array, axis: int = 0) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    rows = RULES["batch"] if x.shape[axis] % row_places(mesh) == 0 else None
+    rows = RULES["batch"] if x.shape[axis] % num_batch_shards(mesh) == 0 else None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, rows))
 
 
-def gathered(module: nnx.Module) -> nnx.Module:
+def replicate_params(module: nnx.Module) -> nnx.Module:
     """The module with its parameters whole on every device of the mesh in use. For loops: they gather in every round
     what is cut, and in none what was gathered before them."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -280,7 +280,7 @@ def gathered(module: nnx.Module) -> nnx.Module:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), module)
 
 
-def shard_heads(
+def shard_map_attention(
     function: Callable[..., jax.Array], arrays: Sequence[jax.Array], lengths: jax.Array | None = None
 ) -> jax.Array:
     """function(*arrays, lengths) run by each device on its rows and heads of `arrays` [B, T, heads, d] and its rows of
@@ -292,7 +292,7 @@ def shard_heads(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(*arguments)
-    rows = RULES["batch"] if arrays[0].shape[0] % row_places(mesh) == 0 else None
+    rows = RULES["batch"] if arrays[0].shape[0] % num_batch_shards(mesh) == 0 else None
     heads = RULES["heads"] if all(x.shape[2] % _size(mesh, RULES["heads"]) == 0 for x in arrays) else None
     spec = PartitionSpec(rows, None, heads, None)
     specs = (spec,) * len(arrays) + (PartitionSpec(rows),) * (lengths is not None)
@@ -314,14 +314,14 @@ def mesh_device() -> jax.sharding.AbstractDevice | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class HostBatch:
     """The rows of a global batch that this process feeds, and the way from them to arrays on the mesh."""
 
     mesh: Mesh
     size: int  # of the global batch
 
     def __post_init__(self):
-        if self.size % row_places(self.mesh):
+        if self.size % num_batch_shards(self.mesh):
             places = " x ".join(f"mesh.{name}={self.mesh.shape[name]}" for name in RULES["batch"])
             raise UserError(
                 f"a batch (data.batch_size / optim.accumulate) of {self.size} rows does not divide into {places}"

@@ -6,7 +6,7 @@ import pytest
 
 from nextgpt_jax.chips import chip
 from nextgpt_jax.flops import Flops, count
-from nextgpt_jax.models.layers import REMAT
+from nextgpt_jax.models.layers import REMAT_POLICIES
 
 X, W = jnp.ones((4, 8)), jnp.ones((5, 8, 8))
 ONE = 2 * 4 * 8 * 8  # a product of a layer
@@ -16,7 +16,7 @@ def layers(x, w, policy="none"):
     def body(x, w):
         return jnp.tanh(x @ w), None
 
-    return jax.lax.scan(jax.checkpoint(body, policy=REMAT[policy], prevent_cse=False), x, w)[0].sum()
+    return jax.lax.scan(jax.checkpoint(body, policy=REMAT_POLICIES[policy], prevent_cse=False), x, w)[0].sum()
 
 
 def test_loops_count_by_their_length():

@@ -17,7 +17,7 @@ from nextgpt_jax.prompts import (
     encode,
     human_segments,
     reply_segments,
-    split_marks,
+    split_placeholders,
     stop_sequences,
 )
 from tests import FIXTURES
@@ -170,7 +170,7 @@ def test_reply_marks_become_outputs_after_the_text():
 @given(st.lists(st.sampled_from(["<image>", "<video>", "text ", "<im", "age>"]), max_size=8))
 def test_splitting_marks_loses_nothing(parts):
     text = "".join(parts)
-    back = "".join(p if isinstance(p, str) else MODALITIES[p[1]].placeholder for p in split_marks(text))
+    back = "".join(p if isinstance(p, str) else MODALITIES[p[1]].placeholder for p in split_placeholders(text))
     assert back == text
 
 

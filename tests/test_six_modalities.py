@@ -60,7 +60,7 @@ def test_they_train_together(config, files, tmp_path):
 
 
 def test_each_of_them_is_seen(engine, files, monkeypatch):
-    assert engine.config.readable == tuple(MODALITIES)
+    assert engine.config.input_modalities == tuple(MODALITIES)
     hidden = {}
 
     def states(name, path):

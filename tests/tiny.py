@@ -95,7 +95,7 @@ class Mesh:
 
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
-    llm, encoder = LlamaConfig.from_hub(_LLAMA), ImageBindConfig.from_hub(IMAGEBIND)
+    llm, encoder = LlamaConfig.from_dict(_LLAMA), ImageBindConfig.from_dict(IMAGEBIND)
     _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), llama_table.BASE)
     table = imagebind_table.table(encoder.modalities)
     _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
@@ -106,7 +106,7 @@ def write_hub(folder: pathlib.Path) -> None:
         (folder / name / "scheduler").mkdir()
         (folder / name / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
         kind, module = DECODERS[modality]
-        cfg = kind.from_hub(folder / name)
+        cfg = kind.from_pretrained(folder / name)
         for part, table in decoder_tables(cfg).items():
             _write(folder / name / part, parts[part], lambda: module(cfg, parts=(part,), rngs=nnx.Rngs(7)), table, part)  # noqa: B023
         shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / name / "tokenizer")

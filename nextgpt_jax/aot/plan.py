@@ -32,20 +32,20 @@ from nextgpt_jax.inference.engine import check_defaults, denoise
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
-from nextgpt_jax.models.nextgpt import NExTGPT, NExTGPTConfig, is_trained
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.sharding import (
-    Rows,
-    all_on_rows,
+    HostBatch,
     batch_sharding,
     cache_sharding,
-    fill_places,
+    data_parallel_mesh,
     make_mesh,
-    move_to_rows,
+    move_to_data_parallel,
+    num_batch_shards,
     num_domains,
     replicated,
-    row_places,
+    round_up_to_shards,
 )
-from nextgpt_jax.training.checks import check_config, rows_on
+from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
@@ -168,7 +168,7 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
       UserError: the config does not fit the mesh.
     """
     check_config(config)
-    cfg = model_config(config.model, published=True)
+    cfg = model_config(config.model, use_published_defaults=True)
     model = _abstract(cfg, mesh, config, ("text_encoder",))
     graphdef, trainable, frozen = nnx.split(model, STAGES[config.train.stage].trainable, ...)
     tx = make_optimizer(config.optim, 1000)
@@ -177,7 +177,7 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
         jax.eval_shape(tx.init, trainable),
         optimizer_shardings(tx, trainable, mesh),
     )
-    rows, length = rows_on(mesh, config).size, config.data.max_length
+    rows, length = validate_batch(mesh, config).size, config.data.max_length
     decoders, encoder = dict(cfg.decoders), cfg.encoder
     batch = {
         "tokens": _rows(mesh, (rows, length), jnp.int32),
@@ -212,7 +212,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     Raises:
       UserError: the config does not fit the mesh.
     """
-    cfg, dtype = model_config(config.model, published=True), frozen_dtype(config.model.dtype)
+    cfg, dtype = model_config(config.model, use_published_defaults=True), frozen_dtype(config.model.dtype)
     check_config(config)
     if name in OUTPUTS:
         if name not in cfg.modalities:
@@ -220,7 +220,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
     prepare_llm(model, mesh)
-    move_to_rows(model, mesh)
+    move_to_data_parallel(model, mesh)
 
     def used(path, _):
         return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
@@ -228,9 +228,9 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     graphdef, state, rest = nnx.split(model, used, ...)
     resident = sum(map(_device_bytes, jax.tree.leaves(rest)))
     if name in OUTPUTS:
-        mesh = all_on_rows(mesh)
+        mesh = data_parallel_mesh(mesh)
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
-        rows = fill_places(options.batch, mesh)
+        rows = round_up_to_shards(options.batch, mesh)
         plan = decoder.scheduler.plan(options.steps)
         span = (0, int(plan.count))
         plan = jax.tree.map(lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), plan)
@@ -247,7 +247,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         kinds = ("weights", "latents", "prompts", "prompts", "plan", "plan")
         return Program(name, compiler.jit(sample, donate_argnums=1), arguments, kinds, rows, mesh, resident)
 
-    rows, prompt, width = Rows(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
+    rows, prompt, width = HostBatch(mesh, config.data.batch_size).size, config.data.max_length, cfg.llm.hidden_size
     cache = jax.eval_shape(lambda: model.llm.init_cache(rows, prompt + _NEW_TOKENS, dtype))
     cache = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(mesh, x.ndim == 5)), cache
@@ -267,18 +267,18 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
 
 def _abstract(
     cfg: NExTGPTConfig, mesh: Mesh, config: ExperimentConfig, decoder_parts: tuple[str, ...] | None
-) -> NExTGPT:
+) -> NExTGPTModel:
     """The model without values: trainable parameters in float32, frozen ones in the dtype they are loaded in.
 
     Raises:
       UserError: the config does not fit the mesh.
     """
     dtype = frozen_dtype(config.model.dtype)
-    model = abstract_model(lambda: NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(0)))
+    model = abstract_model(lambda: NExTGPTModel(cfg, decoder_parts=decoder_parts, rngs=make_rngs(0)))
     graphdef, state = nnx.split(model)
 
     def typed(path, leaf):
-        cast = not is_trained(path) and path[-1] != "kernel_scale" and jnp.issubdtype(leaf.dtype, jnp.floating)
+        cast = not is_trainable(path) and path[-1] != "kernel_scale" and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype))
 
     state = nnx.from_flat_state([(path, typed(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
@@ -402,7 +402,7 @@ def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -
     if program.name in STAGES:
         if config.train.remat not in ("full", "offload"):
             ideas.append("compute more again (--config.train.remat=full)")
-        local = config.data.batch_size // config.optim.accumulate // row_places(mesh)
+        local = config.data.batch_size // config.optim.accumulate // num_batch_shards(mesh)
         if local > 1:
             ideas.append(f"smaller micro-batches (--config.optim.accumulate={config.optim.accumulate * local})")
     return ", or ".join(ideas) or "a larger topology, or chips with more memory"

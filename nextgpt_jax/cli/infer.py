@@ -165,7 +165,7 @@ def chat(engine, options: dict, output: str) -> None:
     from nextgpt_jax.inference.requests import make_request
     from nextgpt_jax.prompts import Turn
 
-    shows = ", ".join(f"/{name}" for name in engine.config.readable)
+    shows = ", ".join(f"/{name}" for name in engine.config.input_modalities)
     print(f"Say something. {shows} PATH shows a file with your next message, /new starts over, /quit ends.")
     history, paths = [], {}
     while True:
@@ -178,7 +178,7 @@ def chat(engine, options: dict, output: str) -> None:
             return
         if line == "/new":
             history, paths = [], {}
-        elif command.startswith("/") and command[1:] in engine.config.readable and argument.strip():
+        elif command.startswith("/") and command[1:] in engine.config.input_modalities and argument.strip():
             paths.setdefault(command[1:], []).append(argument.strip())
         elif line.startswith("/"):
             print(f"commands: {shows} PATH, /new, /quit")

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int | None:
         raise UserError("--workdir=DIR is missing: the folder for this run's checkpoints and logs")
     profile = _span(values.profile)
     configure_jax()
-    distributed.initialise(values)
+    distributed.initialize(values)
     from nextgpt_jax.training.loop import train  # after the flags: a typo should not wait for imports
 
     train(values.config, values.workdir, values.init_from, profile)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nextgpt_jax import media
-from nextgpt_jax.data.readers import Conversation, locate
+from nextgpt_jax.data.readers import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, OUTPUTS
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
@@ -24,14 +24,14 @@ from nextgpt_jax.prompts import Input, Output, Template, Tokenizer, encode
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class BatchSpec:
     """How many media of each modality a row has room for; modalities that no sample has are absent."""
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
 
 
-def layout(samples: Sequence[Conversation], limit: int) -> Layout:
+def layout(samples: Sequence[Conversation], limit: int) -> BatchSpec:
     """The smallest layout that holds every sample.
 
     Raises:
@@ -47,11 +47,11 @@ def layout(samples: Sequence[Conversation], limit: int) -> Layout:
                 raise UserError(f"sample {number} has {count} {name} {word} but data.max_media is {limit}: raise it")
             rooms[kind][name] = max(rooms[kind][name], count)
     inputs, outputs = ({name: room for name, room in rooms[kind].items() if room} for kind in (Input, Output))
-    return Layout(inputs, outputs)
+    return BatchSpec(inputs, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class ExampleBuilder:
     """Turns one conversation into one row of a batch.
 
     Raises:
@@ -64,7 +64,7 @@ class Encoder:
     base_vocab: int
     encoder: ImageBindConfig
     max_length: int
-    layout: Layout
+    layout: BatchSpec
     template: Template
 
     def __post_init__(self):
@@ -95,7 +95,7 @@ class Encoder:
             positions = np.full(room, self.max_length, np.int32)
             given = [(p, m) for p, m in encoded.inputs if m.modality == name and p < self.max_length]
             for i, (position, medium) in enumerate(given):
-                found[i] = media.load(name, locate(medium.content, name), self.encoder)
+                found[i] = media.load(name, resolve_media_path(medium.content, name), self.encoder)
                 positions[i] = position
             row["media"][name] = {"input": found, "positions": positions}
         for name, room in self.layout.outputs.items():

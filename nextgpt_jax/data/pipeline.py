@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.examples import Encoder
+from nextgpt_jax.data.examples import ExampleBuilder
 from nextgpt_jax.data.readers import Conversation
 
 
 def batches(
     samples: Sequence[Conversation],
-    encoder: Encoder,
+    encoder: ExampleBuilder,
     config: DataConfig,
     seed: int,
     *,
@@ -25,12 +25,12 @@ def batches(
 
     Which samples a batch has depends on the seed and its number alone, so that a number is all there is to a position.
     """
-    dataset = grain.MapDataset.source(Epochs(samples, encoder, config, seed, rows))[first:]
+    dataset = grain.MapDataset.source(BatchSource(samples, encoder, config, seed, rows))[first:]
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
     return iter(dataset.to_iter_dataset(options))
 
 
-class Epochs:
+class BatchSource:
     """The batches of one epoch after the other, by number. Every epoch has every sample.
 
     With `config.buckets`, the samples of a batch are of like length, and the batch is as long as their bucket: one
@@ -41,7 +41,7 @@ class Epochs:
     def __init__(
         self,
         samples: Sequence[Conversation],
-        encoder: Encoder,
+        encoder: ExampleBuilder,
         config: DataConfig,
         seed: int,
         rows: Sequence[int] | None = None,

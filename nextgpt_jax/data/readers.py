@@ -49,7 +49,7 @@ def read_samples(kind: str, paths: str, media: str) -> list[Conversation]:
     return samples
 
 
-def locate(path: pathlib.Path, modality: str) -> pathlib.Path:
+def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
     """Where a medium lies: at `path`, or in the folder of its modality beside it (images/, videos/, audios/, ...)."""
     return path if os.path.exists(path) else path.parent / f"{modality}s" / path.name
 
@@ -62,7 +62,7 @@ def check_files(samples: Sequence[Conversation]) -> None:
     """
     for number, conversation in enumerate(samples):
         for medium in (s for turn in conversation for s in turn.human if isinstance(s, Input)):
-            if not os.path.exists(locate(medium.content, medium.modality)):
+            if not os.path.exists(resolve_media_path(medium.content, medium.modality)):
                 raise UserError(f"sample {number}: no such {medium.modality}: {medium.content}")
 
 

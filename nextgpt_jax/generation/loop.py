@@ -16,7 +16,7 @@ from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeConfig:
+class StaticDecodeConfig:
     """What is fixed at compile time."""
 
     stop_sequences: tuple[tuple[int, ...], ...]
@@ -27,7 +27,7 @@ class DecodeConfig:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Options:
+class SamplingParams:
     """What each row asks for: traced, so changing it never recompiles."""
 
     temperature: Float[Array, " b"]  # 0: greedy
@@ -41,9 +41,9 @@ class Options:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Generated:
+class DecodeOutput:
     """tokens[:length] is the reply without its stop sequence. Group g < num_groups of a row is of modality kind[g]
-    (index into DecodeConfig.modalities) and has its hidden states in hidden[g], padded to the longest group."""
+    (index into StaticDecodeConfig.modalities) and has its hidden states in hidden[g], padded to the longest group."""
 
     tokens: Int[Array, "b n"]
     length: Int[Array, " b"]
@@ -70,13 +70,13 @@ def generate(
     model,
     embeddings: Float[Array, "b p d"],
     lengths: Int[Array, " b"],
-    options: Options,
-    config: DecodeConfig,
-) -> Generated:
+    options: SamplingParams,
+    config: StaticDecodeConfig,
+) -> DecodeOutput:
     """Decodes a batch. Pure: jit it with `config` static.
 
     Args:
-      model: a NExTGPT, of which embed_tokens, llm and logits are used.
+      model: a NExTGPTModel, of which embed_tokens, llm and logits are used.
       embeddings: prompts with their media in place, padded on the right.
       lengths: prompt lengths, at least 1.
     """
@@ -179,7 +179,7 @@ def generate(
         num_groups=zeros,
     )
     state = jax.lax.while_loop(lambda s: ~s.done.all(), step, finish(state))
-    return Generated(state.tokens, state.length, state.kind, state.hidden, state.num_groups)
+    return DecodeOutput(state.tokens, state.length, state.kind, state.hidden, state.num_groups)
 
 
 def sample_token(

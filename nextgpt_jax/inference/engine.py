@@ -18,19 +18,25 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nextgpt_jax import compiler, media
-from nextgpt_jax.config import DecodeDefaults
+from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.generation.loop import DecodeConfig, Generated, Options, generate, modality_options
+from nextgpt_jax.generation.loop import DecodeOutput, SamplingParams, StaticDecodeConfig, generate, modality_options
 from nextgpt_jax.modalities import OUTPUTS, signal_ids
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, init_state
 from nextgpt_jax.models.layers import unstack
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
-from nextgpt_jax.prompts import Encoded, Input, Output, Segment, Turn, encode, stop_sequences
-from nextgpt_jax.sharding import all_on_rows, fill_places, gathered, move_to_rows, on_rows
-from nextgpt_jax.weights.load import System, runs_unstacked
+from nextgpt_jax.prompts import Input, Output, Segment, TokenizedConversation, Turn, encode, stop_sequences
+from nextgpt_jax.sharding import (
+    constrain_batch,
+    data_parallel_mesh,
+    move_to_data_parallel,
+    replicate_params,
+    round_up_to_shards,
+)
+from nextgpt_jax.weights.load import LoadedModel, runs_unstacked
 
 _TOKENS = (32, 48)  # lengths of prompts and answers are rounded up to these times a power of two
 _ENCODE_BATCH = 32  # media of a modality that are encoded together
@@ -56,7 +62,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Medium:
+class MediaOutput:
     """One produced medium: an image as uint8 [H, W, 3], a `media.Video` or a `media.Audio`."""
 
     modality: str
@@ -64,12 +70,12 @@ class Medium:
 
 
 @dataclasses.dataclass
-class Reply:
+class Response:
     """The answer: its text, its media in order, the number of generated tokens, and all of it as the assistant's side
     of the turn, to continue the conversation."""
 
     text: str
-    media: list[Medium]
+    media: list[MediaOutput]
     tokens: int
     segments: tuple[Segment, ...]
 
@@ -78,7 +84,7 @@ class Engine:
     """A loaded system, ready to answer, on its mesh if it has one: rows of a batch that divides are shared out. Weights
     are shared by all calls; calls hold no state."""
 
-    def __init__(self, system: System, defaults: DecodeDefaults):
+    def __init__(self, system: LoadedModel, defaults: GenerationConfig):
         self.config = system.model.config
         self.modalities = self.config.modalities
         self.defaults = defaults
@@ -87,9 +93,11 @@ class Engine:
         self._caption_tokenizers = system.caption_tokenizers
         self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's stays as it is
         self._mesh = system.mesh
-        self._places = system.mesh and all_on_rows(system.mesh)  # where every device has rows: encoders and decoders
+        self._places = system.mesh and data_parallel_mesh(
+            system.mesh
+        )  # where every device has rows: encoders and decoders
         if self._mesh:
-            move_to_rows(self._model, self._mesh)
+            move_to_data_parallel(self._model, self._mesh)
         if runs_unstacked(self._mesh) and not isinstance(self._model.llm.layers, nnx.List):
             self._model.llm.layers = unstack(self._model.llm.layers)
         check_defaults(defaults, self.modalities)
@@ -103,7 +111,7 @@ class Engine:
         self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
         self._negatives: dict[str, jax.Array] = {}
 
-    def encode(self, request: Request) -> Encoded:
+    def encode(self, request: Request) -> TokenizedConversation:
         """The ids of a request, checked against what the engine can do.
 
         Raises:
@@ -116,8 +124,8 @@ class Engine:
             raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
         forced = check_options(request, self.config, self.defaults)
         for _, medium in encoded.inputs:
-            if medium.modality not in self.config.readable:
-                known = ", ".join(self.config.readable)
+            if medium.modality not in self.config.input_modalities:
+                known = ", ".join(self.config.input_modalities)
                 raise UserError(f"this model's encoder does not read {medium.modality} (only {known})")
             found, wanted = np.shape(medium.content), self.config.encoder.input_shape(medium.modality)
             if found != tuple(wanted):
@@ -134,7 +142,7 @@ class Engine:
         """The arguments of the decoder's latent_shape."""
         return tuple(getattr(getattr(self.defaults, name), field) for field in OUTPUTS[name].size)
 
-    def answer(self, requests: Sequence[Request], on_step: Callable[[int, int], None] | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], on_step: Callable[[int, int], None] | None = None) -> list[Response]:
         """Answers requests together. `on_step(done, all)` is called at each denoising step.
 
         Raises:
@@ -144,7 +152,7 @@ class Engine:
         generated = jax.device_get(self._generate(requests, encoded))
         return self._replies(requests, generated, on_step)
 
-    def _replies(self, requests, generated, on_step) -> list[Reply]:
+    def _replies(self, requests, generated, on_step) -> list[Response]:
         replies = []
         groups: dict[tuple[str, int], list[tuple[int, int]]] = {}  # (modality, steps) -> (request, group) of each
         for i, request in enumerate(requests):
@@ -154,7 +162,7 @@ class Engine:
                 groups.setdefault((name, _steps(request, name, self.defaults)), []).append((i, g))
         made = {}
         for (name, steps), members in groups.items():
-            size = fill_places(getattr(self.defaults, name).batch, self._places)
+            size = round_up_to_shards(getattr(self.defaults, name).batch, self._places)
             for at in range(0, len(members), size):
                 some = members[at : at + size]
                 made |= zip(some, self._sample(name, requests, generated, some, steps, on_step), strict=True)
@@ -186,7 +194,7 @@ class Engine:
         """
         tasks: list[Callable[[], object]] = [
             functools.partial(self._encode_batch, name, [], rows=rows)
-            for name in (self.config.readable if inputs is None else inputs)
+            for name in (self.config.input_modalities if inputs is None else inputs)
         ]
         new = self.defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         context = self.config.llm.max_position_embeddings
@@ -200,7 +208,7 @@ class Engine:
             for task in [pool.submit(task) for task in tasks]:
                 task.result()
 
-    def _generate(self, requests: Sequence[Request], encoded: Sequence[Encoded]) -> Generated:
+    def _generate(self, requests: Sequence[Request], encoded: Sequence[TokenizedConversation]) -> DecodeOutput:
         features = self._encode([medium for e in encoded for _, medium in e.inputs])
         context = self.config.llm.max_position_embeddings
         lengths = [len(e.ids) for e in encoded]
@@ -213,9 +221,9 @@ class Engine:
         )
         return self._decode(size, requests, encoded, limits, features)
 
-    def _decode(self, size: "_Sizes", requests=(), encoded=(), limits=(), features=()) -> Generated:
+    def _decode(self, size: "_Sizes", requests=(), encoded=(), limits=(), features=()) -> DecodeOutput:
         """Decodes the requests, and rows without any that fill the batch."""
-        batch = fill_places(_power_of_two(size.rows), self._mesh)
+        batch = round_up_to_shards(_power_of_two(size.rows), self._mesh)
         ids = np.zeros((batch, size.prompt), np.int32)
         embedded = np.zeros((batch, size.media, self.config.input_dim), np.float32)
         positions = np.full((batch, size.media), size.prompt, np.int32)
@@ -230,7 +238,7 @@ class Engine:
 
         pairs = [modality_options(self.modalities, r.modality) for r in requests]
         none = [False] * len(self.modalities)
-        options = Options(
+        options = SamplingParams(
             temperature=per_row([r.temperature for r in requests], np.float32, 0),
             top_k=per_row([r.top_k for r in requests], np.int32, 0),
             top_p=per_row([r.top_p for r in requests], np.float32, 1),
@@ -240,7 +248,7 @@ class Engine:
             force=per_row([p[1] for p in pairs], bool, none),
         )
         lengths = per_row([len(e.ids) for e in encoded], np.int32, 1)
-        config = DecodeConfig(self._stops, self.modalities, size.new, self.defaults.max_media)
+        config = StaticDecodeConfig(self._stops, self.modalities, size.new, self.defaults.max_media)
         with _on(self._mesh):
             return _generate(self._model, ids, lengths, embedded, positions, options, config)
 
@@ -257,14 +265,14 @@ class Engine:
 
     def _encode_batch(self, name: str, contents: Sequence[np.ndarray], *, rows: int) -> np.ndarray:
         """Embeddings of media of a modality, and of zeros that fill the batch."""
-        rows = fill_places(_power_of_two(min(rows, _ENCODE_BATCH)), self._places)
+        rows = round_up_to_shards(_power_of_two(min(rows, _ENCODE_BATCH)), self._places)
         batch = np.zeros((rows, *self.config.encoder.input_shape(name)), np.float32)
         for row, content in enumerate(contents):
             batch[row] = content
         with _on(self._places):
             return np.asarray(_encode(self._model, jnp.asarray(batch, self._dtype), name=name), np.float32)
 
-    def _reply(self, generated: Generated, row: int) -> Reply:
+    def _reply(self, generated: DecodeOutput, row: int) -> Response:
         """Splits a row's ids into text and outputs; media are added later."""
         base = self.config.llm.vocab_size
         segments: list[Segment] = []
@@ -280,13 +288,13 @@ class Engine:
                 text_ids = []
         segments += [text for text in (t.rstrip() for t in self._text(text_ids)) if text]
         text = "".join(s for s in segments if isinstance(s, str)).strip()
-        return Reply(text, [], len(ids), tuple(segments))
+        return Response(text, [], len(ids), tuple(segments))
 
     def _text(self, ids: list[int]) -> list[str]:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return [text] if text else []
 
-    def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[Medium]:
+    def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[MediaOutput]:
         """Samples the media of the `chosen` (request, group) pairs together."""
         defaults, count = getattr(self.defaults, name), len(signal_ids(name, 0))
         hidden = [generated.hidden[i, g, :count] for i, g in chosen]
@@ -294,7 +302,7 @@ class Engine:
         guidance = [defaults.guidance if value is None else value for value in wanted]
         seeds, indices = [requests[i].seed for i, _ in chosen], [g for _, g in chosen]
         made = self._sample_batch(name, len(chosen), steps, hidden, guidance, seeds, indices, on_step)
-        return [Medium(name, self._content(name, x)) for x in made[: len(chosen)]]
+        return [MediaOutput(name, self._content(name, x)) for x in made[: len(chosen)]]
 
     def _sample_batch(
         self, name, rows, steps, hidden=(), guidance=(), seeds=(), indices=(), on_step=None, evaluations=None
@@ -302,7 +310,7 @@ class Engine:
         """What `_finish` makes of rows of hidden states and options, and of rows that fill the batch. Stops after
         `evaluations` of the sampler."""
         decoder = self._decoders[name]
-        batch = fill_places(min(_power_of_two(rows), getattr(self.defaults, name).batch), self._places)
+        batch = round_up_to_shards(min(_power_of_two(rows), getattr(self.defaults, name).batch), self._places)
 
         def per_row(values, dtype, padding, shape=()):
             array = np.full((batch, *shape), padding, dtype)
@@ -360,12 +368,12 @@ def _generate(model, ids, lengths, embedded, positions, options, config):
 
 @functools.partial(compiler.jit, static_argnames="name")
 def _encode(model, batch, *, name):
-    return on_rows(model.encode(name, batch))
+    return constrain_batch(model.encode(name, batch))
 
 
 @functools.partial(compiler.jit, static_argnames="name")
 def _caption(model, ids, *, name):
-    return on_rows(model.decoders[name].encode_prompt(ids))
+    return constrain_batch(model.decoders[name].encode_prompt(ids))
 
 
 @functools.partial(compiler.jit, static_argnames=("name", "size"))
@@ -375,7 +383,7 @@ def _begin(model, hidden, plan, seeds, indices, *, name, size):
     prompts = model.prompt_embeddings(name, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
     shape = model.decoders[name].config.latent_shape(*size)
     noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
-    return _state_on_rows(init_state(plan, noise)), on_rows(prompts)
+    return _state_on_rows(init_state(plan, noise)), constrain_batch(prompts)
 
 
 @functools.partial(compiler.jit, static_argnames="name", donate_argnums=1)
@@ -385,22 +393,24 @@ def _denoise(model, state, prompts, negative, plan, guidance, first, last, *, na
 
 def denoise(decoder: LatentDiffusion, state: SamplerState, *arguments) -> SamplerState:
     """`decoder.denoise` of rows on the mesh in use. To be compiled: it changes the module that it is given."""
-    decoder.unet = gathered(decoder.unet)
+    decoder.unet = replicate_params(decoder.unet)
     return _state_on_rows(decoder.denoise(state, *arguments))
 
 
 def _state_on_rows(state: SamplerState) -> SamplerState:
-    return SamplerState(on_rows(state.sample), on_rows(state.saved), on_rows(state.memory, axis=1))
+    return SamplerState(
+        constrain_batch(state.sample), constrain_batch(state.saved), constrain_batch(state.memory, axis=1)
+    )
 
 
 @functools.partial(compiler.jit, static_argnames=("name", "dtype"))
 def _finish(model, latents, *, name, dtype):
     """uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
     made = model.decoders[name].decode(latents, dtype)
-    return on_rows(made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8))
+    return constrain_batch(made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8))
 
 
-def check_options(request: Request, config: NExTGPTConfig, defaults: DecodeDefaults) -> list[bool]:
+def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationConfig) -> list[bool]:
     """Checks the options of a request; gives which of the model's modalities have to come out.
 
     Raises:
@@ -428,11 +438,11 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: DecodeDefau
     return forced
 
 
-def _steps(request: Request, name: str, defaults: DecodeDefaults) -> int:
+def _steps(request: Request, name: str, defaults: GenerationConfig) -> int:
     return getattr(defaults, name).steps if request.steps is None else request.steps
 
 
-def check_defaults(defaults: DecodeDefaults, modalities: Sequence[str]) -> None:
+def check_defaults(defaults: GenerationConfig, modalities: Sequence[str]) -> None:
     """Checks what only the config can set. Raises UserError."""
     for name in modalities:
         if (batch := getattr(defaults, name).batch) < 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nextgpt_jax import media
 from nextgpt_jax.cli.flags import nearest
-from nextgpt_jax.config import DecodeDefaults
+from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Request, check_options
 from nextgpt_jax.modalities import MODALITIES
@@ -35,7 +35,7 @@ def make_request(
     paths: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
     model: NExTGPTConfig,
-    defaults: DecodeDefaults,
+    defaults: GenerationConfig,
     history: Sequence[Turn] = (),
 ) -> Request:
     """A request from a prompt, media files by modality, and options; those left out (or None) take the defaults.
@@ -49,8 +49,8 @@ def make_request(
         prompt.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, in JSON or in the terminal's bytes
         raise UserError("the prompt is not valid Unicode") from None
-    if unread := [name for name, given in paths.items() if given and name not in model.readable]:
-        raise UserError(f"this model's encoder does not read {unread[0]} (only {', '.join(model.readable)})")
+    if unread := [name for name, given in paths.items() if given and name not in model.input_modalities]:
+        raise UserError(f"this model's encoder does not read {unread[0]} (only {', '.join(model.input_modalities)})")
     known = {f.name for f in dataclasses.fields(defaults)} & OPTIONS.keys()
     given = {name: value for name, value in options.items() if value is not None}
     request = Request((), **{name: getattr(defaults, name) for name in known} | given)

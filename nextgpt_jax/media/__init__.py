@@ -12,7 +12,7 @@ import numpy as np
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media.audio import Audio, fbank, preprocess_audio, read_audio, resample, write_wav
 from nextgpt_jax.media.image import CLIP_MEAN, CLIP_STD, MAX_PIXELS, preprocess_image, read_image, write_png
-from nextgpt_jax.media.sensors import preprocess_grey, preprocess_imu, read_grey, read_imu
+from nextgpt_jax.media.sensors import preprocess_grayscale, preprocess_imu, read_grayscale, read_imu
 from nextgpt_jax.media.video import Video, preprocess_clips, read_clips, read_video, sample_clips, write_mp4
 
 __all__ = [
@@ -26,13 +26,13 @@ __all__ = [
     "preprocess",
     "preprocess_audio",
     "preprocess_clips",
-    "preprocess_grey",
+    "preprocess_grayscale",
     "preprocess_image",
     "preprocess_imu",
     "read",
     "read_audio",
     "read_clips",
-    "read_grey",
+    "read_grayscale",
     "read_image",
     "read_imu",
     "read_video",
@@ -50,8 +50,8 @@ _READERS = {
         path, clips=cfg.video_clips, frames=cfg.video_frames, seconds=cfg.clip_seconds
     ),
     "audio": lambda path, cfg: read_audio(path),
-    "depth": lambda path, cfg: read_grey(path),
-    "thermal": lambda path, cfg: read_grey(path),
+    "depth": lambda path, cfg: read_grayscale(path),
+    "thermal": lambda path, cfg: read_grayscale(path),
     "imu": lambda path, cfg: read_imu(path),
 }
 
@@ -65,8 +65,8 @@ _PREPROCESSORS = {
         num_mel_bins=cfg.audio_num_mel_bins,
         target_length=cfg.audio_target_len,
     ),
-    "depth": lambda image, cfg: preprocess_grey(image, cfg.image_size),
-    "thermal": lambda image, cfg: preprocess_grey(image, cfg.image_size),
+    "depth": lambda image, cfg: preprocess_grayscale(image, cfg.image_size),
+    "thermal": lambda image, cfg: preprocess_grayscale(image, cfg.image_size),
     "imu": lambda samples, cfg: preprocess_imu(samples),
 }
 

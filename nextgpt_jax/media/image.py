@@ -125,11 +125,11 @@ def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.n
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
     check_aspect(image)
-    crop = np.asarray(centre_square(Image.fromarray(image), size), np.float32) / 255.0
+    crop = np.asarray(center_square(Image.fromarray(image), size), np.float32) / 255.0
     return (crop - CLIP_MEAN) / CLIP_STD
 
 
-def centre_square(picture: Image.Image, size: int) -> Image.Image:
+def center_square(picture: Image.Image, size: int) -> Image.Image:
     """Shorter side to `size` (bicubic, antialiased), centre crop."""
     width, height = picture.size
     scaled = int(size * max(height, width) / min(height, width))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import reading
-from nextgpt_jax.media.image import MAX_PIXELS, centre_square, check_aspect, open_image, to_rgb
+from nextgpt_jax.media.image import MAX_PIXELS, center_square, check_aspect, open_image, to_rgb
 
 IMU_CHANNELS = 6  # accelerometer x y z, gyroscope x y z
 IMU_LENGTH = 2000  # samples: 5 seconds at 400 Hz
@@ -24,7 +24,7 @@ _MAX_TABLE_BYTES = 256 * MAX_IMU_SAMPLES
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of Rec. 601, as other image readers take it
 
 
-def read_grey(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Float[np.ndarray, "h w"]:
+def read_grayscale(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Float[np.ndarray, "h w"]:
     """Reads a map of one channel as float32: grey of 8 or 16 bits scaled to 0 .. 1 at its full depth, colours by luma.
 
     Floats, in a .npy file of two dimensions or a TIFF, are taken as they are. Images are turned upright.
@@ -63,14 +63,14 @@ def _to_grey(image: Image.Image) -> np.ndarray:
     return to_rgb(image) @ _LUMA / np.float32(255)
 
 
-def preprocess_grey(image: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "{size} {size}"]:
+def preprocess_grayscale(image: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "{size} {size}"]:
     """Shorter side to `size` (bicubic, antialiased) and centre crop, float32; no value leaves the range of the image's.
 
     Raises:
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
     check_aspect(image)
-    crop = centre_square(Image.fromarray(np.ascontiguousarray(image, np.float32)), size)
+    crop = center_square(Image.fromarray(np.ascontiguousarray(image, np.float32)), size)
     return np.clip(np.asarray(crop, np.float32), image.min(), image.max())
 
 

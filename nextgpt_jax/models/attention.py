@@ -15,7 +15,7 @@ from jax.extend import backend
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import chips
-from nextgpt_jax.sharding import mesh_device, shard_heads
+from nextgpt_jax.sharding import mesh_device, shard_map_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _cudnn(q, k, v, mask, key_lengths, *, causal):
     q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -width % 8))) for x in (q, k, v))
     even = q.shape[1] % 2 == k.shape[1] % 2 == 0
     local = functools.partial(_cudnn_call if even else _cudnn_odd, causal, width**-0.5)
-    return shard_heads(local, (q, k, v), key_lengths)[..., :width]
+    return shard_map_attention(local, (q, k, v), key_lengths)[..., :width]
 
 
 def _cudnn_call(causal, scale, q, k, v, key_lengths=None, even=False):
@@ -262,7 +262,7 @@ def splash_attention(q, k, v, *, causal: bool, interpret: bool = False):
         y = jax.vmap(jax.vmap(kernel))(q, k.swapaxes(1, 2), v.swapaxes(1, 2))
         return rearrange(y, "b k g t d -> b t (k g) d")
 
-    return shard_heads(local, (q, k, v))[..., :width]
+    return shard_map_attention(local, (q, k, v))[..., :width]
 
 
 def _block(n: int) -> int:

@@ -38,7 +38,7 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def parse_config(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] | None = None) -> Any:
+def config_from_dict(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] | None = None) -> Any:
     """Builds the dataclass `cls` from a hub config.
 
     Keys that are fields of `cls` are taken (lists become tuples). A key in `supported` must have one of the values

@@ -52,13 +52,13 @@ class Linear(nnx.Module):
         *,
         bias: bool = True,
         lora: LoRAConfig | None = None,
-        scheme: str = "",
+        quantization: str = "",
         rngs: nnx.Rngs,
     ):
         kernel = _kernel_init(rngs.params(), (din, dout))
-        self.scheme = scheme
-        if scheme:
-            kernel, scale = quantize.quantize(kernel, scheme)
+        self.quantization = quantization
+        if quantization:
+            kernel, scale = quantize.quantize(kernel, quantization)
             self.kernel_scale = nnx.Param(scale)
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
@@ -70,8 +70,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b din"], dropout_keys: Array | None = None) -> Float[Array, "*b dout"]:
         """`dropout_keys` [B], one a row, switch on the LoRA branch's own dropout (training)."""
-        if self.scheme:
-            y = quantize.product(x, self.kernel[...], self.kernel_scale[...], self.scheme)
+        if self.quantization:
+            y = quantize.product(x, self.kernel[...], self.kernel_scale[...], self.quantization)
         else:
             y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
@@ -105,7 +105,7 @@ def merge_lora(module: nnx.Module, *, undo: bool = False) -> None:
     changes nothing, and quantized kernels stay as they are, with their branch.
     """
     for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, Linear) and layer.lora and not layer.scheme and layer.merged is undo:
+        if isinstance(layer, Linear) and layer.lora and not layer.quantization and layer.merged is undo:
             scale = (-1.0 if undo else 1.0) * layer.lora.alpha / layer.lora.rank
             if isinstance(layer.kernel.get_raw_value(), jax.Array):
                 kernel = layer.kernel[...]
@@ -224,7 +224,9 @@ def gelu(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
-def rotary(x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0) -> Float[Array, "b t h d"]:
+def apply_rope(
+    x: Float[Array, "b t h d"], positions: Int[Array, "b t"], theta: float = 10000.0
+) -> Float[Array, "b t h d"]:
     """Rotary position embedding in HF's layout: pairs are (i, i + d/2), not neighbours. Angles in float32."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -288,7 +290,7 @@ def slices(x: jax.Array | jax.ShapeDtypeStruct) -> list:
     return jax.jit(list, out_shardings=where)(x)
 
 
-REMAT = {
+REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -328,5 +330,5 @@ def scan_layers(
         return step(carry, nnx.merge(graphdef, state), x), None
 
     if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)  # a scan needs no barriers
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)  # a scan needs no barriers
     return jax.lax.scan(body, carry, (state, xs))[0]

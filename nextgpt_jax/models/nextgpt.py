@@ -37,7 +37,7 @@ class NExTGPTConfig:
     llm: LlamaConfig
     encoder: ImageBindConfig | None
     lora: LoRAConfig | None
-    input_kind: str
+    input_projector: str
     input_dim: int  # width of the encoder's embeddings
     outputs: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
     decoders: tuple[tuple[str, DecoderConfig], ...] = ()  # (modality, decoder)
@@ -62,17 +62,17 @@ class NExTGPTConfig:
         return tuple(name for name in OUTPUTS if name in dict(self.outputs))
 
     @property
-    def branches(self) -> tuple[str, ...]:
+    def encoder_branches(self) -> tuple[str, ...]:
         """The branches of the encoder that read media: all that it has but text, which the language model reads."""
         return tuple(name for name in self.encoder.modalities if name != "text")
 
     @property
-    def readable(self) -> tuple[str, ...]:
+    def input_modalities(self) -> tuple[str, ...]:
         """The modalities that can be shown, in the order of the table."""
-        return tuple(name for name, row in MODALITIES.items() if self.encoder and row.encoder in self.branches)
+        return tuple(name for name, row in MODALITIES.items() if self.encoder and row.encoder in self.encoder_branches)
 
 
-class NExTGPT(nnx.Module):
+class NExTGPTModel(nnx.Module):
     """Parameters of the whole system.
 
     `decoder_parts` chooses what of each decoder is built (None: all): training needs only the text encoder, whose
@@ -88,9 +88,9 @@ class NExTGPT(nnx.Module):
     ):
         self.config = cfg
         width = cfg.llm.hidden_size
-        self.encoder = ImageBind(cfg.encoder, modalities=cfg.branches, rngs=rngs) if cfg.encoder else None
-        self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_kind, rngs=rngs)
-        self.llm = Llama(cfg.llm, lora=cfg.lora, scheme=cfg.quantize, rngs=rngs)
+        self.encoder = ImageBind(cfg.encoder, modalities=cfg.encoder_branches, rngs=rngs) if cfg.encoder else None
+        self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_projector, rngs=rngs)
+        self.llm = Llama(cfg.llm, lora=cfg.lora, quantization=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.signal_embed = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
         self.signal_head = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
@@ -133,8 +133,8 @@ class NExTGPT(nnx.Module):
         return self.output_proj[modality](hidden, self.embed_tokens(ids).astype(hidden.dtype))
 
 
-def is_trained(path: tuple, leaf: Any = None) -> bool:
-    """Is the parameter at this path of a NExTGPT one that some stage trains? The others are frozen for good."""
+def is_trainable(path: tuple, leaf: Any = None) -> bool:
+    """Is the parameter at this path of a NExTGPTModel one that some stage trains? The others are frozen for good."""
     return path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head") or path[-1] in ("lora_a", "lora_b")
 
 

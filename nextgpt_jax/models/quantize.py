@@ -39,44 +39,46 @@ _NF4 = (  # appendix E of the paper
 )
 
 
-def check(scheme: str) -> None:
+def check(quantization: str) -> None:
     """Checks the name of a scheme ("": none), and that there is a library for it.
 
     Raises:
       UserError: there is not.
     """
-    if scheme and scheme not in SCHEMES:
-        raise UserError(f"model.quantize: {scheme!r} is not one of {', '.join(SCHEMES)}, or nothing for none")
-    if scheme and importlib.util.find_spec("qwix") is None:
-        raise UserError(f"model.quantize={scheme} needs qwix: pip install 'nextgpt-jax[quantize]'")
+    if quantization and quantization not in SCHEMES:
+        raise UserError(f"model.quantize: {quantization!r} is not one of {', '.join(SCHEMES)}, or nothing for none")
+    if quantization and importlib.util.find_spec("qwix") is None:
+        raise UserError(f"model.quantize={quantization} needs qwix: pip install 'nextgpt-jax[quantize]'")
 
 
-def block(inputs: int, scheme: str) -> int:
+def block(inputs: int, quantization: str) -> int:
     """How many of a kernel's inputs share a scale."""
-    return math.gcd(inputs, SCHEMES[scheme])  # all of them if 0 are given
+    return math.gcd(inputs, SCHEMES[quantization])  # all of them if 0 are given
 
 
-def quantize(kernel: Float[Array, "din dout"], scheme: str) -> tuple[Num[Array, "din dout"], Float[Array, "n dout"]]:
+def quantize(
+    kernel: Float[Array, "din dout"], quantization: str
+) -> tuple[Num[Array, "din dout"], Float[Array, "n dout"]]:
     """Values and float32 scales of a kernel. n: one scale for all inputs, or one for each block of them."""
     import qwix
 
-    tile = block(kernel.shape[0], scheme)
-    found = qwix.quantize(kernel.astype(jnp.float32), scheme, channelwise_axes=(1,), tiled_axes={0: tile})
+    tile = block(kernel.shape[0], quantization)
+    found = qwix.quantize(kernel.astype(jnp.float32), quantization, channelwise_axes=(1,), tiled_axes={0: tile})
     return found.qvalue, found.scale
 
 
 def quantize_layers(
-    kernels: Float[Array, "l din dout"], scheme: str
+    kernels: Float[Array, "l din dout"], quantization: str
 ) -> tuple[Num[Array, "l ..."], Float[Array, "l ..."]]:
     """`quantize` of stacked kernels, one after the other."""
-    return jax.lax.map(lambda kernel: quantize(kernel, scheme), kernels)
+    return jax.lax.map(lambda kernel: quantize(kernel, quantization), kernels)
 
 
 def dequantize(
-    values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str, dtype
+    values: Num[Array, "din dout"], scale: Float[Array, "n dout"], quantization: str, dtype
 ) -> Float[Array, "din dout"]:
     """The kernel that `quantize` took, nearly."""
-    numbers = _looked_up(values) if scheme == "nf4" else values.astype(scale.dtype)
+    numbers = _looked_up(values) if quantization == "nf4" else values.astype(scale.dtype)
     blocks = numbers.reshape(len(scale), -1, numbers.shape[1]) * scale[:, None]
     return blocks.reshape(numbers.shape).astype(dtype)
 
@@ -93,22 +95,22 @@ def _looked_up(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def product(
-    x: Float[Array, "*b din"], values: Num[Array, "din dout"], scale: Float[Array, "n dout"], scheme: str
+    x: Float[Array, "*b din"], values: Num[Array, "din dout"], scale: Float[Array, "n dout"], quantization: str
 ) -> Float[Array, "*b dout"]:
     """x @ kernel; only x has a gradient. One scale for all inputs is applied to the product, which rounds less."""
-    if SCHEMES[scheme]:
-        return x @ dequantize(values, scale, scheme, x.dtype)
+    if SCHEMES[quantization]:
+        return x @ dequantize(values, scale, quantization, x.dtype)
     return (jnp.matmul(x, values.astype(x.dtype), preferred_element_type=jnp.float32) * scale[0]).astype(x.dtype)
 
 
-def _forward(x, values, scale, scheme):
-    return product(x, values, scale, scheme), (values, scale)  # whatever else is saved, no expanded kernel is
+def _forward(x, values, scale, quantization):
+    return product(x, values, scale, quantization), (values, scale)  # whatever else is saved, no expanded kernel is
 
 
-def _backward(scheme, kept, gradient):
+def _backward(quantization, kept, gradient):
     values, scale = kept
-    if SCHEMES[scheme]:
-        return gradient @ dequantize(values, scale, scheme, gradient.dtype).T, None, None
+    if SCHEMES[quantization]:
+        return gradient @ dequantize(values, scale, quantization, gradient.dtype).T, None, None
     return (gradient * scale[0]).astype(gradient.dtype) @ values.astype(gradient.dtype).T, None, None
 
 

@@ -4,8 +4,8 @@ from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models.layers import REMAT
-from nextgpt_jax.sharding import Rows
+from nextgpt_jax.models.layers import REMAT_POLICIES
+from nextgpt_jax.sharding import HostBatch
 from nextgpt_jax.training.stages import STAGES
 
 
@@ -22,8 +22,8 @@ def check_config(config: ExperimentConfig) -> None:
             raise UserError(f"data.{name} should be at least 1")
     if not all(0 < length < config.data.max_length for length in config.data.buckets):
         raise UserError(f"data.buckets {config.data.buckets} should be lengths below data.max_length")
-    if config.train.remat not in REMAT:
-        raise UserError(f"train.remat: {config.train.remat!r} is not one of {', '.join(REMAT)}")
+    if config.train.remat not in REMAT_POLICIES:
+        raise UserError(f"train.remat: {config.train.remat!r} is not one of {', '.join(REMAT_POLICIES)}")
     if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
         raise UserError(
             f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"
@@ -36,7 +36,7 @@ def check_config(config: ExperimentConfig) -> None:
         raise UserError("train.log_every, save_every and keep should be at least 1, keep_best not negative")
 
 
-def rows_on(mesh: Mesh, config: ExperimentConfig) -> Rows:
+def validate_batch(mesh: Mesh, config: ExperimentConfig) -> HostBatch:
     """The rows of a step on a mesh.
 
     Raises:
@@ -44,5 +44,5 @@ def rows_on(mesh: Mesh, config: ExperimentConfig) -> Rows:
     """
     if config.train.remat == "offload" and mesh.devices.flat[0].platform == "cpu":
         raise UserError("train.remat=offload moves activations to the host's memory, where a CPU has them: take full")
-    Rows(mesh, config.data.batch_size // config.optim.accumulate)
-    return Rows(mesh, config.data.batch_size)
+    HostBatch(mesh, config.data.batch_size // config.optim.accumulate)
+    return HostBatch(mesh, config.data.batch_size)

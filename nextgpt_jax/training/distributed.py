@@ -27,7 +27,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("process_id", None, "the number of this one, from 0", flag_values=values)
 
 
-def initialise(values: flags.FlagValues) -> None:
+def initialize(values: flags.FlagValues) -> None:
     """Joins the job: the one that flags describe, or else the one that the environment does. Alone, it does nothing.
 
     Raises:
@@ -65,14 +65,14 @@ def _in_a_job() -> bool:
     return tpu and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
 
 
-def say(line: str) -> None:
+def print_on_main(line: str) -> None:
     """Prints a line once a job."""
     if jax.process_index() == 0:
         print(line, flush=True)
 
 
 @contextlib.contextmanager
-def stopping_together() -> Iterator[None]:
+def exit_with_peers() -> Iterator[None]:
     """Ends this process at once when something fails in one of several, so that none waits for those that are gone."""
     try:
         yield
@@ -82,7 +82,7 @@ def stopping_together() -> Iterator[None]:
         status = 1
         if isinstance(error, UserError):
             status, line = 2, f"error: {' '.join(str(error).split())}"
-        elif lost_a_process(error):
+        elif is_peer_failure(error):
             line = (
                 "error: another process of this job is gone: start the job again, it goes on from its last checkpoint"
             )
@@ -93,7 +93,7 @@ def stopping_together() -> Iterator[None]:
         os._exit(status)  # no goodbye to the others, which would be waited for
 
 
-def lost_a_process(error: BaseException | None) -> bool:
+def is_peer_failure(error: BaseException | None) -> bool:
     """Is that what JAX, or Orbax in its words, raises when another process of the job is gone?"""
     while error is not None:
         # a program's first run reports it as a ValueError, and Orbax hides it behind a TimeoutError

@@ -21,24 +21,24 @@ from tqdm import tqdm
 
 from nextgpt_jax import chips, flops
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.examples import Encoder, layout
+from nextgpt_jax.data.examples import ExampleBuilder, layout
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.sharding import Rows, make_mesh
-from nextgpt_jax.training.checks import check_config, rows_on
-from nextgpt_jax.training.distributed import StopSignal, say, stopping_together
+from nextgpt_jax.sharding import HostBatch, make_mesh
+from nextgpt_jax.training.checks import check_config, validate_batch
+from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
-from nextgpt_jax.training.stages import DELTA, STAGES, part_of
+from nextgpt_jax.training.stages import DELTA, STAGES, param_group
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
-from nextgpt_jax.weights.load import System, load_system
+from nextgpt_jax.weights.load import LoadedModel, load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
 
-def row_encoder(config: ExperimentConfig, system: System, samples: Sequence[Conversation]) -> Encoder:
+def row_encoder(config: ExperimentConfig, system: LoadedModel, samples: Sequence[Conversation]) -> ExampleBuilder:
     """What turns these conversations into rows for this system."""
     cfg = system.model.config
-    return Encoder(
+    return ExampleBuilder(
         tokenizer=system.tokenizer,
         caption_tokenizers=system.caption_tokenizers,
         caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
@@ -65,27 +65,27 @@ def train(
     Raises:
       UserError: the config, the data, the weights, the workdir or the devices do not fit.
     """
-    with stopping_together():
+    with exit_with_peers():
         check_config(config)
         _check_same_everywhere(config, workdir, init_from)
         mesh = make_mesh(config.mesh)
-        _introduce(mesh)
+        log_devices(mesh)
         with jax.set_mesh(mesh), StopSignal() as stop:
             return _train(config, workdir, init_from, profile, mesh, stop)
 
 
-def _introduce(mesh: Mesh) -> None:
+def log_devices(mesh: Mesh) -> None:
     device = jax.devices()[0]
     shape = " x ".join(f"{axis}={n}" for axis, n in mesh.shape.items() if n > 1)
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    say(
+    print_on_main(
         f"running on {mesh.size} x {device.device_kind} ({device.platform}){f': {shape}' if shape else ''}{processes}, "
         f"jax {jax.__version__}"
     )
 
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
-    stage, rows = STAGES[config.train.stage], rows_on(mesh, config)
+    stage, rows = STAGES[config.train.stage], validate_batch(mesh, config)
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
     samples = read_samples(stage.samples, source, config.data.media)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
@@ -104,7 +104,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     if init_from and (not run.path.is_dir() or run.latest() is None):
         _init_from(system, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
-    run.claim(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
+    run.init_or_validate(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
     start, examples = run.latest() or 0, 0
@@ -113,24 +113,24 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         nnx.update(system.model, delta)
         graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
         examples = position["examples"]
-        say(f"resuming {run.path} at step {start}")
+        print_on_main(f"resuming {run.path} at step {start}")
     data = batches(
         samples, encoder, config.data, config.train.seed, first=examples // config.data.batch_size, rows=rows.local
     )
     size = sum(x.size for x in jax.tree.leaves(trainable))
-    say(
+    print_on_main(
         f"{config.train.stage} ({stage.description}): {len(samples)} samples, {steps} steps of "
         f"{config.data.batch_size}, {size:,} trainable parameters"
     )
 
     update = jit_step(graphdef, tx, config, trainable, opt, mesh)
-    clock = Clock(mesh, config.data.batch_size)
+    clock = ThroughputMeter(mesh, config.data.batch_size)
     rate, logged, window, saved = learning_rate(config.optim, steps), {}, [], start
     lead = jax.process_index() == 0
     bar = tqdm(total=steps, initial=start, unit="step", disable=None if lead else True, leave=False)
     writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=lead)
     with writer, bar, run:
-        for step, batch in zip(range(start + 1, steps + 1), ahead(data, rows)):
+        for step, batch in zip(range(start + 1, steps + 1), prefetch_to_device(data, rows)):
             if profile and step == profile[0]:
                 jax.profiler.start_trace(str(run.path / "profile"))
             clock.count(update, (trainable, opt, frozen, batch, np.uint32(step)))
@@ -143,7 +143,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
             if profile and step == profile[1]:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
-                say(f"profile of steps {profile[0]} to {profile[1]}: {run.path / 'profile'}")
+                print_on_main(f"profile of steps {profile[0]} to {profile[1]}: {run.path / 'profile'}")
             stopping = stop.at(step)
             if step % config.train.log_every == 0 or step == steps or stopping:
                 means = jax.device_get(window)  # waits for the steps, so it comes before the clock
@@ -166,13 +166,13 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
             if stopping:
                 break
     if saved < steps:
-        say(f"stopped by SIGTERM, step {saved} is saved: the same command goes on from there")
+        print_on_main(f"stopped by SIGTERM, step {saved} is saved: the same command goes on from there")
         raise SystemExit(128 + signal.SIGTERM)
-    say(f"finished {config.train.stage}: {run.path}")
+    print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
 
 
-def ahead(data: Iterator[dict], rows: Rows) -> Iterator[dict]:
+def prefetch_to_device(data: Iterator[dict], rows: HostBatch) -> Iterator[dict]:
     """Batches on the mesh; the next one is on its way to the devices while a step runs."""
     following = rows.put(next(data))
     while True:
@@ -181,7 +181,7 @@ def ahead(data: Iterator[dict], rows: Rows) -> Iterator[dict]:
         following = rows.put(next(data))
 
 
-class Clock:
+class ThroughputMeter:
     """Counts what steps do, and how long they take."""
 
     def __init__(self, mesh: Mesh, rows: int):
@@ -239,16 +239,16 @@ def _check_finite(step: int, metrics: dict) -> None:
         raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.clip")
 
 
-def _init_from(system: System, workdir: str, base_delta: str) -> None:
+def _init_from(system: LoadedModel, workdir: str, base_delta: str) -> None:
     source = Workdir(workdir)
     source.check_base(base_delta)
     delta, step = source.restore_delta(nnx.state(system.model, DELTA))
     nnx.update(system.model, delta)
     counts = {}
     for path, leaf in nnx.to_flat_state(delta):
-        counts[part_of(path)] = counts.get(part_of(path), 0) + leaf.size
+        counts[param_group(path)] = counts.get(param_group(path), 0) + leaf.size
     taken = ", ".join(f"{name} ({n:,} parameters)" for name, n in counts.items())
-    say(f"starting from {pathlib.Path(workdir)} at step {step}: took {taken}")
+    print_on_main(f"starting from {pathlib.Path(workdir)} at step {step}: took {taken}")
 
 
 def _line(step: int, steps: int, m: dict[str, float]) -> str:

@@ -89,7 +89,7 @@ def next_token_losses(
         x = jnp.pad(x, ((0, 0), (0, chunks * chunk - length), *((0, 0),) * (x.ndim - 2)))
         return x.reshape(rows, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    def ahead(x):
+    def shift(x):
         return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
 
     @jax.checkpoint
@@ -97,7 +97,7 @@ def next_token_losses(
         hidden, targets, mask = stretch
         return jax.tree.map(jnp.add, totals, _token_losses(model, head, hidden, targets, mask)), None
 
-    stretches = cut(hidden), cut(ahead(tokens)), cut(ahead(mask))
+    stretches = cut(hidden), cut(shift(tokens)), cut(shift(mask))
     return jax.lax.scan(add, (jnp.zeros(()), jnp.zeros(())), stretches)[0]
 
 

@@ -4,7 +4,7 @@ import optax
 from flax import nnx
 
 from nextgpt_jax.config import OptimConfig
-from nextgpt_jax.training.stages import part_of
+from nextgpt_jax.training.stages import param_group
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -27,7 +27,7 @@ def _scale_parts(config: OptimConfig) -> optax.GradientTransformation:
     def scale(updates, params=None):
         leaves = nnx.to_flat_state(updates)
         return nnx.from_flat_state(
-            [(path, leaf.replace(leaf[...] * getattr(config.rates, part_of(path)))) for path, leaf in leaves]
+            [(path, leaf.replace(leaf[...] * getattr(config.rates, param_group(path)))) for path, leaf in leaves]
         )
 
     return optax.stateless(scale)

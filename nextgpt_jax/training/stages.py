@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from flax import nnx
 
-from nextgpt_jax.models.nextgpt import is_trained
+from nextgpt_jax.models.nextgpt import is_trainable
 
 
 def _under(*names: str) -> Callable[..., bool]:
@@ -42,10 +42,10 @@ STAGES = {
 }
 
 # All that any stage trains: what checkpoints hold, so that every stage can follow every other.
-DELTA = is_trained
+DELTA = is_trainable
 
 
-def part_of(path: tuple) -> str:
+def param_group(path: tuple) -> str:
     """The name under which `optim.rates` has a leaf of DELTA."""
     if path[-1] in ("lora_a", "lora_b"):
         return "lora"

@@ -53,14 +53,14 @@ def llama_part(config: LlamaConfig) -> Part:
 
 def llama(folder: pathlib.Path) -> list[Part]:
     """LLaMA, Vicuna and their like in transformers' layout."""
-    return [llama_part(LlamaConfig.from_hub(hf_config.read_config(folder / "config.json")))]
+    return [llama_part(LlamaConfig.from_dict(hf_config.read_config(folder / "config.json")))]
 
 
 def imagebind_config(folder: pathlib.Path) -> ImageBindConfig:
     """The config of a folder with ImageBind; the release is a file of weights alone."""
     if (folder / IMAGEBIND_FILE).is_file() and not (folder / "config.json").exists():
         return ImageBindConfig.huge()
-    return ImageBindConfig.from_hub(hf_config.read_config(folder / "config.json"))
+    return ImageBindConfig.from_dict(hf_config.read_config(folder / "config.json"))
 
 
 def imagebind(folder: pathlib.Path) -> list[Part]:
@@ -80,7 +80,7 @@ def decoder_tables(config: DecoderConfig) -> dict[str, Table]:
 
 
 def _decoder(kind: type, module: type, folder: pathlib.Path) -> list[Part]:
-    config = kind.from_hub(folder)
+    config = kind.from_pretrained(folder)
     return [
         Part(
             name,
@@ -114,7 +114,7 @@ def lora_config(folder: pathlib.Path) -> LoRAConfig:
     if not isinstance(targets, list) or not {"r", "lora_alpha"} <= raw.keys():
         raise UserError(f"{folder / ADAPTER}: r, lora_alpha and a list of target_modules are needed")
     known = {"rank": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
-    return hf_config.parse_config(LoRAConfig, {**raw, **known, "targets": sorted(targets)}, supported)
+    return hf_config.config_from_dict(LoRAConfig, {**raw, **known, "targets": sorted(targets)}, supported)
 
 
 def lora_part(base: LlamaConfig, config: LoRAConfig) -> Part:
@@ -132,7 +132,7 @@ def lora_part(base: LlamaConfig, config: LoRAConfig) -> Part:
 
 def lora(folder: pathlib.Path) -> list[Part]:
     """A converted adapter; the config of its base stands beside it as BASE_CONFIG."""
-    base = LlamaConfig.from_hub(hf_config.read_config(folder / BASE_CONFIG))
+    base = LlamaConfig.from_dict(hf_config.read_config(folder / BASE_CONFIG))
     return [lora_part(base, lora_config(folder))]
 
 

@@ -21,7 +21,7 @@ from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, make_rngs, merge_lora, unstack
 from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import DECODERS, NExTGPT, NExTGPTConfig, is_trained, output_projector_for
+from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel, is_trainable, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
 from nextgpt_jax.weights import nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import decoder_tables, imagebind_config
@@ -34,10 +34,10 @@ from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 
 @dataclasses.dataclass
-class System:
+class LoadedModel:
     """A model with the tokenizers of its language model and decoders, and the mesh that it lies on, if any."""
 
-    model: NExTGPT
+    model: NExTGPTModel
     tokenizer: Any
     caption_tokenizers: dict[str, Any]
     template: Template
@@ -53,7 +53,7 @@ _PUBLISHED = {
 }
 
 
-def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConfig:
+def model_config(config: ModelConfig, *, use_published_defaults: bool = False) -> NExTGPTConfig:
     """Reads the parts' config.json files. With `published`, folders that are not there stand for the paper's parts.
 
     Raises:
@@ -63,21 +63,21 @@ def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConf
     quantize.check(config.quantize)
 
     def part(name: str, folder: str, field: str, read):
-        if published and not pathlib.Path(folder).is_dir():
+        if use_published_defaults and not pathlib.Path(folder).is_dir():
             return _PUBLISHED[name]()
         return read(_folder(folder, field))
 
     def read_llama(folder: pathlib.Path) -> LlamaConfig:
-        return LlamaConfig.from_hub(hf_config.read_config(folder / "config.json"))
+        return LlamaConfig.from_dict(hf_config.read_config(folder / "config.json"))
 
     llm = part("llm", config.llm, "model.llm", read_llama)
-    if config.delta and published and not pathlib.Path(config.delta).exists():
+    if config.delta and use_published_defaults and not pathlib.Path(config.delta).exists():
         config = dataclasses.replace(config, delta="")
     if config.delta and (rows := nextgpt_delta.vocabulary(pathlib.Path(config.delta))):
         llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
     encoder = part("encoder", config.encoder, "model.encoder", imagebind_config)
     decoders = {
-        name: part(name, folder, f"model.{name}_decoder", DECODERS[name][0].from_hub)
+        name: part(name, folder, f"model.{name}_decoder", DECODERS[name][0].from_pretrained)
         for name, folder in _decoder_folders(config).items()
     }
     sizes = dict(
@@ -94,7 +94,7 @@ def model_config(config: ModelConfig, *, published: bool = False) -> NExTGPTConf
             llm=llm,
             encoder=encoder,
             lora=lora,
-            input_kind=config.input_projector,
+            input_projector=config.input_projector,
             input_dim=encoder.out_embed_dim,
             outputs=tuple(outputs),
             decoders=tuple(decoders.items()),
@@ -129,7 +129,7 @@ def frozen_dtype(name: str) -> jnp.dtype:
 
 def delta_table(cfg: NExTGPTConfig) -> Table:
     """The conversion table of this model's delta."""
-    return nextgpt_delta.table(cfg.input_kind, cfg.outputs[0][1].kind, cfg.modalities)
+    return nextgpt_delta.table(cfg.input_projector, cfg.outputs[0][1].kind, cfg.modalities)
 
 
 def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
@@ -138,10 +138,10 @@ def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
     Raises:
       UserError: as `abstract_model`.
     """
-    return nnx.state(abstract_model(lambda: NExTGPT(cfg, rngs=make_rngs(0))))
+    return nnx.state(abstract_model(lambda: NExTGPTModel(cfg, rngs=make_rngs(0))))
 
 
-def abstract_model(make: Callable[[], NExTGPT]) -> NExTGPT:
+def abstract_model(make: Callable[[], NExTGPTModel]) -> NExTGPTModel:
     """A model without values.
 
     Raises:
@@ -168,7 +168,7 @@ def load_system(
     seed: int = 0,
     mesh: Mesh | None = None,
     verbose: bool = False,
-) -> System:
+) -> LoadedModel:
     """Builds the model from its base weights; the delta comes from `config.delta`, or is initialised from `seed`.
 
     `decoder_parts` says what of the decoders is loaded (None: all). Frozen weights get `config.dtype`, trainable
@@ -183,14 +183,14 @@ def load_system(
         raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
 
     def make():
-        return NExTGPT(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
+        return NExTGPTModel(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
 
     graphdef, abstract = nnx.split(abstract_model(make))
     if mesh:
         abstract = placed(cfg, abstract, mesh)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
         ("llm",): (config.llm, llama_table.TIED if cfg.llm.tie_word_embeddings else llama_table.BASE),
-        ("encoder",): (config.encoder, imagebind_table.table(cfg.branches)),
+        ("encoder",): (config.encoder, imagebind_table.table(cfg.encoder_branches)),
     }
     folders = {name: pathlib.Path(folder) for name, folder in _decoder_folders(config).items()}
     for name, decoder in cfg.decoders:
@@ -215,12 +215,12 @@ def load_system(
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
         shardings = nnx.from_flat_state([(p, leaves[p].replace(_sharding(leaves[p]))) for p in sorted(missing)])
-        initialise = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing), out_shardings=shardings)
-        initial = initialise()
+        initialize = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing), out_shardings=shardings)
+        initial = initialize()
         filled |= dict(nnx.to_flat_state(initial))
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     captions = {name: load_tokenizer(folder / "tokenizer") for name, folder in folders.items()}
-    return System(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template], mesh)
+    return LoadedModel(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template], mesh)
 
 
 def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
@@ -230,7 +230,7 @@ def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
       UserError: the mesh does not fit the model.
     """
     heads = {"attention heads": cfg.llm.num_attention_heads, "key/value heads": cfg.llm.num_key_value_heads}
-    sharding.check_heads(mesh, **heads)
+    sharding.validate_heads(mesh, **heads)
     if cfg.quantize:
         width, inner = cfg.llm.hidden_size, cfg.llm.intermediate_size
         for axis, n in (("fsdp", width), ("tensor", width), ("tensor", inner)):  # the inputs that each axis cuts
@@ -249,7 +249,7 @@ def _sharding(leaf: nnx.Variable) -> Any:
 
 def load_trained(
     config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None, mesh: Mesh | None = None
-) -> System:
+) -> LoadedModel:
     """The system with trained weights, ready to answer: those of a run's newest checkpoint, or of `config.delta` if
     `workdir` is "".
 
@@ -261,13 +261,13 @@ def load_trained(
     else:
         run = Workdir(workdir)
         system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts, mesh=mesh)
-        delta, _ = run.restore_delta(nnx.state(system.model, is_trained))
+        delta, _ = run.restore_delta(nnx.state(system.model, is_trainable))
         nnx.update(system.model, delta)
     prepare_llm(system.model, mesh)
     return system
 
 
-def prepare_llm(model: NExTGPT, mesh: Mesh | None) -> None:
+def prepare_llm(model: NExTGPTModel, mesh: Mesh | None) -> None:
     """Puts the language model of a system, which may be abstract, into the form that answers fastest, in place: LoRA
     merged into the kernels that are not quantized, and layers apart where that is faster."""
     if runs_unstacked(mesh):
@@ -284,7 +284,7 @@ def runs_unstacked(mesh: Mesh | None) -> bool:
     return platform == "gpu" or (platform == "cpu" and mesh is None)
 
 
-def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, scheme: str) -> nnx.State:
+def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quantization: str) -> nnx.State:
     """A part from converted parameters if the folder has them, and else from the hub's files.
 
     Kernels that have a scale beside them are quantized one after the other, so that memory holds one of them at most as
@@ -308,7 +308,7 @@ def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, schem
     for path, scale in scales.items():
         where = _sharding(leaves[path]), _sharding(leaves[scale])
         ((_, kernel),) = nnx.to_flat_state(read(nnx.from_flat_state([(path, leaves[path])])))
-        made = jax.jit(quantize.quantize_layers, static_argnums=1, out_shardings=where)(kernel[...], scheme)
+        made = jax.jit(quantize.quantize_layers, static_argnums=1, out_shardings=where)(kernel[...], quantization)
         filled |= {path: leaves[path].replace(made[0]), scale: leaves[scale].replace(made[1])}
     rest = [(path, leaf) for path, leaf in nnx.to_flat_state(kept) if path not in scales]
     return nnx.from_flat_state([*filled.items(), *nnx.to_flat_state(read(nnx.from_flat_state(rest)))])

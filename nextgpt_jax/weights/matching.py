@@ -104,7 +104,7 @@ class Parameter:
         return np.stack([read() for read in self.pieces]) if self.stacked else self.pieces[0]()
 
 
-class Fitted(NamedTuple):
+class Match(NamedTuple):
     """What fills a model: its parameters by dotted path, the checkpoint's keys for each, and the keys that are left."""
 
     parameters: dict[str, Parameter]
@@ -112,7 +112,7 @@ class Fitted(NamedTuple):
     left: tuple[str, ...]
 
 
-def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused: bool = False) -> Fitted:
+def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused: bool = False) -> Match:
     """Which parameters `checkpoint` gives `state` (abstract or real). Nothing is read yet.
 
     `allow_unused` takes a part out of a larger checkpoint.
@@ -144,7 +144,7 @@ def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused:
         problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in rest]
     if problems:
         raise ConversionError.of(checkpoint.source, problems)
-    return Fitted(parameters, dict(chosen), tuple(left))
+    return Match(parameters, dict(chosen), tuple(left))
 
 
 def _parameter(source: Source, tensors: list[Tensor]) -> Parameter:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from nextgpt_jax.modalities import NEW_TOKENS
-from nextgpt_jax.models.nextgpt import is_trained
+from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.weights import matching, orbax_params
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import LINEAR, Table, prefixed, rule
@@ -32,10 +32,10 @@ _INPUTS = {"linear": projectors_table.INPUT_LINEAR, "mlp": projectors_table.INPU
 _BASE, _NEW = "[base]", "[new]"
 
 
-def table(input_kind: str, output_kind: str, modalities: tuple[str, ...]) -> Table:
+def table(input_projector: str, output_kind: str, modalities: tuple[str, ...]) -> Table:
     """The rows of a delta; projections of modalities that the model does not have are ignored."""
     rules = [
-        *prefixed(_INPUTS[input_kind].rules, flax="input_proj."),
+        *prefixed(_INPUTS[input_projector].rules, flax="input_proj."),
         *(
             row
             for name in modalities
@@ -104,8 +104,8 @@ def vocabulary(path: pathlib.Path) -> int | None:
 
 
 def is_delta(path: tuple) -> bool:
-    """Is this parameter of a NExTGPT in a delta file?"""
-    return is_trained(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
+    """Is this parameter of a NExTGPTModel in a delta file?"""
+    return is_trainable(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
 
 
 _LORA, _ROWS = "LoRA", "embedding and head rows"
@@ -121,7 +121,7 @@ def group(path: tuple) -> str:
 
 
 def delta_state(state: nnx.State, held: Collection[str] | None = None) -> nnx.State:
-    """The parameters of a NExTGPT's state that are in a delta file; of the pieces `held` only, if given."""
+    """The parameters of a NExTGPTModel's state that are in a delta file; of the pieces `held` only, if given."""
     leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
     return nnx.from_flat_state([(p, v) for p, v in leaves if held is None or group(p) in held])
 
@@ -137,7 +137,7 @@ def pieces(checkpoint: Checkpoint, state: nnx.State, rows: Table) -> tuple[list[
 
 def fit_delta(
     checkpoint: Checkpoint, state: nnx.State, rows: Table, *, allow_partial: bool = False
-) -> tuple[nnx.State, matching.Fitted, list[str]]:
+) -> tuple[nnx.State, matching.Match, list[str]]:
     """Which parameters of `state` (abstract or real) a delta file gives.
 
     Files of stages 1 and 2 have no LoRA updates, and are complete without.
@@ -191,5 +191,5 @@ def saved_delta(folder: pathlib.Path, state: nnx.State) -> tuple[nnx.State, list
 
 
 def export_delta(state: nnx.State, rows: Table) -> Checkpoint:
-    """The delta of a NExTGPT's state in the reference's layout."""
+    """The delta of a NExTGPTModel's state in the reference's layout."""
     return join_rows(matching.export(delta_state(state), rows))

@@ -70,7 +70,7 @@ class Workdir:
             raise UserError(f"{self.path} holds no training run (no {_RUN})")
         return hf_config.read_json(self.path / _RUN)
 
-    def claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
+    def init_or_validate(self, stage: str, delta: nnx.State, base_delta: str) -> None:
         """Makes the folder this run's, or checks that it is. Of several processes the first one makes it.
 
         Raises:

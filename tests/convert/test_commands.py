@@ -140,7 +140,7 @@ def test_imagebind_as_it_was_released(tmp_path, monkeypatch):
 
 
 def _tiny_imagebind(cls):
-    return cls.from_hub(json.loads((FIXTURES / "tiny" / "imagebind.json").read_text()))
+    return cls.from_dict(json.loads((FIXTURES / "tiny" / "imagebind.json").read_text()))
 
 
 # Vicuna v0: a delta
@@ -286,9 +286,9 @@ def test_deltas_in_all_spellings(delta, tmp_path):
 
 
 def nextgpt_model(cfg):
-    from nextgpt_jax.models.nextgpt import NExTGPT
+    from nextgpt_jax.models.nextgpt import NExTGPTModel
 
-    return NExTGPT(cfg, rngs=nnx.Rngs(0))
+    return NExTGPTModel(cfg, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.examples import Encoder, Layout, layout
-from nextgpt_jax.data.pipeline import Epochs, batches
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder, layout
+from nextgpt_jax.data.pipeline import BatchSource, batches
 from nextgpt_jax.data.readers import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
@@ -31,7 +31,7 @@ class CaptionTokenizer:
         return {"input_ids": ids + [0] * (max_length - len(ids))}
 
 
-READS = ImageBindConfig.from_hub(
+READS = ImageBindConfig.from_dict(
     {
         "modalities": ["vision", "audio"], "vision_embed_dim": 8, "vision_num_blocks": 1, "vision_num_heads": 1,
         "audio_embed_dim": 8, "audio_num_blocks": 1, "audio_num_heads": 1, "audio_kernel_size": 4, "audio_stride": 4,
@@ -51,7 +51,7 @@ def encoder(samples=(), **options):
         layout=layout(samples, 4),
         template=Template(),
     )
-    return Encoder(TOKENIZER, **(sizes | options))
+    return ExampleBuilder(TOKENIZER, **(sizes | options))
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_rows_of_one_layout_whatever_their_mixture(folder):
         (Turn((audio, "and", video, "?"), ("x",)), Turn((audio, "again", image), ("y", Output("audio", "b")))),
         (Turn(("talk",), ("talk",)),),
     ]
-    assert layout(samples, 2) == Layout({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
+    assert layout(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
     make = encoder(samples, max_length=128)
     rows = [make(s) for s in samples]
     shapes = [jax.tree.map(np.shape, row) for row in rows]
@@ -296,7 +296,7 @@ def test_epochs_have_every_sample_in_batches_of_like_length(lengths, size):
     """And a batch is as long as its bucket, which is long enough."""
     samples = [(Turn(("h" * n,), (str(i),)),) for i, n in enumerate(lengths)]
     make = encoder(samples, max_length=128)
-    source = Epochs(samples, make, DataConfig(batch_size=size, buckets=(48, 60)), seed=1)
+    source = BatchSource(samples, make, DataConfig(batch_size=size, buckets=(48, 60)), seed=1)
     count = -(-len(samples) // size)
     full = {make(s)["tokens"][: make.length(s)].tobytes() for s in samples}
     for epoch in range(2):

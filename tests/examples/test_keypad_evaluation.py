@@ -10,18 +10,18 @@ from examples.keypad import evaluate, language, world
 from examples.keypad.language import Request, Thing
 from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
-from nextgpt_jax.config import DecodeDefaults
+from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import Medium, Reply
+from nextgpt_jax.inference.engine import Medium, Response
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 
 class Known:
     """An engine that knows what will be asked, in order, and answers with `things` and `text` of a request."""
 
-    defaults = DecodeDefaults()
+    defaults = GenerationConfig()
     room = 5  # turns
-    config = types.SimpleNamespace(encoder=ImageBindConfig.from_hub(IMAGEBIND))
+    config = types.SimpleNamespace(encoder=ImageBindConfig.from_dict(IMAGEBIND))
 
     def __init__(self, requests, text=lambda r: r.answer, things=lambda r: r.made):
         self._requests, self._text, self._things = iter(requests), text, things
@@ -39,7 +39,7 @@ class Known:
         return [self._reply(request) for request in itertools.islice(self._requests, len(asked))]
 
     def _reply(self, request):
-        return Reply(self._text(request) or "", [self._medium(t) for t in self._things(request)], 0, ("said",))
+        return Response(self._text(request) or "", [self._medium(t) for t in self._things(request)], 0, ("said",))
 
     def _medium(self, thing):
         index = np.flatnonzero(self._labels == thing.digit)[0]

@@ -28,7 +28,7 @@ def test_marks_are_those_of_the_library_and_stand_for_what_is_shown_and_made(con
     assert MARKS == {name: TABLE[name].placeholder for name in OUTPUTS}
     for turn in (turn for turns in conversations for turn in turns):
         for text, side in ((turn.human, turn.seen), (turn.gpt, turn.made)):
-            marks = [piece[1] for piece in prompts.split_marks(text) if not isinstance(piece, str)]
+            marks = [piece[1] for piece in prompts.split_placeholders(text) if not isinstance(piece, str)]
             assert marks == [thing.modality for thing in side]
         assert re.fullmatch(r"[^<>]+(<\w+>)*", turn.gpt), "marks come after the words"
 
@@ -124,7 +124,7 @@ def test_conversations_to_hold_switch_modalities():
         kinds = {t.modality for request in conversation for t in (*request.seen, *request.made)}
         assert len(kinds | {"text"} if any(r.answer is not None for r in conversation) else kinds) >= 2
         for request in conversation:
-            marks = [piece[1] for piece in prompts.split_marks(request.human) if not isinstance(piece, str)]
+            marks = [piece[1] for piece in prompts.split_placeholders(request.human) if not isinstance(piece, str)]
             assert marks == [thing.modality for thing in request.seen]
             assert bool(request.made) != (request.answer is not None)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextgpt_jax.generation.loop import DecodeConfig, Options, generate, modality_options, sample_token
+from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate, modality_options, sample_token
 from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.layers import LoRAConfig, unstack
 from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import NExTGPT, NExTGPTConfig
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 
 VOCAB, WIDTH = 40, 32
 NAMES = ("image", "audio")
@@ -30,7 +30,7 @@ def model():
         ("audio", OutputProjectorConfig("transformer", WIDTH, 8, 8, 1, **sizes)),
     )
     cfg = NExTGPTConfig(llm, None, LoRAConfig(2, 2.0), "linear", 8, outputs)
-    model = NExTGPT(cfg, rngs=nnx.Rngs(0))
+    model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
     grow = functools.partial(jax.tree.map, lambda x: x * 3)  # livelier logits than the initial ones
     nnx.update(model, grow(nnx.state(model, lambda path, _: path[-1] == "kernel" or path[0] == "signal_head")))
     return model
@@ -42,7 +42,9 @@ def options(rows, **given):
     allow, force = modality_options(NAMES, given.pop("modality", "text"))
     allow, force = given.pop("allow", allow), given.pop("force", force)
     assert not given
-    return Options(**arrays, allow=jnp.tile(jnp.array(allow), (rows, 1)), force=jnp.tile(jnp.array(force), (rows, 1)))
+    return SamplingParams(
+        **arrays, allow=jnp.tile(jnp.array(allow), (rows, 1)), force=jnp.tile(jnp.array(force), (rows, 1))
+    )
 
 
 run = jax.jit(generate, static_argnames="config")
@@ -54,7 +56,7 @@ def prompts(lengths, seed=0):
 
 
 def decode(model, ids, lengths, opts, **config):
-    config = DecodeConfig(**{"stop_sequences": (), "modalities": NAMES, "max_new_tokens": 12, **config})
+    config = StaticDecodeConfig(**{"stop_sequences": (), "modalities": NAMES, "max_new_tokens": 12, **config})
     return jax.device_get(run(model, model.embed_tokens(ids), lengths, opts, config))
 
 
@@ -176,7 +178,7 @@ def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, 
     temperature = jnp.array([t for _, _, t in cases])
     opts = dataclasses.replace(opts, force=force, max_new_tokens=limits, temperature=temperature)
     ids, lengths = prompts([4] * len(cases))
-    config = DecodeConfig(((7, 9), (7,)), NAMES, max_new_tokens=32, max_groups=2 + spare_groups)
+    config = StaticDecodeConfig(((7, 9), (7,)), NAMES, max_new_tokens=32, max_groups=2 + spare_groups)
     embedded = model.embed_tokens(ids)
     found = jax.device_get(jax.jit(lambda e: generate(Stubborn(model, token), e, lengths, opts, config))(embedded))
     for row, (names, _, _) in enumerate(cases):

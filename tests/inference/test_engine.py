@@ -46,7 +46,7 @@ def request(*segments, **options):
 
 def shown(modality, content):
     """An input of the tiny system."""
-    return Input(modality, media.preprocess(modality, content, ImageBindConfig.from_hub(tiny.IMAGEBIND)))
+    return Input(modality, media.preprocess(modality, content, ImageBindConfig.from_dict(tiny.IMAGEBIND)))
 
 
 IMAGE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 MOTION = RNG.normal(0, 3, (50, 6)).astype(np.float32)
 
 
-def fails(path, *words, read=media.read_grey, **options):
+def fails(path, *words, read=media.read_grayscale, **options):
     with pytest.raises(UserError) as caught:
         read(path, **options)
     message = str(caught.value)
@@ -31,7 +31,7 @@ def test_grey_keeps_its_depth(tmp_path, suffix, dtype):
     grey = RNG.integers(0, most, (5, 7), dtype, endpoint=True)
     grey[0, :2] = 0, most
     Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
-    read = media.read_grey(tmp_path / f"a.{suffix}")
+    read = media.read_grayscale(tmp_path / f"a.{suffix}")
     assert read.dtype == np.float32
     assert read[0, :2].tolist() == [0.0, 1.0]
     np.testing.assert_array_equal(np.rint(read.astype(np.float64) * most), grey)
@@ -40,9 +40,9 @@ def test_grey_keeps_its_depth(tmp_path, suffix, dtype):
 def test_colours_give_their_luma(tmp_path):
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
     Image.fromarray(colours).save(tmp_path / "a.png")
-    np.testing.assert_allclose(media.read_grey(tmp_path / "a.png"), [[0.299, 0.587, 0.114, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(media.read_grayscale(tmp_path / "a.png"), [[0.299, 0.587, 0.114, 1.0]], rtol=1e-6)
     Image.fromarray(np.array([[[9, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "b.png")
-    np.testing.assert_allclose(media.read_grey(tmp_path / "b.png"), [[1.0, 0.0]])  # transparency lies on white
+    np.testing.assert_allclose(media.read_grayscale(tmp_path / "b.png"), [[1.0, 0.0]])  # transparency lies on white
 
 
 def test_maps_are_turned_upright(tmp_path):
@@ -50,20 +50,20 @@ def test_maps_are_turned_upright(tmp_path):
     exif[0x0112] = 6
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     Image.fromarray(np.ascontiguousarray(np.rot90(grey))).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_allclose(media.read_grey(tmp_path / "a.png") * 255, grey, rtol=1e-6)
+    np.testing.assert_allclose(media.read_grayscale(tmp_path / "a.png") * 255, grey, rtol=1e-6)
 
 
 def test_floats_are_taken_as_they_are(tmp_path):
     disparity = RNG.uniform(0, 40, (4, 6))
     for dtype in (np.float16, np.float32, np.float64):
         np.save(tmp_path / "a.npy", disparity.astype(dtype))
-        read = media.read_grey(tmp_path / "a.npy")
+        read = media.read_grayscale(tmp_path / "a.npy")
         assert read.dtype == np.float32
         np.testing.assert_array_equal(read, disparity.astype(dtype).astype(np.float32))
     Image.fromarray(disparity.astype(np.float32)).save(tmp_path / "a.tiff")
-    np.testing.assert_array_equal(media.read_grey(tmp_path / "a.tiff"), disparity.astype(np.float32))
+    np.testing.assert_array_equal(media.read_grayscale(tmp_path / "a.tiff"), disparity.astype(np.float32))
     np.save(tmp_path / "b.npy", np.array([[0, 65535]], np.uint16))
-    assert media.read_grey(tmp_path / "b.npy").tolist() == [[0.0, 1.0]]
+    assert media.read_grayscale(tmp_path / "b.npy").tolist() == [[0.0, 1.0]]
 
 
 def test_unreadable_maps_give_one_line(tmp_path):
@@ -103,7 +103,7 @@ def test_unreadable_maps_give_one_line(tmp_path):
 def test_maps_are_resized_as_images(height, width):
     pixels = RNG.integers(64, 192, (height, width), np.uint8)
     image = media.preprocess_image(pixels[..., None].repeat(3, -1), 16) * media.CLIP_STD + media.CLIP_MEAN
-    grey = media.preprocess_grey(pixels / np.float32(255), 16)
+    grey = media.preprocess_grayscale(pixels / np.float32(255), 16)
     assert grey.dtype == np.float32
     assert grey.shape == (16, 16)
     expected = np.clip(image[..., 0], pixels.min() / 255, pixels.max() / 255)  # a filter overshoots
@@ -113,10 +113,10 @@ def test_maps_are_resized_as_images(height, width):
 def test_maps_keep_their_range():
     step = np.zeros((64, 64), np.float32)
     step[:, 32:] = 30.0
-    grey = media.preprocess_grey(step, 48)
+    grey = media.preprocess_grayscale(step, 48)
     assert (grey.min(), grey.max()) == (0.0, 30.0)
     with pytest.raises(UserError, match="too narrow"):
-        media.preprocess_grey(np.zeros((65, 1), np.float32), 8)
+        media.preprocess_grayscale(np.zeros((65, 1), np.float32), 8)
 
 
 def test_recordings(tmp_path):

@@ -99,12 +99,12 @@ def test_rotary_depends_on_distance_only():
     q, k = jnp.asarray(random(1, 1, 1, 16)), jnp.asarray(random(1, 1, 1, 16, seed=1))
 
     def score(i, j):
-        a, b = (layers.rotary(x, jnp.array([[p]])) for x, p in ((q, i), (k, j)))
+        a, b = (layers.apply_rope(x, jnp.array([[p]])) for x, p in ((q, i), (k, j)))
         return float((a * b).sum())
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
     assert abs(score(7, 3) - score(9, 3)) > 1e-2
-    np.testing.assert_array_equal(layers.rotary(q, jnp.zeros((1, 1), jnp.int32)), q)
+    np.testing.assert_array_equal(layers.apply_rope(q, jnp.zeros((1, 1), jnp.int32)), q)
 
 
 def test_stacked_and_listed_layers_agree_in_values_and_gradients():

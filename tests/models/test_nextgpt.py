@@ -13,7 +13,7 @@ from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, merge_lora
 from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import NExTGPT, NExTGPTConfig
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.training import losses
 from nextgpt_jax.training.stages import DELTA
 from nextgpt_jax.weights import matching, nextgpt_delta
@@ -33,18 +33,18 @@ def tiny_config() -> NExTGPTConfig:
         shape = {k: c[k] for k in ("in_dim", "out_dim", "num_input_tokens", "num_output_tokens")}
         outputs.append((name, OutputProjectorConfig(kind="transformer", **shape, **sizes)))
     return NExTGPTConfig(
-        llm=LlamaConfig.from_hub(json.loads((FIXTURES / "vicuna" / "config.json").read_text())),
+        llm=LlamaConfig.from_dict(json.loads((FIXTURES / "vicuna" / "config.json").read_text())),
         encoder=None,
         lora=LoRAConfig(rank=4, alpha=8, dropout=0.1),
-        input_kind="linear",
+        input_projector="linear",
         input_dim=32,
         outputs=tuple(outputs),
     )
 
 
-def load(delta: str) -> NExTGPT:
+def load(delta: str) -> NExTGPTModel:
     cfg = tiny_config()
-    model = NExTGPT(cfg, rngs=nnx.Rngs(0))
+    model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
     base = nnx.state(model.llm, lambda path, _: path[-1] not in ("lora_a", "lora_b"))
     nnx.update(model.llm, matching.load(open_checkpoint(FIXTURES / "vicuna"), base, llama_table.BASE))
     table = nextgpt_delta.table("linear", "transformer", cfg.modalities)
@@ -154,7 +154,7 @@ def test_old_peft_spelling_gives_the_same(model):
 
 
 def test_stage_2_file_has_no_lora():
-    model = NExTGPT(tiny_config(), rngs=nnx.Rngs(0))
+    model = NExTGPTModel(tiny_config(), rngs=nnx.Rngs(0))
     table = nextgpt_delta.table("linear", "transformer", model.config.modalities)
     filled, taken = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / "nextgpt_stage2"), nnx.state(model), table)
     assert "LoRA" not in taken and "input_proj" in taken
@@ -180,7 +180,7 @@ def test_full_size_trained_parameters():
     cfg = NExTGPTConfig(
         LlamaConfig.vicuna_7b(), ImageBindConfig.huge(), LoRAConfig(32, 32.0, 0.1), "linear", 1024, outputs
     )
-    model = nnx.eval_shape(lambda: NExTGPT(cfg, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=nnx.Rngs(0)))
 
     def size(*filters):
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, *filters)))

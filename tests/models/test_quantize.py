@@ -16,7 +16,7 @@ from convert.__main__ import main as convert
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Engine, Request
 from nextgpt_jax.models import quantize
-from nextgpt_jax.models.layers import REMAT, Linear, LoRAConfig, merge_lora
+from nextgpt_jax.models.layers import REMAT_POLICIES, Linear, LoRAConfig, merge_lora
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
 from nextgpt_jax.weights.load import abstract_state, load_system, load_trained, model_config, placed
@@ -69,7 +69,7 @@ def test_the_backward_pass_keeps_the_small_kernel(scheme, remat):
     values, scale = quantize.quantize(jnp.asarray(w), scheme)
     whole = quantize.dequantize(values, scale, scheme, jnp.float32)
 
-    @functools.partial(jax.checkpoint, policy=REMAT[remat])
+    @functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat])
     def squares(x):
         return jnp.square(quantize.product(x, values, scale, scheme)).sum()
 

@@ -16,7 +16,7 @@ from nextgpt_jax.training import loop
 from nextgpt_jax.training import step as steps
 from nextgpt_jax.training.loop import row_encoder, train
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
-from nextgpt_jax.training.stages import DELTA, STAGES, part_of
+from nextgpt_jax.training.stages import DELTA, STAGES, param_group
 from nextgpt_jax.training.step import make_step
 from nextgpt_jax.weights.load import load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
@@ -63,11 +63,11 @@ def test_only_the_stage_s_leaves_change_and_the_loss_falls(tiny_root, stage):
     assert before.keys() == after.keys()
     changed = set()
     for path, old in before.items():
-        trained = part_of(path) in EXPECTED[stage] if path[0] != "encoder" and path[0] != "decoders" else False
+        trained = param_group(path) in EXPECTED[stage] if path[0] != "encoder" and path[0] != "decoders" else False
         if not trained:
             assert old.tobytes() == after[path].tobytes(), path  # bit for bit
         elif not np.array_equal(old, after[path]):
-            changed.add(part_of(path))
+            changed.add(param_group(path))
     assert changed == EXPECTED[stage]
     assert np.mean([m["loss"] for m in history[-3:]]) < 0.9 * np.mean([m["loss"] for m in history[:3]])
 
@@ -103,7 +103,7 @@ def test_rates_of_parts(tiny_root):
         before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(before)}
         model, _ = steps_of(config, system, first_batches(config, system, 2)[:1])
         moved = {p: np.asarray(leaf[...]) - before[p] for p, leaf in nnx.to_flat_state(nnx.state(model, DELTA))}
-        assert all(np.array_equal(m, np.zeros_like(m)) == (part_of(p) == "lora") for p, m in moved.items())
+        assert all(np.array_equal(m, np.zeros_like(m)) == (param_group(p) == "lora") for p, m in moved.items())
         updates.append(moved["input_proj", "layers", 0, "kernel"])
     np.testing.assert_allclose(2 * updates[0], updates[1], rtol=1e-3, atol=1e-6)
 

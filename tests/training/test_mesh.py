@@ -79,7 +79,7 @@ def test_every_parameter_has_a_row_and_sizes_that_do_not_divide_are_named(tiny_r
     ):
         sharding.parameter_spec("llm.lm_head.kernel", (32, 721), tiny.Mesh(tensor=2))
     with pytest.raises(UserError, match="mesh.tensor=4 does not divide the model's 2 key/value heads"):
-        sharding.check_heads(tiny.Mesh(tensor=4), **{"attention heads": 4, "key/value heads": 2})
+        sharding.validate_heads(tiny.Mesh(tensor=4), **{"attention heads": 4, "key/value heads": 2})
 
 
 def test_the_widest_axis_is_cut():
@@ -100,4 +100,4 @@ def test_the_widest_axis_is_cut():
 def test_batches_that_do_not_divide():
     places = "does not divide into mesh.data=2 x mesh.fsdp=2"
     with pytest.raises(UserError, match=rf"a batch \(data.batch_size / optim.accumulate\) of 6 rows {places}"):
-        sharding.Rows(tiny.Mesh(data=2, fsdp=2), 6)
+        sharding.HostBatch(tiny.Mesh(data=2, fsdp=2), 6)

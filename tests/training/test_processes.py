@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from nextgpt_jax.training.distributed import lost_a_process
+from nextgpt_jax.training.distributed import is_peer_failure
 from tests import QUICK_COMPILER
 
 STEPS = 20  # a checkpoint every fourth
@@ -116,8 +116,8 @@ def test_a_lost_process_is_told_from_a_bug():
     silent = jax.errors.JaxRuntimeError("UNAVAILABLE: Task 3 heartbeat timeout")
     late = TimeoutError("Timed out while waiting for async_write_complete barrier.")  # what Orbax makes of it
     late.__cause__ = silent
-    assert all(map(lost_a_process, (silent, late, jax.errors.JaxRuntimeError(gone), ValueError(gone))))
-    assert not any(map(lost_a_process, (ValueError("shapes differ"), KeyError("Gloo"), TimeoutError())))
+    assert all(map(is_peer_failure, (silent, late, jax.errors.JaxRuntimeError(gone), ValueError(gone))))
+    assert not any(map(is_peer_failure, (ValueError("shapes differ"), KeyError("Gloo"), TimeoutError())))
 
 
 def test_processes_with_different_configs(tiny_root, tmp_path):

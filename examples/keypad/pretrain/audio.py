@@ -148,7 +148,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     if tokenizer.pad_token_id != _PAD:
         raise RuntimeError(f"the padding has the id {tokenizer.pad_token_id}, not {_PAD}")
-    model = ClapTextModelWithProjection(ClapTextConfig.from_hub(TEXT_ENCODER), rngs=nnx.Rngs(0))
+    model = ClapTextModelWithProjection(ClapTextConfig.from_dict(TEXT_ENCODER), rngs=nnx.Rngs(0))
     captions, unconditional = all_captions(tokenizer, "audio"), caption_ids(tokenizer, [""])[0]
     model = fit_text_encoder(
         "audio text encoder", model, lambda model, ids: model(ids), captions, unconditional, steps=steps
@@ -158,7 +158,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
 
 def audio_vae(output: pathlib.Path, *, steps: int = 500) -> None:
     """The audio decoder's autoencoder of spectrograms."""
-    model = AutoencoderKL(AutoencoderKLConfig.from_hub(VAE), rngs=nnx.Rngs(0))
+    model = AutoencoderKL(AutoencoderKLConfig.from_dict(VAE), rngs=nnx.Rngs(0))
     batches = (mel[..., None] for mel, _ in _tone_batches(np.random.default_rng(0), 16))
     model = fit("audio vae", model, images.autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
     mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
@@ -185,7 +185,7 @@ def _vocoder_loss(model: HifiGan, batch: tuple[Array, Array], _: Array) -> tuple
 def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
     """The audio decoder's vocoder: it is taught waves by errors alone, there is no adversary."""
     folder = output / "audioldm"
-    cfg = AutoencoderKLConfig.from_hub(VAE)
+    cfg = AutoencoderKLConfig.from_dict(VAE)
     autoencoder = load(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), folder / "vae", audioldm_table.VAE)
     decoded = jax.jit(lambda mel: autoencoder.decode(autoencoder.encode(mel[..., None])[0])[..., 0])
 
@@ -194,7 +194,7 @@ def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
             noisy = np.asarray(decoded(mel)) + rng.uniform(0.0, 0.1) * rng.standard_normal(mel.shape)
             yield noisy.astype(np.float32), wave
 
-    model = HifiGan(VocoderConfig.from_hub(VOCODER), rngs=nnx.Rngs(0))
+    model = HifiGan(VocoderConfig.from_dict(VOCODER), rngs=nnx.Rngs(0))
     model = fit("vocoder", model, _vocoder_loss, batches(np.random.default_rng(0)), steps=steps, lr=2e-3, ema=0.99)
     save(model, audioldm_table.VOCODER, VOCODER, folder / "vocoder", "model.safetensors")
     mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
@@ -224,7 +224,7 @@ def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", images.SCHEDULER)
     write_json(folder / "model_index.json", MODEL_INDEX)
 
-    cfg = AudioLDMConfig.from_hub(folder)
+    cfg = AudioLDMConfig.from_pretrained(folder)
     tables = audioldm_table.tables(cfg)
     model = AudioLDM(cfg, rngs=nnx.Rngs(1))
     for name in ("text_encoder", "vae", "vocoder"):

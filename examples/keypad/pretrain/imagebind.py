@@ -45,7 +45,7 @@ IMAGEBIND = {
     "audio_clips": 1,
     "clip_seconds": 2.0,
 }
-_CONFIG = ImageBindConfig.from_hub(IMAGEBIND)
+_CONFIG = ImageBindConfig.from_dict(IMAGEBIND)
 _MODALITIES = ("image", "video", "audio")
 _THINGS = [thing for name in _MODALITIES for thing in things.everything(name)]
 _NUMBER = {thing: i for i, thing in enumerate(_THINGS)}

@@ -117,7 +117,7 @@ def autoencoder_loss(model: AutoencoderKL, x: Array, key: Array) -> tuple[Array,
 
 def vae(output: pathlib.Path, *, steps: int = 1000) -> None:
     """The decoder's autoencoder, with the scaling that gives its latents unit deviation."""
-    model = AutoencoderKL(AutoencoderKLConfig.from_hub(VAE), rngs=nnx.Rngs(0))
+    model = AutoencoderKL(AutoencoderKLConfig.from_dict(VAE), rngs=nnx.Rngs(0))
     batches = _pixel_batches(np.random.default_rng(0), 16)
     model = fit("vae", model, autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
     mean, _ = model.encode(jnp.asarray(pixels(world.ink()[world.TRAIN][:400])))
@@ -172,7 +172,7 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     write_json(folder / "model_index.json", MODEL_INDEX)
 
-    cfg = StableDiffusionConfig.from_hub(folder)
+    cfg = StableDiffusionConfig.from_pretrained(folder)
     autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", stable_diffusion_table.VAE)
     latents, labels = _latents(autoencoder, cfg.vae.scaling_factor, copies=16)
     captions, unconditional = all_captions(tokenizer, "image"), caption_ids(tokenizer, [""])[0]

@@ -45,7 +45,7 @@ _LENGTHS = (32, 48, 64, 96, 160, 256)  # of conversations, which are padded to t
 def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> prompts.Turn:
     """A turn as a language model without media reads it: captions for what is shown, nothing for what is made."""
     captions = (things.caption(thing) for thing in seen)
-    pieces = tuple(p if isinstance(p, str) else next(captions) for p in prompts.split_marks(human))
+    pieces = tuple(p if isinstance(p, str) else next(captions) for p in prompts.split_placeholders(human))
     return prompts.Turn(pieces, None if reply is None else (language.words_alone(reply),))
 
 
@@ -125,7 +125,7 @@ def llama(output: pathlib.Path, *, steps: int = 5000) -> None:
     vocabularies.save(vocabularies.language_model_tokenizer(vocabularies.text()), output / "llm")
     tokenizer = AutoTokenizer.from_pretrained(output / "llm")
     tokenizer.encode = functools.lru_cache(1_000_000)(tokenizer.encode)
-    model = Llama(LlamaConfig.from_hub(LLAMA), rngs=nnx.Rngs(0))
+    model = Llama(LlamaConfig.from_dict(LLAMA), rngs=nnx.Rngs(0))
     batches = _text_batches(tokenizer, random.Random(1), 150_000, 1536)
     model = fit("llama", model, _language_loss, batches, steps=steps, lr=2e-3, weight_decay=0.05)
     save(model, llama_table.BASE, LLAMA, output / "llm", "model.safetensors")

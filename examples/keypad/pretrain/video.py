@@ -60,7 +60,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
     vocabularies.save(vocabularies.caption_tokenizer(), folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     config = images.TEXT_ENCODER
-    model = CLIPTextModel(TextToVideoConfig.PARTS["text_encoder"].from_hub(config), rngs=nnx.Rngs(0))
+    model = CLIPTextModel(TextToVideoConfig.PARTS["text_encoder"].from_dict(config), rngs=nnx.Rngs(0))
 
     def embed(model, ids):
         """The mean from the end of the text on: causal attention shows the whole text to these tokens."""
@@ -126,7 +126,7 @@ def video(output: pathlib.Path, *, steps: int = 1300) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", images.SCHEDULER)
     write_json(folder / "model_index.json", MODEL_INDEX)
 
-    cfg, image_cfg = TextToVideoConfig.from_hub(folder), StableDiffusionConfig.from_hub(image_folder)
+    cfg, image_cfg = TextToVideoConfig.from_pretrained(folder), StableDiffusionConfig.from_pretrained(image_folder)
     tables = stable_diffusion_table
     autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", tables.VAE)
     texts = load(

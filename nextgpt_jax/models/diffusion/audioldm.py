@@ -59,7 +59,7 @@ class AudioLDMConfig(LatentDiffusionConfig):
     def large(cls) -> "AudioLDMConfig":
         """AudioLDM-L-Full: 64 mel bands, 16 kHz, DDIM.
 
-        The autoencoder's scaling factor differs between releases of AudioLDM: `from_hub` reads it from the files.
+        The autoencoder's scaling factor differs between releases: `from_pretrained` reads it from the files.
         """
         vae = AutoencoderKLConfig(
             in_channels=1,

@@ -54,9 +54,9 @@ class ClapTextConfig:
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "ClapTextConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "ClapTextConfig":
         """Reads a ClapTextModelWithProjection's config.json. Raises UserError for another model or activation."""
-        return hf_config.parse_config(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED)
 
 
 class SelfAttention(nnx.Module):

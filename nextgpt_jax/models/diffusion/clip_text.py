@@ -36,9 +36,9 @@ class CLIPTextConfig:
             raise ValueError(f"width {self.hidden_size} does not divide into {self.num_attention_heads} heads")
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
         """Reads a CLIPTextModel's config.json. Raises UserError for another model or activation."""
-        return hf_config.parse_config(cls, config, {"model_type": ("clip_text_model",)})
+        return hf_config.config_from_dict(cls, config, {"model_type": ("clip_text_model",)})
 
     @classmethod
     def clip_l(cls) -> "CLIPTextConfig":

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.diffusion.sample import sample
-from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplingPlan, SchedulerConfig, init_state
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, SchedulerConfig, init_state
 
 
 class LatentDiffusionConfig:
@@ -39,7 +39,7 @@ class LatentDiffusionConfig:
         return self.text_encoder.max_position_embeddings
 
     @classmethod
-    def from_hub(cls, folder: str | pathlib.Path) -> Self:
+    def from_pretrained(cls, folder: str | pathlib.Path) -> Self:
         """Reads a model folder: one folder a part with its config.json, and scheduler/scheduler_config.json.
 
         Raises:
@@ -47,10 +47,10 @@ class LatentDiffusionConfig:
         """
         folder = pathlib.Path(folder)
         parts = {
-            name: kind.from_hub(hf_config.read_config(folder / name / "config.json"))
+            name: kind.from_dict(hf_config.read_config(folder / name / "config.json"))
             for name, kind in cls.PARTS.items()
         }
-        scheduler = SchedulerConfig.from_hub(hf_config.read_config(folder / "scheduler" / "scheduler_config.json"))
+        scheduler = SchedulerConfig.from_dict(hf_config.read_config(folder / "scheduler" / "scheduler_config.json"))
         try:
             return cls(**parts, scheduler=scheduler)
         except ValueError as error:
@@ -102,23 +102,23 @@ class LatentDiffusion(nnx.Module):
         self,
         state: SamplerState,
         prompt_embeds: Float[Array, "b l d"],
-        negative_embeds: Float[Array, "_ l d"] | None,
-        plan: SamplingPlan,
+        negative_prompt_embeds: Float[Array, "_ l d"] | None,
+        plan: SamplerTable,
         guidance: Float[Array, " b"],
         first: Int[Array, ""] | int = 0,
         last: Int[Array, ""] | int | None = None,
     ) -> SamplerState:
         """Evaluations `first` to `last` of the plan (all by default), on latents as the UNet sees them.
 
-        The UNet computes in the dtype of `prompt_embeds`. `negative_embeds` has B rows or one for all; None turns
-        guidance off and halves the work. Raises ValueError without a UNet.
+        The UNet computes in the dtype of `prompt_embeds`. `negative_prompt_embeds` has B rows or one for all;
+        None turns guidance off and halves the work. Raises ValueError without a UNet.
         """
         self._part("unet")
 
         def model(x, timesteps, context):
             return self.predict(x.astype(context.dtype), timesteps, context)
 
-        return sample(model, plan, state, prompt_embeds, negative_embeds, guidance, first=first, last=last)
+        return sample(model, plan, state, prompt_embeds, negative_prompt_embeds, guidance, first=first, last=last)
 
     def decode(self, latents: Float[Array, "b *s c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b ..."]:
         """Media, float32, of denoised latents; the networks compute in `dtype`. Each decoder has its own."""
@@ -127,13 +127,13 @@ class LatentDiffusion(nnx.Module):
     def generate(
         self,
         prompt_embeds: Float[Array, "b l d"],
-        negative_embeds: Float[Array, "_ l d"] | None,
+        negative_prompt_embeds: Float[Array, "_ l d"] | None,
         noise: Float[Array, "b *s c"],
-        plan: SamplingPlan,
+        plan: SamplerTable,
         guidance: Float[Array, " b"],
     ) -> Float[Array, "b ..."]:
         """Media as `decode` gives them, from standard normal noise of any latent size. Other arguments as `denoise`."""
-        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_embeds, plan, guidance)
+        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_prompt_embeds, plan, guidance)
         return self.decode(state.sample, prompt_embeds.dtype)
 
     def _part(self, name: str) -> nnx.Module:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplingPlan, model_input, step
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, model_input, step
 
 
 def sample(
     denoise: Callable[[Array, Array, Any], Array],
-    plan: SamplingPlan,
+    plan: SamplerTable,
     state: SamplerState,
     context: Any,
     negative: Any,

@@ -107,7 +107,7 @@ class SchedulerConfig:
             raise ValueError("PNDM has no prediction_type='sample'")
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
         """Reads a scheduler_config.json. Raises UserError for a class or an option that is not implemented."""
         kind = config.get("_class_name")
         if kind not in _CLASSES:
@@ -115,7 +115,7 @@ class SchedulerConfig:
         name = _CLASSES[kind]
         if name == "ddim":
             config = {"clip_sample": True, **config}  # that class's default, which latents must not have
-        return hf_config.parse_config(cls, {**config, "name": name}, {**_SUPPORTED, **_SUPPORTED_BY[name]})
+        return hf_config.config_from_dict(cls, {**config, "name": name}, {**_SUPPORTED, **_SUPPORTED_BY[name]})
 
     def alphas_cumprod(self) -> np.ndarray:
         """The share of signal left at each training timestep: [num_train_timesteps], float64."""
@@ -123,7 +123,7 @@ class SchedulerConfig:
         betas = np.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps) ** (1 / power)
         return np.cumprod(1.0 - betas)
 
-    def plan(self, steps: int) -> "SamplingPlan":
+    def plan(self, steps: int) -> "SamplerTable":
         """The coefficients of a sampling run of `steps` steps (PNDM evaluates the model more often than that).
 
         Raises:
@@ -170,7 +170,7 @@ class Row:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SamplingPlan:
+class SamplerTable:
     """A sampling run: a Row of arrays with a leading axis, padded beyond `count`. All leaves may be traced."""
 
     rows: Row  # float32 [rows], memory [rows, slots], slot int32 [rows]
@@ -191,19 +191,19 @@ class SamplerState:
     memory: Float[Array, "slots ..."]
 
 
-def init_state(plan: SamplingPlan, noise: Float[Array, "..."]) -> SamplerState:
+def init_state(plan: SamplerTable, noise: Float[Array, "..."]) -> SamplerState:
     """The state before the first evaluation, from standard normal noise of any shape."""
     sample = noise.astype(jnp.float32) * plan.init_noise_sigma
     return SamplerState(sample, jnp.zeros_like(sample), jnp.zeros((_SLOTS, *sample.shape), jnp.float32))
 
 
-def model_input(plan: SamplingPlan, i: Int[Array, ""] | int, state: SamplerState) -> Float[Array, "..."]:
+def model_input(plan: SamplerTable, i: Int[Array, ""] | int, state: SamplerState) -> Float[Array, "..."]:
     """What evaluation `i` feeds to the model, at timestep `plan.row(i).timestep`."""
     return plan.row(i).input_scale * state.sample
 
 
 def step(
-    plan: SamplingPlan, i: Int[Array, ""] | int, state: SamplerState, model_output: Float[Array, "..."]
+    plan: SamplerTable, i: Int[Array, ""] | int, state: SamplerState, model_output: Float[Array, "..."]
 ) -> SamplerState:
     """The state after evaluation `i` gave `model_output` (of the kind `prediction_type` says)."""
     row, x = plan.row(i), state.sample
@@ -243,14 +243,14 @@ def _levels(config, x, timesteps):
     return tuple(table[timesteps].reshape(shape) for table in tables)
 
 
-def _padded(rows: list[Row], init_noise_sigma: float) -> SamplingPlan:
+def _padded(rows: list[Row], init_noise_sigma: float) -> SamplerTable:
     length = -(-len(rows) // _BUCKET) * _BUCKET
     columns = {}
     for field in dataclasses.fields(Row):
         values = np.array([getattr(row, field.name) for row in rows])
         padding = ((0, length - len(rows)), *((0, 0),) * (values.ndim - 1))
         columns[field.name] = np.pad(values, padding).astype(np.int32 if field.name == "slot" else np.float32)
-    return SamplingPlan(Row(**columns), np.int32(len(rows)), np.float32(init_noise_sigma))
+    return SamplerTable(Row(**columns), np.int32(len(rows)), np.float32(init_noise_sigma))
 
 
 def _spaced_timesteps(config: SchedulerConfig, steps: int, *, default: str, rounded: bool = True) -> np.ndarray:

@@ -128,7 +128,7 @@ class UNet2DConfig:
         return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "UNet2DConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "UNet2DConfig":
         """Reads a UNet2DConditionModel's config.json. Raises UserError for variants that compute something else."""
         if config.get("num_attention_heads"):  # the later name of the same thing
             config = {**config, "attention_head_dim": config["num_attention_heads"]}
@@ -138,7 +138,7 @@ class UNet2DConfig:
                 f"{cls.__name__}: cross_attention_dim=None is not supported (only a width, or {widths}, "
                 "with which the blocks attend to themselves)"
             )
-        return hf_config.parse_config(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED)
 
     @classmethod
     def sd15(cls) -> "UNet2DConfig":

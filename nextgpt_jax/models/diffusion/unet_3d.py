@@ -80,12 +80,12 @@ class UNet3DConfig:
                 raise ValueError(f"{width} channels do not divide into {self.norm_num_groups} groups")
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "UNet3DConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "UNet3DConfig":
         """Reads a UNet3DConditionModel's config.json. Raises UserError for variants that compute something else."""
         for name in ("cross_attention_dim", "norm_num_groups"):
             if config.get(name, 1) is None:
                 raise UserError(f"{cls.__name__}: {name}=None is not supported (only a number)")
-        return hf_config.parse_config(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED)
 
     @classmethod
     def zeroscope(cls) -> "UNet3DConfig":
@@ -138,7 +138,7 @@ class TransformerTemporal(nnx.Module):
         return x + h
 
 
-class Layers3D(nnx.Module):
+class SpatioTemporalLayers(nnx.Module):
     """The layers of a block: residual block and temporal convolutions each.
 
     The first `attending` ones go on with a transformer over the pixels of a frame and one over the frames of a pixel.
@@ -169,7 +169,7 @@ class Layers3D(nnx.Module):
         return x
 
 
-class DownBlock3D(Layers3D):
+class DownBlock3D(SpatioTemporalLayers):
     """Layers, which attend or not, then a downsampler if `downsample`."""
 
     def __init__(self, cfg: UNet3DConfig, din: int, dout: int, *, attends: bool, downsample: bool, rngs: nnx.Rngs):
@@ -188,7 +188,7 @@ class DownBlock3D(Layers3D):
         return maps
 
 
-class MidBlock3D(Layers3D):
+class MidBlock3D(SpatioTemporalLayers):
     """Two layers, of which the first attends."""
 
     def __init__(self, cfg: UNet3DConfig, width: int, *, rngs: nnx.Rngs):
@@ -200,7 +200,7 @@ class MidBlock3D(Layers3D):
         return x
 
 
-class UpBlock3D(Layers3D):
+class UpBlock3D(SpatioTemporalLayers):
     """As DownBlock3D, each layer taking a skip connection beside its input, then an upsampler."""
 
     def __init__(

@@ -68,12 +68,12 @@ class AutoencoderKLConfig:
         return height // factor, width // factor, self.latent_channels
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "AutoencoderKLConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "AutoencoderKLConfig":
         """Reads an AutoencoderKL's config.json. Raises UserError for variants that compute something else."""
         for key, wanted in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
             if unknown := set(config.get(key) or ()) - {wanted}:
                 raise UserError(f"{cls.__name__}: {key} {sorted(unknown)} are not supported (only {wanted})")
-        return hf_config.parse_config(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED)
 
     @classmethod
     def sd(cls) -> "AutoencoderKLConfig":

@@ -66,11 +66,11 @@ class VocoderConfig:
         return frames
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "VocoderConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "VocoderConfig":
         """Reads a SpeechT5HifiGan's config.json. Raises UserError for variants that compute something else."""
         if isinstance(config, Mapping):
             config = {"normalize_before": True, **config}  # the class's default
-        return hf_config.parse_config(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED)
 
     @classmethod
     def audioldm(cls) -> "VocoderConfig":

@@ -157,7 +157,7 @@ class ImageBindConfig:
         return shapes[modality]
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "ImageBindConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "ImageBindConfig":
         """Reads the constructor's arguments. Without `modalities`, the towers are those whose sizes are given.
 
         Raises:
@@ -166,7 +166,7 @@ class ImageBindConfig:
         if isinstance(config, Mapping):
             sized = [name for name in MODALITIES if any(f"{name}_{field}" in config for field in _SIZES)]
             config = {**config, "modalities": config.get("modalities") or sized}
-        cfg = hf_config.parse_config(cls, config)
+        cfg = hf_config.config_from_dict(cls, config)
         wanted = [f"{name}_{field}" for name in cfg.modalities for field in _SIZES]
         if missing := [field for field in wanted if config.get(field) is None]:
             raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")

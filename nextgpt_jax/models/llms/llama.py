@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import Embedding, Linear, LoRAConfig, RMSNorm, rotary, scan_layers, stack
+from nextgpt_jax.models.layers import Embedding, Linear, LoRAConfig, RMSNorm, apply_rope, scan_layers, stack
 from nextgpt_jax.sharding import constrain
 
 # "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] for layers apart; slot = position
@@ -53,7 +53,7 @@ class LlamaConfig:
             raise ValueError(f"the rotary embedding needs an even head width, got {self.head_dim}")
 
     @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "LlamaConfig":
+    def from_dict(cls, config: Mapping[str, Any]) -> "LlamaConfig":
         """Reads a transformers config.json. Raises UserError for variants that compute something else."""
         rope = config.get("rope_parameters") or {}  # transformers 5's spelling
         config = {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta"))}
@@ -67,7 +67,7 @@ class LlamaConfig:
         }
         if rope.get("rope_type", "default") != "default":
             raise UserError(f"LlamaConfig: rope_type={rope['rope_type']!r} is not supported (only 'default')")
-        return hf_config.parse_config(cls, config, supported)
+        return hf_config.config_from_dict(cls, config, supported)
 
     @classmethod
     def vicuna_7b(cls) -> "LlamaConfig":
@@ -82,10 +82,10 @@ class LlamaConfig:
 
 
 class Attention(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, scheme=scheme, rngs=rngs)
+            return Linear(din, dout, bias=False, lora=adapted, quantization=quantization, rngs=rngs)
 
         self.head_dim, self.theta = cfg.head_dim, cfg.rope_theta
         query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
@@ -102,8 +102,8 @@ class Attention(nnx.Module):
             y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
             return constrain(y, "batch", None, "heads", None)
 
-        q = rotary(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
-        k = rotary(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
+        q = apply_rope(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
+        k = apply_rope(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
         v = heads(self.v_proj, keys[2])
         begins = mask is None and lengths is None
         if cache is not None:
@@ -126,10 +126,10 @@ def _write(cache: Array, layer: tuple[Array, ...], positions: Array | None, new:
 
 
 class MLP(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, scheme=scheme, rngs=rngs)
+            return Linear(din, dout, bias=False, lora=adapted, quantization=quantization, rngs=rngs)
 
         self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
         self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
@@ -140,11 +140,11 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, scheme: str, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg, lora, scheme, rngs=rngs)
+        self.self_attn = Attention(cfg, lora, quantization, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.mlp = MLP(cfg, lora, scheme, rngs=rngs)
+        self.mlp = MLP(cfg, lora, quantization, rngs=rngs)
 
     def __call__(self, x, positions, mask, lengths, cache, layer, key):
         keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
@@ -158,14 +158,14 @@ class Llama(nnx.Module):
     """The decoder stack with its embedding and head; `lora` adds low-rank updates to the projections it names, and
     `scheme` keeps the kernels of all layers in few bits (see quantize.py)."""
 
-    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, scheme: str = "", rngs: nnx.Rngs):
+    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, quantization: str = "", rngs: nnx.Rngs):
         if lora:
             known = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
             if unknown := set(lora.targets) - known:
                 raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}")
         self.config = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
-        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, scheme, rngs=rngs), cfg.num_hidden_layers, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, quantization, rngs=rngs), cfg.num_hidden_layers, rngs)
         self.norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
         tied = cfg.tie_word_embeddings
         self.lm_head = None if tied else Linear(cfg.hidden_size, cfg.vocab_size, bias=False, rngs=rngs)

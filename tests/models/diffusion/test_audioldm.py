@@ -106,7 +106,7 @@ def folder(pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
-    config = AudioLDMConfig.from_hub(folder)
+    config = AudioLDMConfig.from_pretrained(folder)
     model = nnx.eval_shape(lambda: AudioLDM(config, rngs=nnx.Rngs(0)))
     for name, table in tables(config).items():
         part = getattr(model, name)
@@ -231,6 +231,6 @@ def test_configs_that_do_not_fit(folder, part, change, message):
     try:
         path.write_text(json.dumps(json.loads(original) | change))
         with pytest.raises(UserError, match=message):
-            AudioLDMConfig.from_hub(folder)
+            AudioLDMConfig.from_pretrained(folder)
     finally:
         path.write_text(original)

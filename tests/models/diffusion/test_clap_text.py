@@ -36,7 +36,7 @@ def pair(**options):
         for name, parameter in original.named_parameters():
             if "embeddings.weight" in name:  # small, and zero at the padding: positions would hardly show
                 parameter.normal_()
-    return original, load_into(make(ClapTextConfig.from_hub(hub.to_dict())), TEXT_ENCODER, original)
+    return original, load_into(make(ClapTextConfig.from_dict(hub.to_dict())), TEXT_ENCODER, original)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_bfloat16_stays_bfloat16():
 )
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
-        ClapTextConfig.from_hub({**SMALL, **option})
+        ClapTextConfig.from_dict({**SMALL, **option})
 
 
 def test_too_many_tokens():

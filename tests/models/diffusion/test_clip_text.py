@@ -26,7 +26,7 @@ def make(config):
 def pair(activation):
     config = dataclasses.replace(SMALL, hidden_act=activation)
     hub = transformers.CLIPTextConfig(**dataclasses.asdict(config))
-    assert CLIPTextConfig.from_hub(hub.to_dict()) == config
+    assert CLIPTextConfig.from_dict(hub.to_dict()) == config
     torch.manual_seed(0)
     original = randomise(transformers.CLIPTextModel(hub))
     return original, load_into(make(config), TEXT_ENCODER, original)
@@ -77,8 +77,8 @@ def test_full_size(config, count, name):
 
 def test_errors():
     with pytest.raises(UserError, match="hidden_act='relu'"):
-        CLIPTextConfig.from_hub({"hidden_act": "relu"})
+        CLIPTextConfig.from_dict({"hidden_act": "relu"})
     with pytest.raises(UserError, match="model_type='bert'"):
-        CLIPTextConfig.from_hub({"model_type": "bert"})
+        CLIPTextConfig.from_dict({"model_type": "bert"})
     with pytest.raises(ValueError, match="78 tokens"):
         nnx.eval_shape(lambda: make(SMALL)()(jnp.zeros((1, 78), jnp.int32)))

@@ -86,7 +86,7 @@ def noise():
 @pytest.mark.parametrize("name,options", CASES, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v)))
 def test_trajectory(name, options, steps, noise):
     scheduler = getattr(diffusers, name)(**{**SD, **options})
-    config = SchedulerConfig.from_hub({**scheduler.config, "_class_name": name})
+    config = SchedulerConfig.from_dict({**scheduler.config, "_class_name": name})
     plan = config.plan(steps)
     expected, expected_fed = reference(scheduler, steps, noise)
     actual, fed = run(plan, noise)
@@ -179,7 +179,7 @@ def test_training_noise_and_target(prediction_type, noise):
 )
 def test_unsupported(config, message):
     with pytest.raises(UserError, match=message):
-        SchedulerConfig.from_hub(config)
+        SchedulerConfig.from_dict(config)
 
 
 @pytest.mark.parametrize(

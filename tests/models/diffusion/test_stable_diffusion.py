@@ -81,7 +81,7 @@ def folder(pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
-    config = StableDiffusionConfig.from_hub(folder)
+    config = StableDiffusionConfig.from_pretrained(folder)
     model = nnx.eval_shape(lambda: StableDiffusion(config, rngs=nnx.Rngs(0)))
     for name, table in (("text_encoder", TEXT_ENCODER), ("unet", unet_table(config.unet)), ("vae", VAE)):
         part = getattr(model, name)
@@ -262,13 +262,13 @@ def test_presets():
 
 def test_configs_that_do_not_fit(folder, tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        StableDiffusionConfig.from_hub(tmp_path)
+        StableDiffusionConfig.from_pretrained(tmp_path)
     classes = {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 8}
     for name, change in (("unet", {"cross_attention_dim": 32}), ("unet", {"in_channels": 9}), ("unet", classes)):
         original = (folder / name / "config.json").read_text()
         try:
             (folder / name / "config.json").write_text(json.dumps(json.loads(original) | change))
             with pytest.raises(UserError, match="the UNet"):
-                StableDiffusionConfig.from_hub(folder)
+                StableDiffusionConfig.from_pretrained(folder)
         finally:
             (folder / name / "config.json").write_text(original)

@@ -86,7 +86,7 @@ def folder(pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
-    config = TextToVideoConfig.from_hub(folder)
+    config = TextToVideoConfig.from_pretrained(folder)
     model = nnx.eval_shape(lambda: TextToVideo(config, rngs=nnx.Rngs(0)))
     for name, table in TABLES.items():
         part = getattr(model, name)
@@ -241,7 +241,7 @@ def test_sizes_that_do_not_fit(model):
 
 def test_configs_that_do_not_fit(folder, tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        TextToVideoConfig.from_hub(tmp_path)
+        TextToVideoConfig.from_pretrained(tmp_path)
     for key, value, message in (
         ("cross_attention_dim", 32, "the UNet attends to width 32"),
         ("in_channels", 9, "the UNet has 9 channels in"),
@@ -252,6 +252,6 @@ def test_configs_that_do_not_fit(folder, tmp_path):
         try:
             path.write_text(json.dumps(json.loads(original) | {key: value}))
             with pytest.raises(UserError, match=message):
-                TextToVideoConfig.from_hub(folder)
+                TextToVideoConfig.from_pretrained(folder)
         finally:
             path.write_text(original)

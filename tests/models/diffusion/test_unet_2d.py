@@ -61,7 +61,7 @@ def make(config):
 def pair(variant):
     torch.manual_seed(0)
     original = randomise(diffusers.UNet2DConditionModel(**{**SMALL, **VARIANTS[variant]}))
-    config = UNet2DConfig.from_hub(original.config)
+    config = UNet2DConfig.from_dict(original.config)
     return original, load_into(make(config), unet_table(config), original)
 
 
@@ -138,11 +138,11 @@ def test_full_size(config, count, name):
 )
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
-        UNet2DConfig.from_hub({**SMALL, **option})
+        UNet2DConfig.from_dict({**SMALL, **option})
 
 
 def test_text_and_classes_are_given_where_they_are_used():
-    audio = UNet2DConfig.from_hub(SMALL | VARIANTS["audioldm"])
+    audio = UNet2DConfig.from_dict(SMALL | VARIANTS["audioldm"])
     x, t, context, classes = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 7, 24)), jnp.zeros((1, 12))
     for config, given, message in (
         (UNet2DConfig(**SMALL), (None,), "needs encoder_hidden_states"),

@@ -49,7 +49,7 @@ def pair(variant):
         for name, parameter in original.named_parameters():
             if ".conv4.3.weight" in name:  # zero until trained
                 parameter.normal_(std=0.1)
-    config = UNet3DConfig.from_hub(original.config)
+    config = UNet3DConfig.from_dict(original.config)
     return original, load_into(make(config), UNET, original)
 
 
@@ -162,4 +162,4 @@ def test_full_size():
 )
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
-        UNet3DConfig.from_hub({**SMALL, **option})
+        UNet3DConfig.from_dict({**SMALL, **option})

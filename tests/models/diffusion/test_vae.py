@@ -32,7 +32,7 @@ def pair(**options):
     }
     torch.manual_seed(0)
     original = randomise(diffusers.AutoencoderKL(**small, **options))
-    config = AutoencoderKLConfig.from_hub(original.config)
+    config = AutoencoderKLConfig.from_dict(original.config)
     return original, load_into(make(config), VAE, original)
 
 
@@ -94,4 +94,4 @@ def test_full_size():
 )
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
-        AutoencoderKLConfig.from_hub(option)
+        AutoencoderKLConfig.from_dict(option)

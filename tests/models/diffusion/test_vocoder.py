@@ -43,7 +43,7 @@ def original():
 
 @pytest.fixture(scope="module")
 def model(original):
-    return load_into(make(VocoderConfig.from_hub(original.config.to_dict())), VOCODER, original)
+    return load_into(make(VocoderConfig.from_dict(original.config.to_dict())), VOCODER, original)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 12])
@@ -129,9 +129,9 @@ def test_full_size():
 )
 def test_unsupported(option, message):
     with pytest.raises(UserError, match=message):
-        VocoderConfig.from_hub({**SMALL, **option})
+        VocoderConfig.from_dict({**SMALL, **option})
 
 
 def test_normalisation_is_the_default_of_the_original():
     with pytest.raises(UserError, match="normalize_before=True"):
-        VocoderConfig.from_hub({})
+        VocoderConfig.from_dict({})

@@ -24,7 +24,7 @@ SENSORS = ("depth", "thermal", "imu")
 
 
 def tiny_config() -> ImageBindConfig:
-    return ImageBindConfig.from_hub(read_json(FIXTURES / "tiny" / "imagebind.json"))
+    return ImageBindConfig.from_dict(read_json(FIXTURES / "tiny" / "imagebind.json"))
 
 
 def load_tiny(modalities=MODALITIES) -> ImageBind:
@@ -253,12 +253,12 @@ def test_too_long_text_is_refused(model):
 
 def test_towers_are_those_that_the_config_sizes():
     raw = read_json(FIXTURES / "tiny" / "imagebind.json")
-    assert ImageBindConfig.from_hub(raw).modalities == MODALITIES
+    assert ImageBindConfig.from_dict(raw).modalities == MODALITIES
     assert ImageBindConfig.huge().modalities == MODALITIES
     seeing = {k: v for k, v in raw.items() if k.split("_")[0] not in ("audio", *SENSORS)}
-    assert ImageBindConfig.from_hub(seeing).modalities == ("vision", "text")
-    assert ImageBindConfig.from_hub({**raw, "modalities": ["audio", "vision"]}).modalities == ("audio", "vision")
-    assert ImageBindConfig.from_hub(read_json(KEYPAD / "config.json")).modalities == ("vision", "text", "audio")
+    assert ImageBindConfig.from_dict(seeing).modalities == ("vision", "text")
+    assert ImageBindConfig.from_dict({**raw, "modalities": ["audio", "vision"]}).modalities == ("audio", "vision")
+    assert ImageBindConfig.from_dict(read_json(KEYPAD / "config.json")).modalities == ("vision", "text", "audio")
 
 
 def test_huge_is_the_published_config():
@@ -272,7 +272,7 @@ def test_huge_is_the_published_config():
         "thermal_num_blocks": 12, "thermal_num_heads": 12, "thermal_drop_path": 0.0, "imu_embed_dim": 512,
         "imu_kernel_size": 8, "imu_num_blocks": 6, "imu_num_heads": 8, "imu_drop_path": 0.7,
     }  # fmt: skip
-    assert ImageBindConfig.from_hub(published) == ImageBindConfig.huge()
+    assert ImageBindConfig.from_dict(published) == ImageBindConfig.huge()
 
 
 def test_input_shapes():
@@ -311,12 +311,12 @@ def test_input_shapes():
 def test_bad_configs_say_why(change, message):
     raw = read_json(FIXTURES / "tiny" / "imagebind.json") | change
     with pytest.raises(UserError, match=message):
-        ImageBindConfig.from_hub(raw)
+        ImageBindConfig.from_dict(raw)
 
 
 def test_towers_that_do_not_exist_are_not_checked():
     raw = read_json(FIXTURES / "tiny" / "imagebind.json")
-    cfg = ImageBindConfig.from_hub(raw | {"modalities": ["vision", "audio"], "image_size": 28, "imu_kernel_size": 7})
+    cfg = ImageBindConfig.from_dict(raw | {"modalities": ["vision", "audio"], "image_size": 28, "imu_kernel_size": 7})
     assert cfg.input_shape("image") == (28, 28, 3)
     with pytest.raises(UserError, match="lacks audio_embed_dim, audio_num_blocks, audio_num_heads"):
-        ImageBindConfig.from_hub({"modalities": ["audio"], "out_embed_dim": 8})
+        ImageBindConfig.from_dict({"modalities": ["audio"], "out_embed_dim": 8})

@@ -47,7 +47,7 @@ def original(**options) -> transformers.LlamaForCausalLM:
 
 
 def ours(model: transformers.LlamaForCausalLM, lora: LoRAConfig | None = None) -> Llama:
-    cfg = LlamaConfig.from_hub(model.config.to_dict())
+    cfg = LlamaConfig.from_dict(model.config.to_dict())
     return load_into(lambda: Llama(cfg, lora=lora, rngs=nnx.Rngs(0)), BASE, model)
 
 
@@ -88,7 +88,7 @@ def test_matches_transformers(options):
 
 def test_tied_head():
     model = original(tie_word_embeddings=True)
-    cfg = LlamaConfig.from_hub(model.config.to_dict())
+    cfg = LlamaConfig.from_dict(model.config.to_dict())
     checkpoint = checkpoint_of(model)
     tied = Checkpoint.of("tied", {k: v for k, v in checkpoint.items() if k != "lm_head.weight"})  # as hub files have it
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=nnx.Rngs(0))))
@@ -198,7 +198,7 @@ def test_export_gives_the_weights_back():
 
 @pytest.fixture(scope="module")
 def vicuna() -> Llama:
-    cfg = LlamaConfig.from_hub(read_json(FIXTURES / "vicuna" / "config.json"))
+    cfg = LlamaConfig.from_dict(read_json(FIXTURES / "vicuna" / "config.json"))
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=nnx.Rngs(0))))
     return nnx.merge(graphdef, matching.load(open_checkpoint(FIXTURES / "vicuna"), state, BASE))
 
@@ -377,7 +377,7 @@ def test_published_sizes():
 )
 def test_unsupported_configs_say_why(options, reason):
     with pytest.raises(UserError, match=reason):
-        LlamaConfig.from_hub({**SIZES, **options})
+        LlamaConfig.from_dict({**SIZES, **options})
 
 
 def test_unknown_lora_targets_are_refused():
