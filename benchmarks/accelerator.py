@@ -48,7 +48,7 @@ from nextgpt_jax import chips, compiler, flops
 from nextgpt_jax.aot import plan
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate
-from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import attention
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
@@ -189,7 +189,9 @@ def language(small: bool) -> Iterator[Result]:
     prompt, bandwidth = SMALL_TOKENS if small else TOKENS, copy_rate(small)
 
     def abstract():
-        config = NExTGPTConfig(llm=cfg, encoder=None, lora=None, input_projector="linear", input_dim=8, outputs=())
+        config = NExTGPTConfig(
+            llm=cfg, encoder=None, lora=None, input_projector="linear", input_dim=8, output_projectors=()
+        )
         return NExTGPTModel(config, rngs=make_rngs(0))
 
     model = nnx.eval_shape(abstract)
@@ -321,7 +323,7 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     table = config.scheduler.plan(steps)
     run = compiler.jit(lambda model, *inputs: model.generate(*inputs))
     denoise = jax.jit(lambda model, *inputs: model.denoise(*inputs))
-    shape = config.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
+    shape = config.latent_shape(*(getattr(options, field) for field in MODALITIES[name].size))
     samples, found = {}, {}
     for batch in (1,) if small else batches:
         rng = np.random.default_rng(batch)

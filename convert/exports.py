@@ -39,7 +39,7 @@ def export_to(output: pathlib.Path, component: str, values: flags.FlagValues) ->
     source = pathlib.Path(values.source)
     if component == "delta":
         tensors = _saved_delta(source, values)
-        _write_tensors(output, tensors, dtype, "model.safetensors")
+        _write_tensors(output, tensors, dtype, "model.safetensors", **_delta_config(nextgpt_delta.read_signals(source)))
     elif component == "llama" and values.lora:
         _export_merged(output, source, pathlib.Path(values.lora), dtype)
     else:
@@ -52,6 +52,10 @@ def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, 
         for name, content in beside.items():
             (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
         save_safetensors(tensors, folder / file, dtype=dtype)
+
+
+def _delta_config(signals) -> dict[str, Any]:
+    return {pathlib.Path(nextgpt_delta.CONFIG).stem: nextgpt_delta.config_json(signals)}
 
 
 def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
@@ -84,12 +88,12 @@ def _export_run(output: pathlib.Path, component: str, values, dtype) -> None:
         raise UserError(f"export {component} takes --source; of a --workdir, delta and lora can be exported")
     run = Workdir(values.workdir)
     config = dataclasses.replace(values.config.model, delta=run.base_delta)
-    model = load.model_config(config)
+    model = load.model_config(config, signals=run.signals)
     state = load.abstract_state(model)
     trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
-        _write_tensors(output, tensors, dtype, "model.safetensors")
+        _write_tensors(output, tensors, dtype, "model.safetensors", **_delta_config(run.signals))
     else:
         tensors = matching.export(nnx.filter_state(trained["llm"], nnx.LoRAParam), llama_table.LORA)
         _write_tensors(output, tensors, dtype, "adapter_model.safetensors", adapter_config=_adapter_config(model.lora))
@@ -154,7 +158,8 @@ def _export_system(output: pathlib.Path, values, dtype) -> None:
         for name, entry in manifest["parts"].items():
             target = scratch / entry["folder"]
             if entry["component"] == "delta":
-                _write_tensors(target, _saved_delta(named[name], values), dtype, "model.safetensors")
+                config = _delta_config(nextgpt_delta.read_signals(named[name]))
+                _write_tensors(target, _saved_delta(named[name], values), dtype, "model.safetensors", **config)
             else:
                 folders.export_folder(entry["component"], named[name], target, dtype=dtype)
             print(f"{name}: {output / entry['folder']}")

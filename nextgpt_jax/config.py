@@ -16,6 +16,7 @@ class ModelConfig:
     video_decoder: str = ""
     audio_decoder: str = ""
     delta: str = ""  # trained weights in the released layout; "" starts from random projections
+    output_modalities: tuple[str, ...] = ()  # that a new model has signal tokens for; empty: image, video, audio
     input_projector: str = "linear"  # linear or mlp
     output_projector: str = "transformer"  # linear, transformer or qformer
     projector_width: int = 0  # sizes inside the output projection; 0: as published

@@ -1,50 +1,143 @@
-"""The one table of modalities, and the tokens that those which can be produced add to the language model's vocabulary.
+"""The table of modalities, and the vocabulary of a model.
 
-The 38 new tokens follow the base vocabulary in this order: `<Img>`, `</Img>` (around every input embedding, whatever
-its modality), then each modality's signal tokens. Nothing else in the project is written out per modality.
+A row of MODALITIES says how a modality is written and which encoder branch reads it. Which signal tokens a model has is
+part of that model (`Vocabulary`), so a new row leaves existing weights as they are.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from nextgpt_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Modality:
-    """One row: how a modality is written in prompts, read by the encoder and asked for by the language model."""
+    """How a modality is written in prompts, read by the encoder and requested by the language model.
+
+    Attributes:
+      name: as in flags, files and configs.
+      placeholder: stands for one input in a prompt, or for one output in a training target.
+      encoder: the branch of the encoder that reads it.
+      views: an input is read in several views (clips, crops), whose embeddings are averaged.
+      signal: spelling of its signal tokens in new models: [IMG0], [IMG1], ...; empty: it cannot be generated.
+      num_signal_tokens: how many signal tokens new models have for it.
+      size: the fields of its generation settings (config.py) that fix the shape of an output.
+      suffix: of the files that are written.
+    """
 
     name: str
-    placeholder: str  # stands for one input in a prompt, or one output in a reply
-    encoder: str  # branch of ImageBind that reads it
-    views: bool = False  # is a medium read in several views, whose embeddings are averaged?
-    signal: str = ""  # spelling of the signal tokens: [IMG0], [IMG1], ...; "" cannot be produced
+    placeholder: str
+    encoder: str
+    views: bool = False
+    signal: str = ""
     num_signal_tokens: int = 0
-    first_signal: int = 0  # index among the new tokens
-    size: tuple[str, ...] = ()  # fields of its options (config.py) that fix the shape of what is produced
-    suffix: str = ""  # of the files that are written
+    size: tuple[str, ...] = ()
+    suffix: str = ""
 
 
 MODALITIES: dict[str, Modality] = {
     m.name: m
     for m in (
-        Modality("image", "<image>", "vision", False, "IMG", 4, 2, ("height", "width"), ".png"),
-        Modality("video", "<video>", "vision", True, "VID", 24, 6, ("frames", "height", "width"), ".mp4"),
-        Modality("audio", "<audio>", "audio", True, "AUD", 8, 30, ("seconds",), ".wav"),
+        Modality("image", "<image>", "vision", False, "IMG", 4, ("height", "width"), ".png"),
+        Modality("video", "<video>", "vision", True, "VID", 24, ("frames", "height", "width"), ".mp4"),
+        Modality("audio", "<audio>", "audio", True, "AUD", 8, ("seconds",), ".wav"),
         Modality("depth", "<depth>", "depth"),
         Modality("thermal", "<thermal>", "thermal"),
         Modality("imu", "<imu>", "imu"),
     )
 }
-OUTPUTS: dict[str, Modality] = {name: m for name, m in MODALITIES.items() if m.signal}
-
-NEW_TOKENS: tuple[str, ...] = (
-    "<Img>",
-    "</Img>",
-    *(f"[{m.signal}{i}]" for m in OUTPUTS.values() for i in range(m.num_signal_tokens)),
-)
-MEDIA_BEGIN, MEDIA_END = 0, 1  # indices among the new tokens
 
 
-def signal_ids(modality: str, base_vocab: int) -> tuple[int, ...]:
-    """The ids of a modality's signal tokens, consecutive, above a base vocabulary of `base_vocab` rows."""
-    row = OUTPUTS[modality]
-    first = base_vocab + row.first_signal
-    return tuple(range(first, first + row.num_signal_tokens))
+def output_modalities() -> tuple[str, ...]:
+    """The modalities that some model can generate, in the order of the table."""
+    return tuple(name for name, row in MODALITIES.items() if row.signal)
+
+
+class SignalTokens(NamedTuple):
+    """The signal tokens of one output modality: [PREFIX0] to [PREFIX<count - 1>]."""
+
+    modality: str
+    prefix: str
+    count: int
+
+
+# The vocabulary of the released weights: 2 + 4 + 24 + 8 = 38 new tokens.
+RELEASED = (SignalTokens("image", "IMG", 4), SignalTokens("video", "VID", 24), SignalTokens("audio", "AUD", 8))
+
+
+def signal_tokens(names: Sequence[str]) -> tuple[SignalTokens, ...]:
+    """The signal tokens of a new model that can generate the modalities `names`, in this order.
+
+    Raises:
+      UserError: a name is repeated, or no modality that can be generated.
+    """
+    known = output_modalities()
+    if wrong := [name for name in names if name not in known or list(names).count(name) > 1]:
+        raise UserError(f"output modality {wrong[0]!r}: give some of {', '.join(known)}, each once")
+    return tuple(SignalTokens(name, MODALITIES[name].signal, MODALITIES[name].num_signal_tokens) for name in names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The token ids of a model: the base vocabulary, then `<Img>` and `</Img>` (around every input embedding, whatever
+    its modality), then the signal tokens of each output modality.
+
+    Attributes:
+      base_size: tokens of the language model's own vocabulary.
+      signals: the output modalities, in the order of their tokens.
+    """
+
+    base_size: int
+    signals: tuple[SignalTokens, ...] = RELEASED
+
+    @property
+    def new_tokens(self) -> tuple[str, ...]:
+        """The spellings of the tokens above the base vocabulary."""
+        return ("<Img>", "</Img>", *(f"[{s.prefix}{i}]" for s in self.signals for i in range(s.count)))
+
+    @property
+    def size(self) -> int:
+        """All tokens."""
+        return self.base_size + len(self.new_tokens)
+
+    @property
+    def media_begin(self) -> int:
+        """The id of `<Img>`."""
+        return self.base_size
+
+    @property
+    def media_end(self) -> int:
+        """The id of `</Img>`."""
+        return self.base_size + 1
+
+    @property
+    def output_modalities(self) -> tuple[str, ...]:
+        """The modalities that have signal tokens."""
+        return tuple(s.modality for s in self.signals)
+
+    def signal_ids(self, modality: str) -> tuple[int, ...]:
+        """The consecutive ids of a modality's signal tokens. Raises KeyError if it has none."""
+        first = self.base_size + 2
+        for signal in self.signals:
+            if signal.modality == modality:
+                return tuple(range(first, first + signal.count))
+            first += signal.count
+        raise KeyError(modality)
+
+
+def signals_to_json(signals: Iterable[SignalTokens]) -> list[list]:
+    """As files of weights record them."""
+    return [list(s) for s in signals]
+
+
+def signals_from_json(value: object, where: str) -> tuple[SignalTokens, ...]:
+    """The inverse of `signals_to_json`.
+
+    Raises:
+      UserError: `value`, read from the file `where`, is something else.
+    """
+    rows = value if isinstance(value, list) else [value]
+    if not all(isinstance(r, list) and [type(x) for x in r] == [str, str, int] and r[2] > 0 for r in rows):
+        raise UserError(f'{where}: signal_tokens should be a list such as [["image", "IMG", 4]]')
+    return tuple(SignalTokens(*row) for row in rows)

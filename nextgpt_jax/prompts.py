@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MEDIA_BEGIN, MEDIA_END, MODALITIES, signal_ids
+from nextgpt_jax.modalities import MODALITIES, Vocabulary
 
 
 class Tokenizer(Protocol):
@@ -79,8 +79,8 @@ class TokenizedConversation:
     outputs: list[tuple[int, Output]] = dataclasses.field(default_factory=list)  # position of the first signal token
 
 
-def encode(
-    turns: Sequence[Turn], tokenizer: Tokenizer, base_vocab: int, template: Template = TEMPLATES["pieces"]
+def tokenize_conversation(
+    turns: Sequence[Turn], tokenizer: Tokenizer, vocabulary: Vocabulary, template: Template = TEMPLATES["pieces"]
 ) -> TokenizedConversation:
     """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
 
@@ -94,9 +94,9 @@ def encode(
 
     def add_text(text: str, loss: bool, before_new: bool) -> None:
         if template.join_text:
-            text = text.lstrip() if encoded.ids[-1] >= base_vocab else text
+            text = text.lstrip() if encoded.ids[-1] >= vocabulary.base_size else text
             text = text.rstrip() if before_new else text
-        if text and template.bos_per_text and encoded.ids[-1] == base_vocab + MEDIA_END:
+        if text and template.bos_per_text and encoded.ids[-1] == vocabulary.media_end:
             add([tokenizer.bos_token_id], False)
         if text:
             add(tokenizer.encode(text, add_special_tokens=False), loss)
@@ -109,12 +109,12 @@ def encode(
             if isinstance(segment, str):
                 add_text(segment, loss, before_new=not isinstance(following, str))
             elif isinstance(segment, Input):
-                add([base_vocab + MEDIA_BEGIN], False)
+                add([vocabulary.media_begin], False)
                 encoded.inputs.append((len(encoded.ids), segment))
-                add([0, base_vocab + MEDIA_END], False)
+                add([0, vocabulary.media_end], False)
             else:
                 encoded.outputs.append((len(encoded.ids), segment))
-                add(signal_ids(segment.modality, base_vocab), loss)
+                add(vocabulary.signal_ids(segment.modality), loss)
 
     for i, turn in enumerate(turns):
         add_side([template.next_human if i else template.human, *turn.human, template.assistant], False)
@@ -137,13 +137,11 @@ def stop_sequences(tokenizer: Tokenizer, template: Template = TEMPLATES["pieces"
     return tuple(dict.fromkeys(s for s in spellings if s))
 
 
-_PLACEHOLDERS = {m.placeholder: m.name for m in MODALITIES.values()}
-_SPLIT = re.compile("(" + "|".join(map(re.escape, _PLACEHOLDERS)) + ")")
-
-
 def split_placeholders(text: str) -> list[str | tuple[str, str]]:
     """Splits text at its `<image>`, `<video>`, ... marks: strings, and ("mark", modality) for each mark."""
-    pieces = [("mark", _PLACEHOLDERS[p]) if p in _PLACEHOLDERS else p for p in _SPLIT.split(text)]
+    names = {m.placeholder: m.name for m in MODALITIES.values()}
+    split = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+    pieces = [("mark", names[p]) if p in names else p for p in split]
     return [p for p in pieces if p]
 
 

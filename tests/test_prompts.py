@@ -8,21 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, OUTPUTS, signal_ids
+from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
 from nextgpt_jax.prompts import (
     TEMPLATES,
     Input,
     Output,
     Turn,
-    encode,
     human_segments,
     reply_segments,
     split_placeholders,
     stop_sequences,
+    tokenize_conversation,
 )
 from tests import FIXTURES
 
 VOCAB = 300
+VOCABULARY = Vocabulary(VOCAB)
 
 
 class ByteTokenizer:
@@ -46,16 +47,17 @@ def ids_of(text):
 
 
 def test_new_tokens_are_the_references():
-    assert len(NEW_TOKENS) == 38
-    assert NEW_TOKENS[:4] == ("<Img>", "</Img>", "[IMG0]", "[IMG1]")
-    assert [NEW_TOKENS[i] for i in (5, 6, 29, 30, 37)] == ["[IMG3]", "[VID0]", "[VID23]", "[AUD0]", "[AUD7]"]
-    for name, row in OUTPUTS.items():
-        expected = [f"[{row.signal}{i}]" for i in range(row.num_signal_tokens)]
-        assert [NEW_TOKENS[i - 32000] for i in signal_ids(name, 32000)] == expected
+    vocabulary = Vocabulary(32000)
+    tokens = vocabulary.new_tokens
+    assert len(tokens) == 38 and vocabulary.size == 32038
+    assert tokens[:4] == ("<Img>", "</Img>", "[IMG0]", "[IMG1]")
+    assert [tokens[i] for i in (5, 6, 29, 30, 37)] == ["[IMG3]", "[VID0]", "[VID23]", "[AUD0]", "[AUD7]"]
+    for name, prefix, count in (("image", "IMG", 4), ("video", "VID", 24), ("audio", "AUD", 8)):
+        assert [tokens[i - 32000] for i in vocabulary.signal_ids(name)] == [f"[{prefix}{i}]" for i in range(count)]
 
 
 def test_stage_1_sample():
-    e = encode([Turn((Input("image", "x"), " generate a caption"), ("a dog",))], TOKENIZER, VOCAB)
+    e = tokenize_conversation([Turn((Input("image", "x"), " generate a caption"), ("a dog",))], TOKENIZER, VOCABULARY)
     head = [1, *ids_of("### Human: "), VOCAB, 0, VOCAB + 1, *ids_of(" generate a caption\n### Assistant: ")]
     target = ids_of("a dog\n###")
     assert e.ids == head + target
@@ -64,9 +66,9 @@ def test_stage_1_sample():
 
 
 def test_stage_2_sample():
-    e = encode([Turn(("a dog",), ("a dog", Output("image", "a dog")))], TOKENIZER, VOCAB)
+    e = tokenize_conversation([Turn(("a dog",), ("a dog", Output("image", "a dog")))], TOKENIZER, VOCABULARY)
     head = [1, *ids_of("### Human: a dog\n### Assistant: ")]
-    target = [*ids_of("a dog"), *signal_ids("image", VOCAB), *ids_of("\n###")]
+    target = [*ids_of("a dog"), *VOCABULARY.signal_ids("image"), *ids_of("\n###")]
     assert e.ids == head + target
     assert e.loss == [False] * len(head) + [True] * len(target)
     assert e.outputs == [(len(head) + 5, Output("image", "a dog"))]
@@ -78,12 +80,12 @@ def test_several_turns_with_media_anywhere():
         Turn(("draw", Input("video", 3)), ("here", Output("image", "c"), Output("audio", "d"))),
         Turn(("thanks",)),
     ]
-    e = encode(turns, TOKENIZER, VOCAB)
+    e = tokenize_conversation(turns, TOKENIZER, VOCABULARY)
     assert [medium.content for _, medium in e.inputs] == [1, 2, 3]
     for position, _ in e.inputs:
         assert e.ids[position - 1 : position + 2] == [VOCAB, 0, VOCAB + 1]
     for position, output in e.outputs:
-        group = signal_ids(output.modality, VOCAB)
+        group = VOCABULARY.signal_ids(output.modality)
         assert tuple(e.ids[position : position + len(group)]) == group
         assert all(e.loss[position : position + len(group)])
     text = TOKENIZER.decode([i for i in e.ids if i < VOCAB], True).replace("\x00", "")
@@ -97,8 +99,10 @@ def test_several_turns_with_media_anywhere():
 
 def test_bos_before_every_text_after_a_medium_is_an_option():
     turns = [Turn((Input("image", 1), "what?"))]
-    plain = encode(turns, TOKENIZER, VOCAB)
-    upstream = encode(turns, TOKENIZER, VOCAB, dataclasses.replace(TEMPLATES["pieces"], bos_per_text=True))
+    plain = tokenize_conversation(turns, TOKENIZER, VOCABULARY)
+    upstream = tokenize_conversation(
+        turns, TOKENIZER, VOCABULARY, dataclasses.replace(TEMPLATES["pieces"], bos_per_text=True)
+    )
     assert plain.ids.count(1) == 1 and upstream.ids.count(1) == 2
     assert upstream.ids[upstream.ids.index(VOCAB + 1) + 1] == 1
 
@@ -117,9 +121,10 @@ class SentencePiece:
 def test_reference_ids():
     """The ids of 2023's tokenizer: one piece between new tokens, white space next to them dropped."""
     data, tokenizer, vocab = np.load(FIXTURES / "npz" / "llama_tokenizer.npz"), SentencePiece(), 320
+    vocabulary = Vocabulary(vocab)
     question, answer = Turn(("the cat sat",), ("a dog ran",)), Turn(("the cat sat",))
-    both = encode([question], tokenizer, vocab, TEMPLATES["reference"]).ids
-    asked = encode([answer], tokenizer, vocab, TEMPLATES["reference"]).ids
+    both = tokenize_conversation([question], tokenizer, vocabulary, TEMPLATES["reference"]).ids
+    asked = tokenize_conversation([answer], tokenizer, vocabulary, TEMPLATES["reference"]).ids
     whole = tokenizer.encode("### Human: the cat sat\n### Assistant: ", add_special_tokens=False)
     assert asked == [1, *whole] and both[: len(asked)] == asked
     # all but the space before the answer, whose own piece begins with one
@@ -128,7 +133,7 @@ def test_reference_ids():
     mixed = data["out_mixed_ids"].tolist()
     assert str(data["in_mixed"]).startswith("### Human: <Img> the cat </Img> sat  there [IMG0]")
     sample = Turn((Input("image", 1), " sat  there ", Output("image", "x")))
-    found = encode([sample], tokenizer, vocab, TEMPLATES["reference"]).ids
+    found = tokenize_conversation([sample], tokenizer, vocabulary, TEMPLATES["reference"]).ids
     begin, end = mixed.index(vocab), mixed.index(vocab + 1)
     assert found[1 : begin + 2] == mixed[: begin + 1]  # "### Human:" <Img>
     rest = mixed[end : mixed.index(vocab + 5) + 1]  # </Img> sat  there [IMG0] .. [IMG3]
@@ -178,18 +183,18 @@ segments = st.one_of(
     st.text(st.characters(codec="ascii"), max_size=6),
     st.builds(Input, st.sampled_from(list(MODALITIES)), st.integers()),
 )
-outputs = st.one_of(st.text("abc ", max_size=6), st.builds(Output, st.sampled_from(list(OUTPUTS)), st.text("ab")))
+outputs = st.one_of(st.text("abc ", max_size=6), st.builds(Output, st.sampled_from(output_modalities()), st.text("ab")))
 turns = st.builds(Turn, st.lists(segments, max_size=4).map(tuple), st.lists(outputs, max_size=4).map(tuple))
 
 
 @given(st.lists(turns, max_size=4))
 def test_encoding_is_consistent(conversation):
-    e = encode(conversation, TOKENIZER, VOCAB)
+    e = tokenize_conversation(conversation, TOKENIZER, VOCABULARY)
     assert len(e.ids) == len(e.loss)
     assert [m for _, m in e.inputs] == [s for t in conversation for s in t.human if isinstance(s, Input)]
     assert [o for _, o in e.outputs] == [s for t in conversation for s in t.assistant if isinstance(s, Output)]
     assert sum(i >= VOCAB for i in e.ids) == 2 * len(e.inputs) + sum(
-        MODALITIES[o.modality].num_signal_tokens for _, o in e.outputs
+        len(VOCABULARY.signal_ids(o.modality)) for _, o in e.outputs
     )
     for position, _ in e.inputs:
         assert not e.loss[position] and e.ids[position] == 0

@@ -24,12 +24,11 @@ from examples.keypad import judge, language, world
 from examples.keypad.gallery import gallery
 from examples.keypad.language import CONVERSATIONS, MODALITIES, TEXT_ONLY, Request
 from examples.keypad.things import Thing, everything
-from nextgpt_jax import media
+from nextgpt_jax import media, modalities
 from nextgpt_jax.cli.flags import configure_jax, run_command
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine as inference
-from nextgpt_jax.modalities import OUTPUTS
 from nextgpt_jax.prompts import Turn, human_segments
 
 _BATCH = 64
@@ -73,7 +72,7 @@ class Exhibits:
     def show(self, thing: Thing) -> pathlib.Path:
         """Writes a file that shows a thing."""
         path = self._folder / f"{next(self._count):04d}_{'_'.join(map(str, filter(None, thing[1:])))}"
-        path = path.with_name(f"{path.name}{OUTPUTS[thing.modality].suffix}")
+        path = path.with_name(f"{path.name}{modalities.MODALITIES[thing.modality].suffix}")
         if thing.modality == "audio":
             content = media.Audio(world.tone(thing.digit, self._rng), world.RATE)
         elif thing.modality == "video":
@@ -133,7 +132,7 @@ class Examination:
         return human_segments(request.human, contents)
 
     def _write(self, stem: str, medium: inference.Medium) -> pathlib.Path:
-        path = self._folder / "made" / f"{stem}{OUTPUTS[medium.modality].suffix}"
+        path = self._folder / "made" / f"{stem}{modalities.MODALITIES[medium.modality].suffix}"
         media.write(medium.modality, path, medium.content)
         return path
 

@@ -26,7 +26,7 @@ from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
 from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.errors import UserError, check_folder
-from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.modalities import MODALITIES
 
 CONVERSATIONS = 12000
 TONES = 120  # of each key
@@ -46,7 +46,7 @@ def write_media(folder: pathlib.Path, seed: int) -> Files:
     def add(thing: Thing, index: int, content) -> None:
         kind = {"image": "scan", "audio": "tone", "video": "move"}[thing.modality]
         what = f"{index:04d}_{thing.digit}{thing.direction and '_'}{thing.direction}"
-        name = f"{thing.modality}s/{kind}_{what}{OUTPUTS[thing.modality].suffix}"
+        name = f"{thing.modality}s/{kind}_{what}{MODALITIES[thing.modality].suffix}"
         media.write(thing.modality, folder / name, content)
         files[thing].append(name)
 

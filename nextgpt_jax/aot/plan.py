@@ -29,7 +29,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.inference.engine import check_defaults, denoise
-from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
@@ -51,7 +51,7 @@ from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
 from nextgpt_jax.weights.load import abstract_model, frozen_dtype, model_config, placed, prepare_llm
 
-INFERENCE = ("prefill", "decode", *OUTPUTS)
+INFERENCE = ("prefill", "decode", *output_modalities())
 _NEW_TOKENS = 128  # room in the cache behind a prompt
 
 
@@ -192,7 +192,7 @@ def training_program(config: ExperimentConfig, mesh: Mesh, inputs: Sequence[str]
         },
         "signals": {
             name: {
-                "positions": _rows(mesh, (rows, 1, OUTPUTS[name].num_signal_tokens), jnp.int32),
+                "positions": _rows(mesh, (rows, 1, len(cfg.vocabulary.signal_ids(name))), jnp.int32),
                 "captions": _rows(mesh, (rows, 1, decoders[name].caption_length), jnp.int32),
                 "mask": _rows(mesh, (rows, 1), bool),
             }
@@ -214,8 +214,8 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     """
     cfg, dtype = model_config(config.model, use_published_defaults=True), frozen_dtype(config.model.dtype)
     check_config(config)
-    if name in OUTPUTS:
-        if name not in cfg.modalities:
+    if name in output_modalities():
+        if name not in cfg.output_modalities:
             raise UserError(f"--programs={name}: this model has no decoder for it")
         check_defaults(config.decode, [name])
     model = _abstract(cfg, mesh, config, None)
@@ -223,18 +223,20 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     move_to_data_parallel(model, mesh)
 
     def used(path, _):
-        return path[:3] == ("decoders", name, "unet") if name in OUTPUTS else path[0] in ("llm", "signal_head")
+        return (
+            path[:3] == ("decoders", name, "unet") if name in output_modalities() else path[0] in ("llm", "signal_head")
+        )
 
     graphdef, state, rest = nnx.split(model, used, ...)
     resident = sum(map(_device_bytes, jax.tree.leaves(rest)))
-    if name in OUTPUTS:
+    if name in output_modalities():
         mesh = data_parallel_mesh(mesh)
         options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
         rows = round_up_to_shards(options.batch, mesh)
         plan = decoder.scheduler.plan(options.steps)
         span = (0, int(plan.count))
         plan = jax.tree.map(lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), plan)
-        shape = decoder.latent_shape(*(getattr(options, field) for field in OUTPUTS[name].size))
+        shape = decoder.latent_shape(*(getattr(options, field) for field in MODALITIES[name].size))
         noise = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
         latents = jax.tree.map(lambda x: _rows(mesh, x.shape, x.dtype, rows), jax.eval_shape(init_state, plan, noise))
         prompts = _rows(mesh, (rows, *decoder.prompt_shape), dtype)
@@ -459,7 +461,7 @@ def run(
     mesh = make_mesh(config.mesh, devices)
     seen, made = default_media(config.train.stage)
     inputs, outputs = seen if inputs is None else inputs, made if outputs is None else outputs
-    for name, known in [*((n, MODALITIES) for n in inputs), *((n, OUTPUTS) for n in outputs)]:
+    for name, known in [*((n, MODALITIES) for n in inputs), *((n, output_modalities()) for n in outputs)]:
         if name not in known:
             raise UserError(f"{name!r} is not one of {', '.join(known)}")
     plans, everything_fits = [], True

@@ -10,7 +10,7 @@ from absl import flags
 
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError, check_folder
-from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.modalities import MODALITIES, output_modalities
 
 _BATCH = 32  # requests of a file that are answered together
 
@@ -29,7 +29,12 @@ def _define(values: flags.FlagValues) -> None:
         define("multi_string", name, [], f"{name} file to show (repeatable)")
     define("string", "output", "outputs", "folder for media and replies")
     define("string", "workdir", "", "answer with the weights of this training run")
-    define("string", "modality", None, f"auto, text (no media), or a list of what to produce: {','.join(OUTPUTS)}")
+    define(
+        "string",
+        "modality",
+        None,
+        f"auto, text (no media), or a list of what to produce: {','.join(output_modalities())}",
+    )
     define("integer", "seed", None, "of sampling tokens and media")
     define("integer", "steps", None, "denoising steps")
     define("float", "guidance", None, "classifier-free guidance")
@@ -149,7 +154,7 @@ def answer_file(engine, records: Sequence, options: dict, output: str, size: int
         with progress() as on_step:
             replies = engine.answer(list(requests.values()), on_step) if requests else []
         for i, reply in zip(requests, replies, strict=True):
-            names = [f"{i:05d}_{k}{OUTPUTS[m.modality].suffix}" for k, m in enumerate(reply.media)]
+            names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(reply.media)]
             for name, medium in zip(names, reply.media, strict=True):
                 write(medium.modality, folder / name, medium.content)
             found[i] = {"text": reply.text, **_by_modality(reply.media, names), "tokens": reply.tokens}
@@ -202,7 +207,7 @@ def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
 
     paths = []
     for medium in made:
-        number, suffix = 0, OUTPUTS[medium.modality].suffix
+        number, suffix = 0, MODALITIES[medium.modality].suffix
         while (path := folder / f"{medium.modality}_{number:03d}{suffix}").exists():
             number += 1
         write(medium.modality, path, medium.content)
@@ -213,7 +218,7 @@ def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
 def _by_modality(made: Sequence, names: Sequence[str]) -> dict[str, list[str]]:
     """{"images": [...], "videos": [...], "audios": [...]}."""
     pairs = list(zip(made, names, strict=True))
-    return {f"{kind}s": [name for medium, name in pairs if medium.modality == kind] for kind in OUTPUTS}
+    return {f"{kind}s": [name for medium, name in pairs if medium.modality == kind] for kind in output_modalities()}
 
 
 class progress:

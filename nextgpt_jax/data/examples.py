@@ -18,9 +18,9 @@ import numpy as np
 from nextgpt_jax import media
 from nextgpt_jax.data.readers import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.prompts import Input, Output, Template, Tokenizer, encode
+from nextgpt_jax.prompts import Input, Output, Template, Tokenizer, tokenize_conversation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def layout(samples: Sequence[Conversation], limit: int) -> BatchSpec:
     Raises:
       UserError: a sample has more than `limit` inputs or outputs of a modality.
     """
-    rooms = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(OUTPUTS, 0)}
+    rooms = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
     for number, conversation in enumerate(samples):
         segments = [s for turn in conversation for side in (turn.human, turn.assistant or ()) for s in side]
         counts = collections.Counter((type(s), s.modality) for s in segments if not isinstance(s, str))
@@ -61,7 +61,7 @@ class ExampleBuilder:
     tokenizer: Tokenizer
     caption_tokenizers: Mapping[str, Tokenizer]  # of the modalities that the model can produce
     caption_lengths: Mapping[str, int]
-    base_vocab: int
+    vocabulary: Vocabulary
     encoder: ImageBindConfig
     max_length: int
     layout: BatchSpec
@@ -77,7 +77,10 @@ class ExampleBuilder:
 
     def length(self, conversation: Conversation) -> int:
         """The tokens of a conversation's row."""
-        return min(len(encode(conversation, self.tokenizer, self.base_vocab, self.template).ids), self.max_length)
+        return min(
+            len(tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template).ids),
+            self.max_length,
+        )
 
     def __call__(self, conversation: Conversation) -> dict:
         """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.
@@ -85,7 +88,7 @@ class ExampleBuilder:
         Raises:
           UserError: a medium cannot be read.
         """
-        encoded = encode(conversation, self.tokenizer, self.base_vocab, self.template)
+        encoded = tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template)
         length = min(len(encoded.ids), self.max_length)
         tokens, loss_mask = np.zeros(self.max_length, np.int32), np.zeros(self.max_length, bool)
         tokens[:length], loss_mask[:length] = encoded.ids[:length], encoded.loss[:length]
@@ -99,7 +102,7 @@ class ExampleBuilder:
                 positions[i] = position
             row["media"][name] = {"input": found, "positions": positions}
         for name, room in self.layout.outputs.items():
-            count, width = OUTPUTS[name].num_signal_tokens, self.caption_lengths[name]
+            count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
             entry = {
                 "positions": np.zeros((room, count), np.int32),
                 "captions": np.zeros((room, width), np.int32),

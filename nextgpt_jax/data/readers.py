@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.models.hf_config import read_json
 from nextgpt_jax.prompts import Input, Output, Turn, human_segments, reply_segments
 
@@ -74,8 +74,8 @@ def _describe(record: dict[str, Any], media: pathlib.Path) -> Conversation:
 
 def _generate(record: dict[str, Any], media: pathlib.Path) -> Conversation:
     caption, name = _caption(record), _modality(record)
-    if name not in OUTPUTS:
-        raise UserError(f"{name} cannot be produced (only {', '.join(OUTPUTS)})")
+    if name not in output_modalities():
+        raise UserError(f"{name} cannot be produced (only {', '.join(output_modalities())})")
     return (Turn((caption,), (caption, Output(name, caption))),)
 
 
@@ -97,14 +97,14 @@ def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
     if not messages or len(messages) % 2 or any(m["from"] != ("human", "gpt")[i % 2] for i, m in enumerate(messages)):
         raise UserError("turns should alternate human, gpt")
     inputs = {name: [media / p for p in _listed(record, f"input_{name}")] for name in MODALITIES}
-    captions = {name: _listed(record, f"{name}_caption") for name in OUTPUTS}
+    captions = {name: _listed(record, f"{name}_caption") for name in output_modalities()}
     turns = []
     for i in range(0, len(messages), 2):
         question, answer = messages[i]["value"], messages[i + 1]["value"]
         asked = {n: [inputs[n].pop(0) for _ in range(min(question.count(m.placeholder), len(inputs[n])))]
                  for n, m in MODALITIES.items()}  # fmt: skip
         drawn = {n: [captions[n].pop(0) for _ in range(min(answer.count(m.placeholder), len(captions[n])))]
-                 for n, m in OUTPUTS.items()}  # fmt: skip
+                 for n, m in MODALITIES.items() if n in captions}  # fmt: skip
         turns.append(Turn(human_segments(question, asked), reply_segments(answer, drawn)))
     if left := [name for name in MODALITIES if inputs[name] or captions.get(name)]:
         raise UserError(f"more {left[0]} files or captions than {MODALITIES[left[0]].placeholder} marks")

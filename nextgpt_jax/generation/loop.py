@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
-
 
 @dataclasses.dataclass(frozen=True)
 class StaticDecodeConfig:
@@ -76,12 +74,12 @@ def generate(
     """Decodes a batch. Pure: jit it with `config` static.
 
     Args:
-      model: a NExTGPTModel, of which embed_tokens, llm and logits are used.
+      model: a NExTGPTModel, of which config.vocabulary, embed_tokens, llm and logits are used.
       embeddings: prompts with their media in place, padded on the right.
       lengths: prompt lengths, at least 1.
     """
-    base_vocab = model.llm.config.vocab_size
-    groups = [signal_ids(name, base_vocab) for name in config.modalities]
+    vocabulary = model.config.vocabulary
+    groups = [vocabulary.signal_ids(name) for name in config.modalities]
     widest = max([1, *map(len, groups)])
     batch, prompt, width = embeddings.shape
     limit = jnp.minimum(options.max_new_tokens, config.max_new_tokens)
@@ -91,7 +89,7 @@ def generate(
     sizes = jnp.array([len(g) for g in groups], jnp.int32).reshape(-1)
     stop_starts = jnp.array(sorted({s[0] for s in config.stop_sequences}), jnp.int32)
     # Media marks and the later tokens of groups are never chosen; group starts only as `allow` and room permit.
-    reserved = jnp.arange(base_vocab + len(NEW_TOKENS)) >= base_vocab
+    reserved = jnp.arange(vocabulary.size) >= vocabulary.base_size
     keys = jax.vmap(jax.random.key)(options.seed)
 
     def choose(hidden, fed, kind, num_groups):

@@ -22,13 +22,21 @@ from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.generation.loop import DecodeOutput, SamplingParams, StaticDecodeConfig, generate, modality_options
-from nextgpt_jax.modalities import OUTPUTS, signal_ids
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, init_state
 from nextgpt_jax.models.layers import unstack
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
-from nextgpt_jax.prompts import Input, Output, Segment, TokenizedConversation, Turn, encode, stop_sequences
+from nextgpt_jax.prompts import (
+    Input,
+    Output,
+    Segment,
+    TokenizedConversation,
+    Turn,
+    stop_sequences,
+    tokenize_conversation,
+)
 from nextgpt_jax.sharding import (
     constrain_batch,
     data_parallel_mesh,
@@ -86,7 +94,7 @@ class Engine:
 
     def __init__(self, system: LoadedModel, defaults: GenerationConfig):
         self.config = system.model.config
-        self.modalities = self.config.modalities
+        self.modalities = self.config.output_modalities
         self.defaults = defaults
         self._decoders = dict(self.config.decoders)
         self._tokenizer = system.tokenizer
@@ -118,7 +126,7 @@ class Engine:
           UserError: the prompt does not fit the context, a medium is of a kind that the model does not read, or an
             option is out of range.
         """
-        encoded = encode(request.turns, self._tokenizer, self.config.llm.vocab_size, self._template)
+        encoded = tokenize_conversation(request.turns, self._tokenizer, self.config.vocabulary, self._template)
         context, length = self.config.llm.max_position_embeddings, len(encoded.ids)
         if length >= context:
             raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
@@ -132,7 +140,9 @@ class Engine:
                 raise UserError(
                     f"{medium.modality} of shape {list(found)} is not what media.load gives: {list(wanted)}"
                 )
-        needed = sum(len(signal_ids(name, 0)) for name, wanted in zip(self.modalities, forced) if wanted)
+        needed = sum(
+            len(self.config.vocabulary.signal_ids(name)) for name, wanted in zip(self.modalities, forced) if wanted
+        )
         room = min(request.max_new_tokens, context - length)
         if room < needed:
             raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
@@ -140,7 +150,7 @@ class Engine:
 
     def _size(self, name: str) -> tuple:
         """The arguments of the decoder's latent_shape."""
-        return tuple(getattr(getattr(self.defaults, name), field) for field in OUTPUTS[name].size)
+        return tuple(getattr(getattr(self.defaults, name), field) for field in MODALITIES[name].size)
 
     def answer(self, requests: Sequence[Request], on_step: Callable[[int, int], None] | None = None) -> list[Response]:
         """Answers requests together. `on_step(done, all)` is called at each denoising step.
@@ -274,13 +284,13 @@ class Engine:
 
     def _reply(self, generated: DecodeOutput, row: int) -> Response:
         """Splits a row's ids into text and outputs; media are added later."""
-        base = self.config.llm.vocab_size
+        vocabulary = self.config.vocabulary
         segments: list[Segment] = []
         text_ids: list[int] = []
-        starts = {signal_ids(name, base)[0]: name for name in self.modalities}
+        starts = {vocabulary.signal_ids(name)[0]: name for name in self.modalities}
         ids = generated.tokens[row, : generated.length[row]].tolist()
         for token in ids:
-            if token < base:
+            if token < vocabulary.base_size:
                 text_ids.append(token)
             elif token in starts:
                 segments += self._text(text_ids)
@@ -296,7 +306,7 @@ class Engine:
 
     def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[MediaOutput]:
         """Samples the media of the `chosen` (request, group) pairs together."""
-        defaults, count = getattr(self.defaults, name), len(signal_ids(name, 0))
+        defaults, count = getattr(self.defaults, name), len(self.config.vocabulary.signal_ids(name))
         hidden = [generated.hidden[i, g, :count] for i, g in chosen]
         wanted = [requests[i].guidance for i, _ in chosen]
         guidance = [defaults.guidance if value is None else value for value in wanted]
@@ -319,7 +329,9 @@ class Engine:
             return array
 
         width = self.config.llm.hidden_size
-        hidden = per_row(hidden, np.float32, 0, (len(signal_ids(name, 0)), width)).astype(self._dtype)
+        hidden = per_row(hidden, np.float32, 0, (len(self.config.vocabulary.signal_ids(name)), width)).astype(
+            self._dtype
+        )
         guidance = per_row(guidance, np.float32, 1)
         plan = decoder.scheduler.plan(steps)
         seeds, indices = per_row(seeds, np.uint32, 0), per_row(indices, np.int32, 0)
@@ -379,7 +391,7 @@ def _caption(model, ids, *, name):
 @functools.partial(compiler.jit, static_argnames=("name", "size"))
 def _begin(model, hidden, plan, seeds, indices, *, name, size):
     """Prompt embeddings from the hidden states at signal tokens, and noise that depends on a row's seed and index."""
-    ids = jnp.array(signal_ids(name, model.llm.config.vocab_size))
+    ids = jnp.array(model.config.vocabulary.signal_ids(name))
     prompts = model.prompt_embeddings(name, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
     shape = model.decoders[name].config.latent_shape(*size)
     noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
@@ -428,7 +440,7 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
     if wrong := [name for name, good in ranges.items() if not good]:
         raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
     try:
-        _, forced = modality_options(config.modalities, request.modality)
+        _, forced = modality_options(config.output_modalities, request.modality)
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, decoder in config.decoders:

@@ -2,7 +2,8 @@
 
     media -> encoder -> input_proj -> llm (+ LoRA) -> output_proj -> decoder -> media
 
-The 38 new tokens have rows of their own (signal_embed, signal_head), so that the base vocabulary stays frozen.
+The new tokens of its vocabulary (see modalities.py) have embeddings and head columns of their own (signal_embed,
+signal_head), so that the base vocabulary stays frozen.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nextgpt_jax.modalities import MODALITIES, NEW_TOKENS, OUTPUTS
+from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabulary
 from nextgpt_jax.models.connectors.projectors import InputProjector, OutputProjectorConfig, output_projector
 from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
@@ -39,14 +40,24 @@ class NExTGPTConfig:
     lora: LoRAConfig | None
     input_projector: str
     input_dim: int  # width of the encoder's embeddings
-    outputs: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
+    output_projectors: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
     decoders: tuple[tuple[str, DecoderConfig], ...] = ()  # (modality, decoder)
+    signals: tuple[SignalTokens, ...] = RELEASED  # of the output modalities, in the order of their token ids
     quantize: str = ""  # how the language model's kernels are kept: see quantize.py
 
     def __post_init__(self):
         if self.encoder and self.encoder.out_embed_dim != self.input_dim:
             raise ValueError(f"the encoder gives {self.encoder.out_embed_dim} features, not {self.input_dim}")
-        projectors = dict(self.outputs)
+        projectors = dict(self.output_projectors)
+        for name, projector in self.output_projectors:
+            if name not in self.vocabulary.output_modalities:
+                known = ", ".join(self.vocabulary.output_modalities)
+                raise ValueError(f"the vocabulary has no signal tokens for {name} (only for {known})")
+            if (count := len(self.vocabulary.signal_ids(name))) != projector.num_input_tokens:
+                given = projector.num_input_tokens
+                raise ValueError(
+                    f"the {name} projection takes {given} hidden states but there are {count} signal tokens"
+                )
         for name, decoder in self.decoders:
             given = projectors[name].num_output_tokens, projectors[name].out_dim
             wanted = decoder.prompt_shape
@@ -57,9 +68,14 @@ class NExTGPTConfig:
                 )
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities that can be asked for, in the order of the table."""
-        return tuple(name for name in OUTPUTS if name in dict(self.outputs))
+    def vocabulary(self) -> Vocabulary:
+        """The token ids."""
+        return Vocabulary(self.llm.vocab_size, self.signals)
+
+    @property
+    def output_modalities(self) -> tuple[str, ...]:
+        """The modalities that the model can generate, in the order of their signal tokens."""
+        return tuple(name for name in self.vocabulary.output_modalities if name in dict(self.output_projectors))
 
     @property
     def encoder_branches(self) -> tuple[str, ...]:
@@ -92,9 +108,10 @@ class NExTGPTModel(nnx.Module):
         self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_projector, rngs=rngs)
         self.llm = Llama(cfg.llm, lora=cfg.lora, quantization=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
-        self.signal_embed = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
-        self.signal_head = nnx.Param(init(rngs.params(), (len(NEW_TOKENS), width)))
-        self.output_proj = nnx.Dict({name: output_projector(c, rngs=rngs) for name, c in cfg.outputs})
+        new = len(cfg.vocabulary.new_tokens)
+        self.signal_embed = nnx.Param(init(rngs.params(), (new, width)))
+        self.signal_head = nnx.Param(init(rngs.params(), (new, width)))
+        self.output_proj = nnx.Dict({name: output_projector(c, rngs=rngs) for name, c in cfg.output_projectors})
         parts = {} if decoder_parts is None else {"parts": decoder_parts}
         self.decoders = nnx.Dict({name: DECODERS[name][1](c, **parts, rngs=rngs) for name, c in cfg.decoders})
 
@@ -138,13 +155,15 @@ def is_trainable(path: tuple, leaf: Any = None) -> bool:
     return path[0] in ("input_proj", "output_proj", "signal_embed", "signal_head") or path[-1] in ("lora_a", "lora_b")
 
 
-def output_projector_for(decoder: DecoderConfig, modality: str, width: int, **options: Any) -> OutputProjectorConfig:
+def output_projector_for(
+    decoder: DecoderConfig, num_signal_tokens: int, width: int, **options: Any
+) -> OutputProjectorConfig:
     """The output projection from a language model of `width` to what `decoder` is conditioned on."""
     tokens, out_dim = decoder.prompt_shape
     return OutputProjectorConfig(
         in_dim=width,
         out_dim=out_dim,
-        num_input_tokens=OUTPUTS[modality].num_signal_tokens,
+        num_input_tokens=num_signal_tokens,
         num_output_tokens=tokens,
         **options,
     )

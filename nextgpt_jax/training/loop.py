@@ -42,7 +42,7 @@ def row_encoder(config: ExperimentConfig, system: LoadedModel, samples: Sequence
         tokenizer=system.tokenizer,
         caption_tokenizers=system.caption_tokenizers,
         caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
-        base_vocab=cfg.llm.vocab_size,
+        vocabulary=cfg.vocabulary,
         encoder=cfg.encoder,
         max_length=config.data.max_length,
         layout=layout(samples, config.data.max_media),
@@ -104,7 +104,8 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     if init_from and (not run.path.is_dir() or run.latest() is None):
         _init_from(system, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
-    run.init_or_validate(config.train.stage, nnx.state(system.model, DELTA), config.model.delta)
+    signals = system.model.config.signals
+    run.init_or_validate(config.train.stage, nnx.state(system.model, DELTA), config.model.delta, signals)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
     start, examples = run.latest() or 0, 0
@@ -242,6 +243,7 @@ def _check_finite(step: int, metrics: dict) -> None:
 def _init_from(system: LoadedModel, workdir: str, base_delta: str) -> None:
     source = Workdir(workdir)
     source.check_base(base_delta)
+    source.check_signals(system.model.config.signals)
     delta, step = source.restore_delta(nnx.state(system.model, DELTA))
     nnx.update(system.model, delta)
     counts = {}

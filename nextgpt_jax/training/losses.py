@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from nextgpt_jax.modalities import NEW_TOKENS
 from nextgpt_jax.sharding import batch_shards, constrain
 
-Batch = dict  # see data/batches.py
+Batch = dict  # see data/examples.py
 _CHUNK = 8  # media, or captions, that a frozen encoder takes at once
 _LOGITS_BYTES = 2**28  # of a device's logits at once
 
@@ -81,7 +80,7 @@ def next_token_losses(
     """
     head = model.llm.head()
     rows, length = tokens.shape
-    width = 4 * (model.llm.config.vocab_size + len(NEW_TOKENS)) * rows // batch_shards(rows)
+    width = 4 * model.config.vocabulary.size * rows // batch_shards(rows)
     chunk = min(length, max(16, _LOGITS_BYTES // width))
     chunks = -(-length // chunk)
 

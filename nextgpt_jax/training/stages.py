@@ -1,7 +1,7 @@
 """The three stages as a table: what is trained, and on what.
 
 Trainable is a filter over parameter paths and types; gradients and optimizer state exist for these leaves only.
-The rows of the 38 new tokens are trained in every stage: the reference trains its whole embedding and head there.
+The rows of the new tokens are trained in every stage: the reference trains its whole embedding and head there.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from nextgpt_jax import compiler
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.sharding import constrain, replicated
 from nextgpt_jax.training import losses
 from nextgpt_jax.training.stages import STAGES
@@ -30,7 +30,7 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     micro_batches = config.optim.accumulate
     seed = config.train.seed
     stage = STAGES[config.train.stage]
-    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in OUTPUTS}
+    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in output_modalities()}
 
     def micro(x):
         """[B, ...] to [micro-batches, rows, ...]: every device keeps its rows."""

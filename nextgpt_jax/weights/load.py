@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from nextgpt_jax import sharding
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
 from nextgpt_jax.models import hf_config, quantize
 from nextgpt_jax.models.diffusion.audioldm import AudioLDMConfig
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
@@ -53,8 +54,12 @@ _PUBLISHED = {
 }
 
 
-def model_config(config: ModelConfig, *, use_published_defaults: bool = False) -> NExTGPTConfig:
-    """Reads the parts' config.json files. With `published`, folders that are not there stand for the paper's parts.
+def model_config(
+    config: ModelConfig, *, use_published_defaults: bool = False, signals: tuple[SignalTokens, ...] | None = None
+) -> NExTGPTConfig:
+    """Reads the parts' config.json files. With `use_published_defaults`, the published sizes stand in for folders
+    that do not exist. `signals` are the signal tokens of the trained weights that the model is for; None: those of the
+    delta, or, without one, of `config.output_modalities`.
 
     Raises:
       UserError: a folder is missing or a part is not supported.
@@ -73,13 +78,21 @@ def model_config(config: ModelConfig, *, use_published_defaults: bool = False) -
     llm = part("llm", config.llm, "model.llm", read_llama)
     if config.delta and use_published_defaults and not pathlib.Path(config.delta).exists():
         config = dataclasses.replace(config, delta="")
-    if config.delta and (rows := nextgpt_delta.vocabulary(pathlib.Path(config.delta))):
+    if signals is None:
+        signals = _signals(config)
+    if config.delta and (rows := nextgpt_delta.base_vocab_size(pathlib.Path(config.delta))):
         llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
     encoder = part("encoder", config.encoder, "model.encoder", imagebind_config)
     decoders = {
         name: part(name, folder, f"model.{name}_decoder", DECODERS[name][0].from_pretrained)
         for name, folder in _decoder_folders(config).items()
     }
+    vocabulary = Vocabulary(llm.vocab_size, signals)
+    if unknown := [name for name in decoders if name not in vocabulary.output_modalities]:
+        raise UserError(
+            f"model.{unknown[0]}_decoder is set, but the model has no signal tokens for {unknown[0]} (only for "
+            f"{', '.join(vocabulary.output_modalities)})"
+        )
     sizes = dict(
         kind=config.output_projector,
         hidden_dim=config.projector_width,
@@ -89,14 +102,18 @@ def model_config(config: ModelConfig, *, use_published_defaults: bool = False) -
     )
     try:
         lora = LoRAConfig(config.lora_rank, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets))
-        outputs = [(name, output_projector_for(c, name, llm.hidden_size, **sizes)) for name, c in decoders.items()]
+        outputs = [
+            (name, output_projector_for(c, len(vocabulary.signal_ids(name)), llm.hidden_size, **sizes))
+            for name, c in decoders.items()
+        ]
         return NExTGPTConfig(
             llm=llm,
             encoder=encoder,
             lora=lora,
             input_projector=config.input_projector,
             input_dim=encoder.out_embed_dim,
-            outputs=tuple(outputs),
+            output_projectors=tuple(outputs),
+            signals=signals,
             decoders=tuple(decoders.items()),
             quantize=config.quantize,
         )
@@ -104,11 +121,24 @@ def model_config(config: ModelConfig, *, use_published_defaults: bool = False) -
         raise UserError(f"config.model: {error}") from None
 
 
+def _signals(config: ModelConfig) -> tuple[SignalTokens, ...]:
+    asked = signal_tokens(config.output_modalities) if config.output_modalities else RELEASED
+    if not config.delta:
+        return asked
+    found = nextgpt_delta.read_signals(pathlib.Path(config.delta))
+    if config.output_modalities and found != asked:
+        names = ", ".join(s.modality for s in found)
+        raise UserError(
+            f"model.output_modalities: the delta {config.delta} has signal tokens for {names}: leave it empty"
+        )
+    return found
+
+
 def _decoder_folders(config: ModelConfig) -> dict[str, str]:
     """The decoders' folders by modality; those that are not set do without."""
-    folders = {name: getattr(config, f"{name}_decoder") for name in DECODERS}
+    folders = {name: getattr(config, f"{name}_decoder", "") for name in output_modalities()}
     if not any(folders.values()):
-        raise UserError(f"no decoder: set {' or '.join(f'model.{name}_decoder' for name in DECODERS)}")
+        raise UserError(f"no decoder: set {' or '.join(f'model.{name}_decoder' for name in folders)}")
     return {name: folder for name, folder in folders.items() if folder}
 
 
@@ -129,7 +159,7 @@ def frozen_dtype(name: str) -> jnp.dtype:
 
 def delta_table(cfg: NExTGPTConfig) -> Table:
     """The conversion table of this model's delta."""
-    return nextgpt_delta.table(cfg.input_projector, cfg.outputs[0][1].kind, cfg.modalities)
+    return nextgpt_delta.table(cfg.input_projector, cfg.output_projectors[0][1].kind, cfg.output_modalities)
 
 
 def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
@@ -168,17 +198,18 @@ def load_system(
     seed: int = 0,
     mesh: Mesh | None = None,
     verbose: bool = False,
+    signals: tuple[SignalTokens, ...] | None = None,
 ) -> LoadedModel:
     """Builds the model from its base weights; the delta comes from `config.delta`, or is initialised from `seed`.
 
-    `decoder_parts` says what of the decoders is loaded (None: all). Frozen weights get `config.dtype`, trainable
-    ones are float32. On a `mesh` every parameter lies as sharding.py says, and each process reads its part of converted
-    parameters only.
+    `decoder_parts` says what of the decoders is loaded (None: all), `signals` is as for `model_config`. Frozen weights
+    get `config.dtype`, trainable ones are float32. On a `mesh` every parameter is placed as sharding.py says, and each
+    process reads its part of converted parameters only.
 
     Raises:
       UserError: a file is missing or does not fit, or the mesh does not fit the model.
     """
-    cfg, dtype = model_config(config), frozen_dtype(config.dtype)
+    cfg, dtype = model_config(config, signals=signals), frozen_dtype(config.dtype)
     if config.template not in TEMPLATES:
         raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
 
@@ -260,7 +291,8 @@ def load_trained(
         system = load_system(config, decoder_parts=decoder_parts, mesh=mesh)
     else:
         run = Workdir(workdir)
-        system = load_system(dataclasses.replace(config, delta=run.base_delta), decoder_parts=decoder_parts, mesh=mesh)
+        config = dataclasses.replace(config, delta=run.base_delta)
+        system = load_system(config, decoder_parts=decoder_parts, mesh=mesh, signals=run.signals)
         delta, _ = run.restore_delta(nnx.state(system.model, is_trainable))
         nnx.update(system.model, delta)
     prepare_llm(system.model, mesh)

@@ -1,7 +1,8 @@
 """NExT-GPT's trained weights ("delta"), as the reference saves them: pytorch_model.pt, or the same keys in safetensors.
 
-The file holds the projections, the LoRA updates and the *whole* embedding and head, whose last 38 rows are the new
-tokens. Here the whole matrices become the base's rows and the 38 new ones parameters of their own, and go back so.
+The file holds the projections, the LoRA updates and the *whole* embedding and head, whose last rows are the new
+tokens. Here the whole matrices become the base's rows and the new ones parameters of their own, and go back so. Which
+new tokens there are is recorded beside the file, in CONFIG; without that file they are the released 38.
 """
 
 import pathlib
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nextgpt_jax.modalities import NEW_TOKENS
+from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, signals_from_json, signals_to_json
+from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.weights import matching, orbax_params
 from nextgpt_jax.weights.matching import ConversionError
@@ -23,6 +25,7 @@ from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor, open_checkp
 # With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
 _LLAMA = ("llama_model.base_model.model.", "llama_model.")
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+CONFIG = "nextgpt_config.json"
 _OUTPUTS = {  # the reference's name, and the one its newer code uses
     "image": ("gen_text_hidden_fcs.0.", "mm_output_img_projector."),
     "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
@@ -40,7 +43,9 @@ def table(input_projector: str, output_kind: str, modalities: tuple[str, ...]) -
             row
             for name in modalities
             for row in prefixed(
-                projectors_table.output_table(output_kind).rules, torch=_OUTPUTS[name], flax=f"output_proj.{name}."
+                projectors_table.output_table(output_kind).rules,
+                torch=_OUTPUTS.get(name, f"gen_text_hidden_fcs_{name}.0."),
+                flax=f"output_proj.{name}.",
             )
         ),
         *_lora_rules(),
@@ -62,7 +67,7 @@ def _lora_rules():
     return prefixed(rows, torch="llama_model.", flax="llm.")
 
 
-def split_rows(checkpoint: Checkpoint, new: int = len(NEW_TOKENS)) -> Checkpoint:
+def split_rows(checkpoint: Checkpoint, new: int) -> Checkpoint:
     """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
     tensors = {}
     for key, whole in checkpoint.tensors.items():
@@ -93,14 +98,32 @@ def _joined(base: Tensor, new: Tensor) -> Tensor:
     return Tensor(shape, dtype, lambda: np.concatenate([base.read(), new.read()]).astype(dtype, copy=False))
 
 
-def vocabulary(path: pathlib.Path) -> int | None:
-    """The base's tokens, as a delta counts them: the rows it has but for the new tokens'. None: it holds no rows."""
+def config_json(signals: tuple[SignalTokens, ...]) -> dict:
+    """The contents of CONFIG."""
+    return {"signal_tokens": signals_to_json(signals)}
+
+
+def read_signals(path: pathlib.Path) -> tuple[SignalTokens, ...]:
+    """The signal tokens of the delta in the file or folder `path`.
+
+    Raises:
+      UserError: CONFIG cannot be read.
+    """
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    if not file.exists():
+        return RELEASED
+    return signals_from_json(hf_config.read_config(file).get("signal_tokens"), str(file))
+
+
+def base_vocab_size(path: pathlib.Path) -> int | None:
+    """The tokens of the base model that a delta was trained on: the rows of its embedding less the new tokens'. None:
+    the delta holds no embedding."""
     if orbax_params.is_converted(path):
         embedding = orbax_params.saved(path).get("llm.embed_tokens.embedding")
         return embedding and embedding.shape[0]
     tensors = open_checkpoint(path).tensors
     whole = next((tensor for key, tensor in tensors.items() if key.endswith(_MATRICES[0])), None)
-    return whole and whole.shape[0] - len(NEW_TOKENS)
+    return whole and whole.shape[0] - len(Vocabulary(0, read_signals(path)).new_tokens)
 
 
 def is_delta(path: tuple) -> bool:
@@ -149,7 +172,7 @@ def fit_delta(
       ConversionError: pieces are missing and `allow_partial` is not set; or a piece lacks a tensor, a tensor is
         unexpected, or one has the wrong shape.
     """
-    checkpoint = split_rows(checkpoint)
+    checkpoint = split_rows(checkpoint, state["signal_embed"].shape[0])
     held, lacking = pieces(checkpoint, state, rows)
     if not held:
         raise ConversionError(f"{checkpoint.source} holds nothing of a NExT-GPT delta ({', '.join(lacking)})")

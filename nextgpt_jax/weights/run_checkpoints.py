@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from nextgpt_jax.errors import UserError, check_folder
 from nextgpt_jax.files import atomic_write
+from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
 
 _RUN = "run.json"
@@ -65,12 +66,23 @@ class Workdir:
         """
         return self._run()["base_delta"]
 
+    @property
+    def signals(self) -> tuple[SignalTokens, ...]:
+        """The signal tokens of the run's model.
+
+        Raises:
+          UserError: no run here.
+        """
+        return signals_from_json(self._run().get("signal_tokens", signals_to_json(RELEASED)), str(self.path / _RUN))
+
     def _run(self) -> dict[str, Any]:
         if not (self.path / _RUN).is_file():
             raise UserError(f"{self.path} holds no training run (no {_RUN})")
         return hf_config.read_json(self.path / _RUN)
 
-    def init_or_validate(self, stage: str, delta: nnx.State, base_delta: str) -> None:
+    def init_or_validate(
+        self, stage: str, delta: nnx.State, base_delta: str, signals: tuple[SignalTokens, ...] = RELEASED
+    ) -> None:
         """Makes the folder this run's, or checks that it is. Of several processes the first one makes it.
 
         Raises:
@@ -78,14 +90,20 @@ class Workdir:
         """
         if jax.process_index():
             multihost_utils.sync_global_devices("claim")
-        self._claim(stage, delta, base_delta)
+        self._claim(stage, delta, base_delta, signals)
         if jax.process_count() > 1 and not jax.process_index():
             multihost_utils.sync_global_devices("claim")
 
-    def _claim(self, stage: str, delta: nnx.State, base_delta: str) -> None:
-        run = {"stage": stage, "base_delta": _absolute(base_delta), "parameters": shapes_of(delta)}
+    def _claim(self, stage: str, delta: nnx.State, base_delta: str, signals: tuple[SignalTokens, ...]) -> None:
+        run = {
+            "stage": stage,
+            "base_delta": _absolute(base_delta),
+            "signal_tokens": signals_to_json(signals),
+            "parameters": shapes_of(delta),
+        }
         if (self.path / _RUN).exists():
             self.check_base(base_delta)
+            self.check_signals(signals)
             self.check(delta)
             if (found := self._run()["stage"]) != stage:
                 raise UserError(
@@ -109,6 +127,19 @@ class Workdir:
             raise UserError(
                 f"{self.path} was trained on model.delta={self.base_delta!r}, this config has {base_delta!r}: "
                 "make them equal"
+            )
+
+    def check_signals(self, signals: tuple[SignalTokens, ...]) -> None:
+        """Checks that the run's model has these signal tokens.
+
+        Raises:
+          UserError: it has others.
+        """
+        if self.signals != signals:
+            names = [", ".join(f"{s.modality} ({s.count})" for s in some) for some in (self.signals, signals)]
+            raise UserError(
+                f"{self.path} belongs to a model with signal tokens for {names[0]}, this config has {names[1]}: make "
+                "model.output_modalities equal"
             )
 
     def check(self, delta: nnx.State) -> None:

@@ -16,10 +16,9 @@ from nextgpt_jax.data.pipeline import BatchSource, batches
 from nextgpt_jax.data.readers import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
-from nextgpt_jax.modalities import signal_ids
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.prompts import Input, Output, Template, Turn
-from tests.test_prompts import TOKENIZER, VOCAB
+from tests.test_prompts import TOKENIZER, VOCAB, VOCABULARY
 
 
 class CaptionTokenizer:
@@ -45,7 +44,7 @@ def encoder(samples=(), **options):
     sizes = dict(
         caption_tokenizers={"image": CaptionTokenizer(), "audio": CaptionTokenizer()},
         caption_lengths={"image": 4, "audio": 6},
-        base_vocab=VOCAB,
+        vocabulary=VOCABULARY,
         encoder=READS,
         max_length=96,
         layout=layout(samples, 4),
@@ -188,7 +187,7 @@ def test_a_row(folder):
         assert row["tokens"][position - 1] == VOCAB and row["tokens"][position + 1] == VOCAB + 1
     signals = row["signals"]["image"]
     assert signals["mask"].tolist() == [True]
-    assert tuple(row["tokens"][signals["positions"][0]]) == signal_ids("image", VOCAB)
+    assert tuple(row["tokens"][signals["positions"][0]]) == VOCABULARY.signal_ids("image")
     assert signals["captions"].tolist() == [[1, 3, 4, 0]]
     assert row["media"].keys() == row["signals"].keys() == {"image"}
 
@@ -226,7 +225,7 @@ def test_rows_of_one_layout_whatever_their_mixture(folder):
             for position in entry["positions"][entry["positions"] < 128]:
                 assert row["tokens"][position - 1] == VOCAB and row["tokens"][position + 1] == VOCAB + 1
     assert [int(r["signals"][n]["mask"].sum()) for r in rows for n in ("image", "audio")] == [1, 1, 0, 1, 0, 0]
-    assert tuple(rows[0]["tokens"][rows[0]["signals"]["audio"]["positions"][0]]) == signal_ids("audio", VOCAB)
+    assert tuple(rows[0]["tokens"][rows[0]["signals"]["audio"]["positions"][0]]) == VOCABULARY.signal_ids("audio")
 
 
 def test_media_lie_in_the_folder_of_their_modality_or_where_they_are_named(folder):

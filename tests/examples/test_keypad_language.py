@@ -8,7 +8,7 @@ from examples.keypad import language, things
 from examples.keypad.language import CONVERSATIONS, MARKS, MODALITIES, Request, Thing
 from nextgpt_jax import prompts
 from nextgpt_jax.modalities import MODALITIES as TABLE
-from nextgpt_jax.modalities import OUTPUTS
+from nextgpt_jax.modalities import output_modalities
 
 PAIRS = [(source, target) for source in MODALITIES for target in MODALITIES]
 
@@ -25,7 +25,7 @@ def _pair(turn):
 
 
 def test_marks_are_those_of_the_library_and_stand_for_what_is_shown_and_made(conversations):
-    assert MARKS == {name: TABLE[name].placeholder for name in OUTPUTS}
+    assert MARKS == {name: TABLE[name].placeholder for name in output_modalities()}
     for turn in (turn for turns in conversations for turn in turns):
         for text, side in ((turn.human, turn.seen), (turn.gpt, turn.made)):
             marks = [piece[1] for piece in prompts.split_placeholders(text) if not isinstance(piece, str)]

@@ -11,13 +11,14 @@ import pytest
 from flax import nnx
 
 from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate, modality_options, sample_token
-from nextgpt_jax.modalities import NEW_TOKENS, signal_ids
+from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.layers import LoRAConfig, unstack
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 
 VOCAB, WIDTH = 40, 32
+VOCABULARY = Vocabulary(VOCAB)
 NAMES = ("image", "audio")
 
 
@@ -83,7 +84,7 @@ def test_greedy_rows_of_different_lengths_equal_recomputation(model, unstacked):
         model.llm.layers = unstack(model.llm.layers)
     ids, lengths = prompts([3, 7, 1, 5])
     found = decode(model, ids, lengths, options(4))
-    allowed = np.arange(VOCAB + len(NEW_TOKENS)) < VOCAB
+    allowed = np.arange(VOCABULARY.size) < VOCAB
     for row, n in enumerate(lengths):
         assert found.tokens[row].tolist() == recompute(model, ids[row, :n].tolist(), 12, allowed)
         assert found.length[row] == 12
@@ -116,7 +117,7 @@ def test_limits_of_rows_are_their_own(model):
 def test_a_forced_group_is_complete_and_keeps_its_states(model, name):
     ids, lengths = prompts([5, 2])
     found = decode(model, ids, lengths, options(2, modality=name), max_new_tokens=16)
-    group = signal_ids(name, VOCAB)
+    group = VOCABULARY.signal_ids(name)
     for row, n in enumerate(lengths):
         tokens = found.tokens[row, : found.length[row]].tolist()
         starts = [i for i, t in enumerate(tokens) if t == group[0]]
@@ -135,7 +136,7 @@ def test_text_only_never_emits_new_tokens_and_auto_may(model):
     assert (decode(model, ids, lengths, options(4, temperature=5.0)).tokens < VOCAB).all()
     free = decode(model, ids, lengths, options(4, temperature=5.0, modality="auto"), max_new_tokens=48)
     assert free.num_groups.sum() > 0
-    starts = {signal_ids(n, VOCAB)[0]: signal_ids(n, VOCAB) for n in NAMES}
+    starts = {VOCABULARY.signal_ids(n)[0]: VOCABULARY.signal_ids(n) for n in NAMES}
     for row in range(4):
         tokens, at = free.tokens[row, : free.length[row]].tolist(), 0
         while at < len(tokens):
@@ -160,13 +161,13 @@ class Stubborn:
     """A model that always says the same."""
 
     def __init__(self, model, token):
-        self.llm, self.embed_tokens, self._token = model.llm, model.embed_tokens, token
+        self.config, self.llm, self.embed_tokens, self._token = model.config, model.llm, model.embed_tokens, token
 
     def logits(self, hidden):
-        return jnp.zeros((*hidden.shape[:-1], VOCAB + len(NEW_TOKENS))).at[..., self._token].set(1.0)
+        return jnp.zeros((*hidden.shape[:-1], VOCABULARY.size)).at[..., self._token].set(1.0)
 
 
-@pytest.mark.parametrize("token", [7, signal_ids("image", VOCAB)[0], signal_ids("audio", VOCAB)[0]])
+@pytest.mark.parametrize("token", [7, VOCABULARY.signal_ids("image")[0], VOCABULARY.signal_ids("audio")[0]])
 @pytest.mark.parametrize("spare_groups", [0, 2])
 def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, spare_groups):
     """A stop, or one group over and over; with exactly enough room, and with more; greedy, and at random."""
@@ -186,7 +187,7 @@ def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, 
         assert set(names) <= set(made), (cases[row], found.tokens[row].tolist())
         assert found.length[row] <= limits[row] and found.num_groups[row] <= config.max_groups
         tokens = found.tokens[row, : found.length[row]].tolist()
-        assert [t for t in tokens if t >= VOCAB] == [t for m in made for t in signal_ids(NAMES[m], VOCAB)]
+        assert [t for t in tokens if t >= VOCAB] == [t for m in made for t in VOCABULARY.signal_ids(NAMES[m])]
 
 
 def test_changing_options_does_not_recompile(model):

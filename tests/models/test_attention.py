@@ -151,7 +151,7 @@ def test_float32_and_masks_are_for_xla():
 def test_the_paper_s_system_has_no_other_attentions(monkeypatch):
     from configs import nextgpt_7b
     from nextgpt_jax.aot import plan
-    from nextgpt_jax.modalities import MODALITIES, OUTPUTS
+    from nextgpt_jax.modalities import MODALITIES, output_modalities
     from nextgpt_jax.sharding import make_mesh
 
     seen = set()
@@ -160,11 +160,11 @@ def test_the_paper_s_system_has_no_other_attentions(monkeypatch):
     config.model.dtype, config.data.batch_size = "bfloat16", 16
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
-        for stage, inputs, outputs in (("stage1", MODALITIES, ()), ("stage2", (), OUTPUTS)):
+        for stage, inputs, outputs in (("stage1", MODALITIES, ()), ("stage2", (), output_modalities())):
             config.train.stage = stage
             program = plan.training_program(config, mesh, inputs, outputs)
             program.function.trace(*program.arguments)
-        for name in ("decode", *OUTPUTS):
+        for name in ("decode", *output_modalities()):
             program = plan.inference_program(config, mesh, name)
             program.function.trace(*program.arguments)
     assert seen == {Case(*sizes, BF16, **more) for (_, sizes), (more, _) in PAPER.items()}

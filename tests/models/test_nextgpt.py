@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextgpt_jax.modalities import NEW_TOKENS, OUTPUTS, signal_ids
+from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, merge_lora
@@ -25,7 +25,7 @@ from tests.parity import relative_error
 
 def tiny_config() -> NExTGPTConfig:
     outputs = []
-    for name in OUTPUTS:
+    for name in output_modalities():
         c = json.loads((FIXTURES / "tiny" / f"text_fc_{name}.json").read_text())
         sizes = dict(
             hidden_dim=c["hidden_dim"], num_layers=4, num_heads=c["nhead"], feedforward_dim=c["dim_feedforward"]
@@ -38,7 +38,7 @@ def tiny_config() -> NExTGPTConfig:
         lora=LoRAConfig(rank=4, alpha=8, dropout=0.1),
         input_projector="linear",
         input_dim=32,
-        outputs=tuple(outputs),
+        output_projectors=tuple(outputs),
     )
 
 
@@ -47,7 +47,7 @@ def load(delta: str) -> NExTGPTModel:
     model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
     base = nnx.state(model.llm, lambda path, _: path[-1] not in ("lora_a", "lora_b"))
     nnx.update(model.llm, matching.load(open_checkpoint(FIXTURES / "vicuna"), base, llama_table.BASE))
-    table = nextgpt_delta.table("linear", "transformer", cfg.modalities)
+    table = nextgpt_delta.table("linear", "transformer", cfg.output_modalities)
     filled, _ = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / delta), nnx.state(model), table)
     nnx.update(model, filled)
     return model
@@ -97,7 +97,7 @@ def test_merged_lora(forward):
 def test_prompt_embeddings(model, forward, name, row):
     hidden, _ = model.llm(embed(model, forward))
     ids = with_feature(forward["in_ids"])[row]
-    signal = signal_ids(name, model.llm.config.vocab_size)
+    signal = model.config.vocabulary.signal_ids(name)
     begin = ids.tolist().index(signal[0])
     group = slice(begin, begin + len(signal))
     assert tuple(ids[group]) == signal
@@ -108,7 +108,7 @@ def test_prompt_embeddings(model, forward, name, row):
 def test_losses_and_gradients(model):
     data = np.load(FIXTURES / "npz" / "nextgpt_train.npz")
     ids = with_feature(data["in_ids"])
-    begin = ids[0].tolist().index(model.llm.config.vocab_size + OUTPUTS["image"].first_signal)
+    begin = ids[0].tolist().index(model.config.vocabulary.signal_ids("image")[0])
     batch = {
         "tokens": jnp.asarray(ids),
         "loss_mask": jnp.asarray(data["in_labels"] != -100),
@@ -155,14 +155,14 @@ def test_old_peft_spelling_gives_the_same(model):
 
 def test_stage_2_file_has_no_lora():
     model = NExTGPTModel(tiny_config(), rngs=nnx.Rngs(0))
-    table = nextgpt_delta.table("linear", "transformer", model.config.modalities)
+    table = nextgpt_delta.table("linear", "transformer", model.config.output_modalities)
     filled, taken = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / "nextgpt_stage2"), nnx.state(model), table)
     assert "LoRA" not in taken and "input_proj" in taken
     assert not any("lora_a" in path for path, _ in nnx.to_flat_state(filled))
 
 
 def test_delta_round_trip(model):
-    table = nextgpt_delta.table("linear", "transformer", model.config.modalities)
+    table = nextgpt_delta.table("linear", "transformer", model.config.output_modalities)
     original = open_checkpoint(FIXTURES / "nextgpt")
     exported = nextgpt_delta.export_delta(nnx.state(model), table)
     assert exported.keys() == set(original)
@@ -190,7 +190,7 @@ def test_full_size_trained_parameters():
     for name, count in {"image": 31_958_784, "video": 32_090_112, "audio": 31_788_544}.items():
         assert size(lambda path, _, name=name: path[:2] == ("output_proj", name)) == count
     assert size(lambda path, _: path[0] == "encoder") == 1_200_781_057 - 354_032_641  # all but the text branch
-    new_rows = 2 * len(NEW_TOKENS) * 4096
+    new_rows = 2 * 38 * 4096
     assert size(DELTA) == 33_554_432 + 4_198_400 + 31_958_784 + 32_090_112 + 31_788_544 + new_rows
     assert size(lambda path, _: path[0] == "llm") == 6_738_415_616 + 33_554_432
     # what the reference's file holds: whole embedding and head, LoRA, projections
