@@ -13,6 +13,7 @@ from convert import folders
 from convert.imports import delta_state
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import is_trainable
@@ -48,7 +49,7 @@ def export_to(output: pathlib.Path, component: str, values: flags.FlagValues) ->
 
 
 def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, **beside: Any) -> None:
-    with folders.new_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for name, content in beside.items():
             (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
         save_safetensors(tensors, folder / file, dtype=dtype)
@@ -111,7 +112,7 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
     rows = nnx.from_flat_state(
         (path[1:], leaf)
         for path, leaf in nnx.to_flat_state(nextgpt_delta.delta_state(state))
-        if path[0] == "llm" and path[-1] not in ("lora_a", "lora_b")
+        if path[0] == "llm" and not nextgpt_delta.is_lora(path)
     )
     folder = pathlib.Path(config.llm)
     if orbax_params.is_converted(folder):
@@ -154,7 +155,7 @@ def _export_system(output: pathlib.Path, values, dtype) -> None:
     named = {name: source / entry["folder"] for name, entry in manifest["parts"].items()}
     model = dataclasses.replace(values.config.model, **{name: str(path) for name, path in named.items()})
     values.config.model = model
-    with folders.new_folder(output) as scratch:
+    with atomic_folder(output) as scratch:
         for name, entry in manifest["parts"].items():
             target = scratch / entry["folder"]
             if entry["component"] == "delta":

@@ -6,32 +6,30 @@ says what it was made from. It appears complete, under its name, or not at all.
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import math
-import os
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import atomic_folder, format_size
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import matching, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, Part
+from nextgpt_jax.weights.hub import COMPANION_FILES
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 MANIFEST = "nextgpt_jax.json"
 LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
 _LEFT_BYTES = 16 * 2**20  # more than that are weights of parts that are not built
-_KEPT = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # beside the weights: configs, tokenizers, terms
 _BESIDE_PARTS = ("tokenizer", "scheduler", "feature_extractor")  # folders of a pipeline that hold no weights
 _NOT_KEPT = ("*.index.json", "*.index.*.json", MANIFEST)
 
@@ -86,7 +84,7 @@ def summary(parts: list[FittedPart]) -> str:
     """The same in a line: how much there is."""
     count = sum(len(f.parameters) for f in parts)
     elements = sum(math.prod(p.shape) for f in parts for p in f.parameters.values())
-    return f"{count} parameters of {elements / 1e6:,.2f}M elements, {_size(sum(map(bytes_of, parts)))}"
+    return f"{count} parameters of {elements / 1e6:,.2f}M elements, {format_size(sum(map(bytes_of, parts)))}"
 
 
 def import_folder(
@@ -105,7 +103,10 @@ def import_folder(
     Raises:
       UserError: the output exists, there is no room, or a source file becomes unreadable.
     """
-    with new_folder(output, sum(map(bytes_of, parts))) as folder, concurrent.futures.ThreadPoolExecutor(1) as hashing:
+    with (
+        atomic_folder(output, sum(map(bytes_of, parts))) as folder,
+        concurrent.futures.ThreadPoolExecutor(1) as hashing,
+    ):
         files = sorted({file for fitted in parts for file in fitted.checkpoint.files})
         digests = {file: hashing.submit(_sha256, file) for file in files}
         copy_beside(source, folder, [fitted.part.folder for fitted in parts])
@@ -155,7 +156,7 @@ def export_parts(
 ) -> None:
     """Writes parameters of parts in the hub's layout, with what stands beside them in `source`."""
     size = sum(math.prod(p.shape) * p.cast(dtype).dtype.itemsize for _, some in parts for p in some.values())
-    with new_folder(output, size) as folder:
+    with atomic_folder(output, size) as folder:
         copy_beside(source, folder, [part.folder for part, _ in parts])
         for part, parameters in parts:
             tensors = matching.export_parameters(parameters, part.state, part.table)
@@ -169,59 +170,6 @@ def restore_unmatched(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
     if not (folder / LEFT).is_file():
         return tensors
     return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / LEFT).tensors})
-
-
-@contextlib.contextmanager
-def new_folder(path: pathlib.Path, size: int = 0) -> Iterator[pathlib.Path]:
-    """Gives the body a hidden folder beside `path` to fill with about `size` bytes; renames it to `path` after.
-
-    If anything fails, nothing is left. A process that was killed leaves its hidden folder, which the next one removes.
-
-    Raises:
-      UserError: there is something at `path`, no room for it, or an OSError came up in the body.
-    """
-    path = path.absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--output: {path} exists: give a new folder")
-    check_folder(path, "--output")
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.partial-*"):
-            if not _alive(left.name.rsplit("-", 1)[1]):
-                shutil.rmtree(left, ignore_errors=True)
-        free = shutil.disk_usage(path.parent).free
-        if size > free:
-            raise UserError(f"--output: {path} needs {_size(size)}, and {_size(free)} are free there")
-        partial.mkdir()
-        yield partial
-        _sync(partial)
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        raise UserError(f"{path} can't be written: {reason}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _sync(folder: pathlib.Path) -> None:
-    """Brings the files to the disk before the folder gets its name."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
 
 
 def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
@@ -242,7 +190,7 @@ def _files_beside(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_beside(file: pathlib.Path) -> bool:
-    return file.is_file() and any(file.match(p) for p in _KEPT) and not any(file.match(p) for p in _NOT_KEPT)
+    return file.is_file() and any(file.match(p) for p in COMPANION_FILES) and not any(file.match(p) for p in _NOT_KEPT)
 
 
 def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:
@@ -282,11 +230,3 @@ def _sha256(file: pathlib.Path) -> str:
 
 def bytes_of(fitted: FittedPart) -> int:
     return sum(math.prod(p.shape) * p.dtype.itemsize for p in fitted.parameters.values())
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

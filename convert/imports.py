@@ -14,7 +14,7 @@ from convert import folders, vicuna
 from convert.folders import FittedPart
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_write
+from nextgpt_jax.files import atomic_folder, atomic_write
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.llms.llama import LlamaConfig
@@ -32,7 +32,7 @@ def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) ->
     if component == "nextgpt":
         return _import_system(output, values)
     dtype = np.dtype(values.dtype) if values.dtype else None
-    source = hub.find(component, values.source, values.revision)
+    source = hub.find(values.source, components.LAYOUTS[component], revision=values.revision)
     folder = source.path if source.path.is_dir() else source.path.parent
     extra: dict[str, Any] = {}  # files that the published folder lacks
     if component == "delta":
@@ -149,7 +149,7 @@ def _import_system(output: pathlib.Path, values) -> None:
         for name, some in parts.items():
             print(f"{name} fits: {folders.summary(some)}")
         return
-    with folders.new_folder(output, sum(folders.bytes_of(f) for some in parts.values() for f in some)) as scratch:
+    with atomic_folder(output, sum(folders.bytes_of(f) for some in parts.values() for f in some)) as scratch:
         manifest: dict[str, Any] = {"config": config_hash(values.config), "template": model.template, "parts": {}}
         for name, (component, path) in named.items():
             folder = found[name] if found[name].is_dir() else found[name].parent

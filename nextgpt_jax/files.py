@@ -1,8 +1,10 @@
-"""Reading and writing files such that failures are one line and outputs are whole or not there."""
+"""Atomic file and folder writes, and one-line errors for files that cannot be read or written."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -11,12 +13,12 @@ from nextgpt_jax.errors import UserError, first_line
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives the body a temporary file in the folder of `path` (made if needed) to write; renames it to `path` after.
+    """Yields a temporary file in the folder of `path` (created if needed); renames it to `path` when the body is done.
 
-    The file gets mode 0644. If anything fails, what was at `path` stays and nothing else is left.
+    The file gets mode 0644. If anything fails, `path` is unchanged and the temporary file is removed.
 
     Raises:
-      UserError: an OSError came up, in the body or around it.
+      UserError: an OSError, in the body or while creating or renaming the file.
     """
     path, temporary = pathlib.Path(path), None
     try:
@@ -35,13 +37,83 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def reading(path: pathlib.Path, kind: str) -> Iterator[None]:
-    """Turns whatever fails in the body into one line that names the file, what it should be (`kind`) and the reason.
+def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> Iterator[pathlib.Path]:
+    """Yields a hidden folder next to `path`; syncs it to disk and renames it to `path` when the body is done.
 
-    The file is opened once before the body: what decodes media is less clear about why a file cannot be opened.
+    If anything fails, the hidden folder is removed. A killed process leaves its hidden folder behind; the next call for
+    the same `path` removes it.
+
+    Args:
+      path: the new folder. It must not exist, or be empty.
+      size: bytes that the body will write, checked against the free space.
+      flag: the option that gave `path`, for error messages.
 
     Raises:
-      UserError: the file is missing or not regular, cannot be opened, or the body raised anything.
+      UserError: `path` exists, the disk is too small, or an OSError in the body.
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{flag}: {path} exists: give a new folder")
+    check_folder(path, flag)
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.partial-*"):
+            if not _is_running(stale.name.rsplit("-", 1)[1]):
+                shutil.rmtree(stale, ignore_errors=True)
+        free = shutil.disk_usage(path.parent).free
+        if size > free:
+            raise UserError(f"{flag}: {path} needs {format_size(size)}, and {format_size(free)} are free there")
+        partial.mkdir()
+        yield partial
+        _sync(partial)
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise UserError(f"{path} can't be written: {reason}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's process
+        pass
+    return True
+
+
+def _sync(folder: pathlib.Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def check_folder(path: str | pathlib.Path, flag: str) -> None:
+    """Checks that `path` is a writable folder or can be created; `flag` is the option that gave it.
+
+    Raises:
+      UserError: `path`, or its nearest existing parent, is a file or not writable.
+    """
+    path = pathlib.Path(path).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{flag}: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder")
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path, kind: str) -> Iterator[None]:
+    """Turns any failure in the body into a one-line error with the path, the expected `kind` of file and the reason.
+
+    Decoders give unhelpful errors for unreadable files, so the file is opened once before the body runs.
+
+    Raises:
+      UserError: the file is missing, not a regular file or cannot be opened, or the body raised an exception.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -52,6 +124,14 @@ def reading(path: pathlib.Path, kind: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise UserError(f"no such {kind}: {path}") from None
-    except Exception as error:  # decoders raise many kinds; the first line says what is wrong
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{path} is not a readable {kind}: {reason}") from None
+    except Exception as error:  # decoders raise many types
+        raise UserError(f"{path} is not a readable {kind}: {first_line(error)}") from None
+
+
+def format_size(count: float) -> str:
+    """A number of bytes with a decimal unit: "13.48 GB"."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

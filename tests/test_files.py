@@ -1,9 +1,13 @@
-"""Files that are whole or not there."""
+"""Atomic writes of files and folders, and one-line errors."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_write, reading
+from nextgpt_jax.files import atomic_folder, atomic_write, check_folder, format_size, reading
 
 
 def test_writes_appear_when_they_are_done(tmp_path):
@@ -50,3 +54,55 @@ def test_reading_names_the_file_and_the_first_line(tmp_path):
             raise error
     with pytest.raises(UserError, match="^mine$"), reading(path, "poem"):
         raise UserError("mine")
+
+
+def test_folders_appear_when_they_are_done(tmp_path):
+    path = tmp_path / "new" / "a"
+    with atomic_folder(path) as folder:
+        assert not path.exists() and folder.parent == path.parent
+        (folder / "file").write_text("text")
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+    with pytest.raises(UserError, match=f"^--to: {path} exists: give a new folder$"), atomic_folder(path, flag="--to"):
+        raise AssertionError
+    assert (path / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_failed_folders_leave_nothing(tmp_path, error):
+    path = tmp_path / "a"
+    with (
+        pytest.raises(UserError if isinstance(error, OSError) else type(error)) as caught,
+        atomic_folder(path) as folder,
+    ):
+        (folder / "file").write_text("text")
+        raise error
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"{path} can't be written: the disk is full"
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_killed_processes_are_removed_and_those_of_running_ones_kept(tmp_path):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    (tmp_path / f".a.partial-{finished.pid}").mkdir()
+    running = tmp_path / f".a.partial-{os.getppid()}"
+    running.mkdir()
+    with atomic_folder(tmp_path / "a"):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a", running.name])
+
+
+def test_folders_that_are_too_large(tmp_path):
+    with pytest.raises(UserError, match="needs 1000000000.00 GB, and .* are free there"):
+        with atomic_folder(tmp_path / "a", 10**18):
+            raise AssertionError
+    assert [format_size(n) for n in (999, 1000, 2_500_000)] == ["999 B", "1 KB", "2 MB"]
+
+
+def test_folders_that_cannot_be_created(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(UserError, match=f"^--to: {tmp_path / 'file'} is a file: give a folder$"):
+            check_folder(path, "--to")
+    check_folder(tmp_path / "a" / "b", "--to")
+    assert not (tmp_path / "a").exists()

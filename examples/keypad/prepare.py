@@ -25,7 +25,8 @@ from examples.keypad import language, world
 from examples.keypad.things import Thing, everything
 from nextgpt_jax import media
 from nextgpt_jax.cli.flags import run_command
-from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import check_folder
 from nextgpt_jax.modalities import MODALITIES
 
 CONVERSATIONS = 12000

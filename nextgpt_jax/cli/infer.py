@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
-from nextgpt_jax.errors import UserError, check_folder
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import check_folder
 from nextgpt_jax.modalities import MODALITIES, output_modalities
 
 _BATCH = 32  # requests of a file that are answered together

@@ -15,6 +15,7 @@ from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoC
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, make_rngs
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.nextgpt import DecoderConfig
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.tables import audioldm as audioldm_table
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -22,10 +23,18 @@ from nextgpt_jax.weights.tables import llama as llama_table
 from nextgpt_jax.weights.tables import stable_diffusion as stable_diffusion_table
 from nextgpt_jax.weights.tables import text_to_video as text_to_video_table
 
-DecoderConfig = StableDiffusionConfig | TextToVideoConfig | AudioLDMConfig
-
 IMAGEBIND_FILE = "imagebind_huge.pth"
 ADAPTER, BASE_CONFIG = "adapter_config.json", "base_config.json"
+
+LAYOUTS = {
+    "llama": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
+    "imagebind": f"{IMAGEBIND_FILE}, or config.json and model.safetensors",
+    "stable_diffusion": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
+    "text_to_video": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
+    "audioldm": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, vocoder/, scheduler/",
+    "lora": "adapter_config.json, adapter_model.safetensors (or .bin)",
+    "delta": "pytorch_model.pt",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,19 +5,9 @@ import re
 from typing import NamedTuple
 
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.weights.components import IMAGEBIND_FILE
 
-LAYOUTS = {
-    "llama": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
-    "imagebind": f"{IMAGEBIND_FILE}, or config.json and model.safetensors",
-    "stable_diffusion": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
-    "text_to_video": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
-    "audioldm": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, vocoder/, scheduler/",
-    "lora": "adapter_config.json, adapter_model.safetensors (or .bin)",
-    "delta": "pytorch_model.pt",
-}
 _HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
-_BESIDE = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")
+COMPANION_FILES = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # configs, tokenizers, terms
 
 
 class Source(NamedTuple):
@@ -35,8 +25,10 @@ class Source(NamedTuple):
         }
 
 
-def find(component: str, source: str, revision: str = "") -> Source:
+def find(source: str, layout: str, *, revision: str = "") -> Source:
     """A local source as it is; a hub id downloaded, of a pinned revision, and resumed if it was interrupted.
+
+    `layout` says in messages which files are expected.
 
     Raises:
       UserError: it is neither, or the hub cannot be reached.
@@ -45,11 +37,11 @@ def find(component: str, source: str, revision: str = "") -> Source:
     if path.exists():
         return Source(path)
     if not _HUB_ID.fullmatch(source) or source.startswith((".", "/")):
-        raise UserError(f"--source: no such folder: {source} (wanted: {LAYOUTS[component]})")
-    return _download(component, source, revision)
+        raise UserError(f"--source: no such folder: {source} (wanted: {layout})")
+    return _download(source, layout, revision)
 
 
-def _download(component: str, hub_id: str, revision: str) -> Source:
+def _download(hub_id: str, layout: str, revision: str) -> Source:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -63,7 +55,7 @@ def _download(component: str, hub_id: str, revision: str) -> Source:
         reason = first_line(error)
         raise UserError(
             f"--source: there is no folder {hub_id}, and the hub cannot be reached ({reason}): "
-            f"download it elsewhere and give the folder ({LAYOUTS[component]})"
+            f"download it elsewhere and give the folder ({layout})"
         ) from None
     return Source(pathlib.Path(path), hub_id, info.sha)
 
@@ -75,7 +67,7 @@ def wanted(names: list[str]) -> list[str]:
         folders.setdefault(str(pathlib.PurePosixPath(name).parent), []).append(name)
     chosen = []
     for files in folders.values():
-        chosen += [f for f in files if any(pathlib.PurePosixPath(f).match(pattern) for pattern in _BESIDE)]
+        chosen += [f for f in files if any(pathlib.PurePosixPath(f).match(pattern) for pattern in COMPANION_FILES)]
         weights = [f for f in files if f.endswith((".safetensors", ".bin", ".pt", ".pth"))]
         plain = [f for f in weights if ".fp16." not in f and ".non_ema" not in f] or weights
         chosen += [f for f in plain if f.endswith(".safetensors")] or plain

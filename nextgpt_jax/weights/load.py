@@ -26,7 +26,7 @@ from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel, is
 from nextgpt_jax.prompts import TEMPLATES, Template
 from nextgpt_jax.weights import nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import decoder_tables, imagebind_config
-from nextgpt_jax.weights.matching import fill, fit
+from nextgpt_jax.weights.matching import fill, fit, sharding_of
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -234,18 +234,19 @@ def load_system(
     if config.delta:
         delta, taken = _restored_delta(pathlib.Path(config.delta), abstract, delta_table(cfg))
         for path, leaf in nnx.to_flat_state(delta):
-            filled[path] = leaf.replace(leaf[...].astype(dtype)) if path[0] == "llm" and not _is_lora(path) else leaf
+            frozen = path[0] == "llm" and not nextgpt_delta.is_lora(path)
+            filled[path] = leaf.replace(leaf[...].astype(dtype)) if frozen else leaf
         if verbose:
             print(f"delta {config.delta}: took {', '.join(taken)}")
         if ("llm", "embed_tokens", "embedding") in filled:
             sources[("llm",)] = config.llm, llama_table.LAYERS
     for prefix, (folder, table) in sources.items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
-        part = {p: v for p, v in part.items() if not _is_lora(p)}
+        part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}
         state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
-        shardings = nnx.from_flat_state([(p, leaves[p].replace(_sharding(leaves[p]))) for p in sorted(missing)])
+        shardings = nnx.from_flat_state([(p, leaves[p].replace(sharding_of(leaves[p]))) for p in sorted(missing)])
         initialize = jax.jit(lambda: nnx.state(make(), lambda path, _: path in missing), out_shardings=shardings)
         initial = initialize()
         filled |= dict(nnx.to_flat_state(initial))
@@ -272,10 +273,6 @@ def placed(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
                     f"that share a scale (of {n} inputs): take int8, or another size"
                 )
     return sharding.place(state, mesh)
-
-
-def _sharding(leaf: nnx.Variable) -> Any:
-    return getattr(leaf.get_raw_value(), "sharding", None)
 
 
 def load_trained(
@@ -338,7 +335,7 @@ def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quant
 
     filled = {}
     for path, scale in scales.items():
-        where = _sharding(leaves[path]), _sharding(leaves[scale])
+        where = sharding_of(leaves[path]), sharding_of(leaves[scale])
         ((_, kernel),) = nnx.to_flat_state(read(nnx.from_flat_state([(path, leaves[path])])))
         made = jax.jit(quantize.quantize_layers, static_argnums=1, out_shardings=where)(kernel[...], quantization)
         filled |= {path: leaves[path].replace(made[0]), scale: leaves[scale].replace(made[1])}
@@ -351,10 +348,6 @@ def _restored_delta(path: pathlib.Path, state: nnx.State, table: Table) -> tuple
         return nextgpt_delta.load_delta(open_checkpoint(path), state, table)
     wanted, held = nextgpt_delta.saved_delta(path, state)
     return orbax_params.restore(path, wanted), held
-
-
-def _is_lora(path: tuple) -> bool:
-    return path[-1] in ("lora_a", "lora_b")
 
 
 def load_tokenizer(folder: str | pathlib.Path) -> Any:

@@ -46,15 +46,20 @@ def flat_paths(state: nnx.State) -> dict[tuple, str]:
     return {path: ".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)}
 
 
+def sharding_of(leaf: nnx.Variable) -> jax.sharding.Sharding | None:
+    """The sharding of a parameter, abstract or real; None if it has none."""
+    return getattr(leaf.get_raw_value(), "sharding", None)
+
+
 def plan(state: nnx.State, table: Table) -> dict[str, Source]:
     """Which PyTorch tensors fill each parameter of `state` (abstract or real), keyed by dotted path.
 
     Raises:
       ValueError: no row or several rows of the table match a parameter: the table is wrong.
     """
-    sources = {}
+    sources, names = {}, flat_paths(state)
     for path, leaf in nnx.to_flat_state(state):
-        name = ".".join(map(str, path))
+        name = names[path]
         matches = [(r, found) for r in table.rules if (found := r.match(name)) is not None]
         if len(matches) != 1:
             rows = [r.flax for r, _ in matches]
@@ -170,10 +175,11 @@ def load(
 
 def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float32) -> nnx.State:
     """`state` with parameters that fit it; floating-point ones are cast to `dtype`. Leaves with a sharding get it."""
+    names = flat_paths(state)
 
     def filled(path, leaf):
-        array = parameters[".".join(map(str, path))].cast(dtype).read()
-        sharding = getattr(leaf.get_raw_value(), "sharding", None)
+        array = parameters[names[path]].cast(dtype).read()
+        sharding = sharding_of(leaf)
         if sharding is None:
             return leaf.replace(jnp.asarray(array))
         return leaf.replace(jax.make_array_from_callback(array.shape, sharding, lambda index: array[index]))
@@ -184,7 +190,8 @@ def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float3
 def export(state: nnx.State, table: Table) -> Checkpoint:
     """The PyTorch tensors of `state`, contiguous, in the dtype they have."""
     sources = plan(state, table)
-    leaves = {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    names = flat_paths(state)
+    leaves = {names[path]: leaf[...] for path, leaf in nnx.to_flat_state(state)}
     return export_parameters({name: Parameter.of(leaves[name], s.stacked) for name, s in sources.items()}, state, table)
 
 

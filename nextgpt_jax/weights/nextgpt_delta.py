@@ -126,6 +126,11 @@ def base_vocab_size(path: pathlib.Path) -> int | None:
     return whole and whole.shape[0] - len(Vocabulary(0, read_signals(path)).new_tokens)
 
 
+def is_lora(path: tuple) -> bool:
+    """Is the parameter at this path a low-rank update?"""
+    return path[-1] in ("lora_a", "lora_b")
+
+
 def is_delta(path: tuple) -> bool:
     """Is this parameter of a NExTGPTModel in a delta file?"""
     return is_trainable(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
@@ -136,7 +141,7 @@ _LORA, _ROWS = "LoRA", "embedding and head rows"
 
 def group(path: tuple) -> str:
     """Which piece of a delta a parameter belongs to; files hold all of a piece or nothing."""
-    if path[-1] in ("lora_a", "lora_b"):
+    if is_lora(path):
         return _LORA
     if path[0] == "output_proj":
         return f"output_proj.{path[1]}"

@@ -23,7 +23,7 @@ import tensorstore as ts
 from flax import nnx
 
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, plan
+from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, plan, sharding_of
 from nextgpt_jax.weights.rules import Table
 
 FOLDER = "params"
@@ -49,7 +49,7 @@ def save(parameters: Mapping[str, Parameter], folder: pathlib.Path) -> None:
             handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
             ocp.Checkpointer(handler).save((folder / FOLDER).absolute(), args=ocp.args.PyTreeSave(_nested(parameters)))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} can't be written: {_reason(error)}") from None
+        raise UserError(f"{folder} can't be written: {first_line(error)}") from None
 
 
 def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def read(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.St
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def filled(path, leaf):
-        sharding = getattr(leaf.get_raw_value(), "sharding", None) or default
+        sharding = sharding_of(leaf) or default
         return leaf.replace(_restored(folder / FOLDER / names[path], sharding, dtype))
 
     try:
         return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / FOLDER} can't be read: {_reason(error)}") from None
+        raise UserError(f"{folder / FOLDER} can't be read: {first_line(error)}") from None
 
 
 def _restored(path: pathlib.Path, sharding: jax.sharding.Sharding, dtype) -> jax.Array:
@@ -183,9 +183,9 @@ def check(folder: pathlib.Path, state: nnx.State) -> None:
       ConversionError: parameters missing or of the wrong shape; all of them are listed.
       UserError: the folder is not complete.
     """
-    kept, problems = saved(folder), []
+    kept, problems, names = saved(folder), [], flat_paths(state)
     for path, leaf in nnx.to_flat_state(state):
-        name = ".".join(map(str, path))
+        name = names[path]
         if name not in kept:
             problems.append(f"missing {name} {list(leaf.shape)}")
         elif tuple(kept[name].shape) != tuple(leaf.shape):
@@ -205,7 +205,7 @@ def saved(folder: pathlib.Path) -> dict[str, Any]:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             return dict(_flat(checkpointer.metadata(path.absolute()).item_metadata.tree))
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no complete set of converted parameters: {_reason(error)}") from None
+        raise UserError(f"{path} is no complete set of converted parameters: {first_line(error)}") from None
 
 
 def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str, Parameter]:
@@ -242,7 +242,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or first_line(error)

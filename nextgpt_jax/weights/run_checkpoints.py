@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from nextgpt_jax.errors import UserError, check_folder
-from nextgpt_jax.files import atomic_write
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
 

@@ -4,18 +4,13 @@ import json
 import pathlib
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from nextgpt_jax.files import atomic_write
-from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
+from nextgpt_jax.weights.torch_checkpoint import SAFETENSORS_DTYPES, Checkpoint, Tensor
 
 SHARD_BYTES = 5 * 10**9  # as transformers and diffusers cut them
-_DTYPES = {
-    np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16",
-    np.dtype(ml_dtypes.bfloat16): "BF16", np.dtype(np.int64): "I64", np.dtype(np.int32): "I32",
-    np.dtype(np.int16): "I16", np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8", np.dtype(np.bool_): "BOOL",
-}  # fmt: skip
+_DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
 def save_safetensors(
@@ -70,8 +65,8 @@ def _write(tensors: dict[str, Tensor], path: pathlib.Path) -> None:
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for key in keys:
         begin, end = end, end + _bytes(tensors[key])
-        entry = {"dtype": _DTYPES[tensors[key].dtype], "shape": list(tensors[key].shape), "data_offsets": [begin, end]}
-        header[key] = entry
+        dtype, shape = _DTYPE_NAMES[tensors[key].dtype], list(tensors[key].shape)
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     with atomic_write(path) as temporary, temporary.open("wb") as file:

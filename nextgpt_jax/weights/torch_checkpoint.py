@@ -23,9 +23,12 @@ from nextgpt_jax.models.hf_config import read_json
 _NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _VARIANTS = ("", ".fp16")
-_SAFETENSORS_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+SAFETENSORS_DTYPES = {  # names in the headers of safetensors files
+    name: np.dtype(dtype)
+    for name, dtype in {
+        "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+    }.items()
 }  # fmt: skip
 
 
@@ -134,9 +137,9 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     tensors = {}
     for key, entry in header.items():
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+        if entry["dtype"] not in SAFETENSORS_DTYPES:
             raise UserError(f"{path}: {key} has the dtype {entry['dtype']}, which is not supported")
-        dtype, shape = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        dtype, shape = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"])
         tensors[key] = Tensor(shape, dtype, _reader(path, 8 + size + entry["data_offsets"][0], dtype, shape))
     return tensors
 
@@ -192,10 +195,7 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
 
-    dtypes = {
-        getattr(torch, np.dtype(dtype).name if dtype is not np.bool_ else "bool"): np.dtype(dtype)
-        for dtype in _SAFETENSORS_DTYPES.values()
-    }
+    dtypes = {getattr(torch, dtype.name): dtype for dtype in SAFETENSORS_DTYPES.values()}
     tensors = {}
     for key, value in content.items():
         if not isinstance(value, torch.Tensor) or not isinstance(key, str):

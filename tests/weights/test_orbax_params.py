@@ -8,12 +8,12 @@ import pathlib, sys
 import jax, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
-from convert import store
-from convert.components import COMPONENTS
+from nextgpt_jax.weights import orbax_params
+from nextgpt_jax.weights.components import COMPONENTS
 
 folder = pathlib.Path(sys.argv[1])
 state = COMPONENTS["llama"](folder)[0].state
-whole = store.restore(folder, state)
+whole = orbax_params.restore(folder, state)
 mesh = jax.make_mesh((2, 4), ("fsdp", "tensor"))
 
 def spec(shape):
@@ -24,7 +24,7 @@ def spec(shape):
     return NamedSharding(mesh, P(*axes))
 
 placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec(x.shape)), state)
-found = store.restore(folder, placed)
+found = orbax_params.restore(folder, placed)
 split = 0
 for a, b, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(whole), jax.tree.leaves(placed), strict=True):
     assert a.sharding == wanted.sharding
