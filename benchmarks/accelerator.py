@@ -277,8 +277,8 @@ def train(small: bool) -> Iterator[Result]:
     for stage in ("stage3", "stage1", "stage2"):
         config = experiment(small, stage)
         config.data.batch_size, config.train.remat = 4 if small else 16, "dots"
-        config.data.max_length, config.data.buckets = 64 if small else TOKENS, ()
-        config.optim.warmup = 0.0
+        config.data.max_length, config.data.bucket_boundaries = 64 if small else TOKENS, ()
+        config.optim.warmup_ratio = 0.0
         mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             program = plan.training_program(config, mesh, *plan.default_media(stage))
@@ -321,7 +321,7 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     """A decoder from prompt embeddings to media, beside the pipeline of diffusers."""
     experiment_config = experiment(small, "infer")
     config = dict(model_config(experiment_config.model, use_published_defaults=True).decoders)[name]
-    options, dtype = getattr(experiment_config.decode, name), frozen_dtype("auto")
+    options, dtype = getattr(experiment_config.generation, name), frozen_dtype("auto")
     steps = 4 if small else 50
     parts = tuple(part for part in DECODERS[name][1].PARTS if part != "text_encoder")
     graphdef, state = nnx.split(nnx.eval_shape(lambda: DECODERS[name][1](config, parts=parts, rngs=make_rngs(0))))

@@ -2,8 +2,8 @@
 
 import pathlib
 
-from nextgpt_jax.cli.flags import unknown_variant
 from nextgpt_jax.config import AudioOptions, ExperimentConfig, ImageOptions, VideoOptions
+from nextgpt_jax.config_files import unknown_variant
 
 VARIANTS = ("infer", "stage1", "stage2", "stage3")
 _ROOT = pathlib.Path(__file__).resolve().parent.parent / "examples" / "keypad"
@@ -21,7 +21,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.video_decoder = str(base / "text-to-video")
     config.model.audio_decoder = str(base / "audioldm")
     config.model.delta = str(_ROOT / "weights" / "delta") if variant == "infer" else ""
-    config.model.template = "pieces"
+    config.model.template = "per_segment"
     config.model.projector_width = 128
     config.model.projector_layers = 2
     config.model.projector_heads = 4
@@ -29,21 +29,23 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.lora_rank = 16
     config.model.lora_alpha = 16.0
     config.model.lora_dropout = 0.05
-    config.decode.image = ImageOptions(steps=20, guidance=4.0, height=32, width=32, batch=32)
-    config.decode.video = VideoOptions(steps=20, guidance=5.0, frames=8, height=32, width=32, fps=4.0, batch=16)
-    config.decode.audio = AudioOptions(steps=20, guidance=3.0, seconds=0.5, batch=32)
-    config.decode.temperature = 0.0
-    config.decode.max_new_tokens = 96
+    config.generation.image = ImageOptions(num_inference_steps=20, guidance_scale=4.0, height=32, width=32, batch=32)
+    config.generation.video = VideoOptions(
+        num_inference_steps=20, guidance_scale=5.0, frames=8, height=32, width=32, fps=4.0, batch=16
+    )
+    config.generation.audio = AudioOptions(num_inference_steps=20, guidance_scale=3.0, seconds=0.5, batch=32)
+    config.generation.temperature = 0.0
+    config.generation.max_new_tokens = 96
 
     config.data.captions = str(_ROOT / "data" / "captions.json")
     config.data.instructions = str(_ROOT / "data" / "instructions.json")
-    config.data.media = str(_ROOT / "data")
+    config.data.media_root = str(_ROOT / "data")
     config.data.batch_size = 32
     config.data.max_length = 48
     config.optim.lr = 2e-3
     config.train.save_every = 200
     if variant == "stage3":
-        config.data.max_length, config.data.buckets = 224, (48, 80, 128)
+        config.data.max_length, config.data.bucket_boundaries = 224, (48, 80, 128)
     if variant != "infer":
         config.train.stage = variant
         config.train.steps = {"stage1": 500, "stage2": 500, "stage3": 1500}[variant]

@@ -3,8 +3,8 @@
 Put the weights, in the hub's folder layout, below weights/ or name other folders: --config.model.llm=...
 """
 
-from nextgpt_jax.cli.flags import unknown_variant
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.config_files import unknown_variant
 
 VARIANTS = ("infer", "stage1", "stage2", "stage3")
 

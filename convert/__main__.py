@@ -18,8 +18,8 @@ from absl import flags
 
 from convert.exports import export_to
 from convert.imports import import_to
-from nextgpt_jax.cli.flags import nearest, parse_flags, run_command
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.cli.flags import parse_flags, run_command
+from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.weights.components import LAYOUTS
 
 _CONFIGURED = ("delta", "nextgpt")  # need the sizes that a config names

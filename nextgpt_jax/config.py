@@ -1,22 +1,111 @@
-"""The experiment config: a small tree of mutable dataclasses, filled by configs/*.py, overridden by flags.
+"""The experiment config: a small tree of mutable dataclasses, filled by configs/*.py and overridden by flags.
 
-Every field is read somewhere; `--config.a.b=v` sets one, with the type it has here.
+Every field is read somewhere; `--config.a.b=v` sets one, with the type it has here. Fields that earlier releases called
+by another name still take it, with a warning; any other unknown name is an error.
 """
 
 import dataclasses
+import functools
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nextgpt_jax.errors import UserError, nearest
+
+_T = typing.TypeVar("_T", bound="Section")
 
 
-@dataclasses.dataclass
-class ModelConfig:
-    """Where the frozen parts lie (folders in the hub's layout) and what is trained between them."""
+class UnknownField(UserError, AttributeError):
+    """A section of the config has no field of this name; the message has the nearest one."""
+
+
+class Section:
+    """Base of the config's dataclasses. Reading or setting an unknown field raises UnknownField."""
+
+    _renamed: Mapping[str, str] = types.MappingProxyType({})
+    _renamed_values: Mapping[str, Mapping[Any, Any]] = types.MappingProxyType({})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        field = _known_field(type(self), name)
+        super().__setattr__(field, _current_value(type(self), field, value))
+
+    if not typing.TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # called for names that are no attributes only
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(self, _known_field(type(self), name))
+
+
+@typing.dataclass_transform()
+def _section(
+    *, renamed: Mapping[str, str] | None = None, renamed_values: Mapping[str, Mapping[Any, Any]] | None = None
+) -> Callable[[type[_T]], type[_T]]:
+    """Makes a Section a dataclass.
+
+    Args:
+      renamed: names of fields in earlier releases, to the names of today.
+      renamed_values: by field, values of earlier releases, to the values of today.
+    """
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        cls._renamed, cls._renamed_values = renamed or {}, renamed_values or {}
+        cls = dataclasses.dataclass(cls)
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def __init__(self, *args, **values):
+            for name in [*values]:
+                field = _known_field(cls, name)
+                if field != name and field in values:  # as dataclasses.replace would pass them
+                    raise UnknownField(f"{cls.__name__}: {name} is now {field}: give {field}")
+                values[field] = _current_value(cls, field, values.pop(name))
+            init(self, *args, **values)
+
+        cls.__init__ = __init__
+        return cls
+
+    return decorate
+
+
+def _known_field(section: type, name: str) -> str:
+    """The field of a section called `name`, today or in earlier releases (with a warning).
+
+    Raises:
+      UnknownField: there is none.
+    """
+    if name in section.__dataclass_fields__:
+        return name
+    if name in section._renamed:
+        field = section._renamed[name]
+        warnings.warn(f"{section.__name__}.{name} is now {field}", FutureWarning, stacklevel=3)
+        return field
+    known = [*section.__dataclass_fields__]
+    hint = nearest(name, known) or f": its fields are {', '.join(known)}"
+    raise UnknownField(f"{section.__name__} has no field {name!r}{hint}")
+
+
+def _current_value(section: type, field: str, value: Any) -> Any:
+    renamed = section._renamed_values.get(field, {})
+    if isinstance(value, str) and value in renamed:
+        warnings.warn(f"{section.__name__}.{field}: {value!r} is now {renamed[value]!r}", FutureWarning, stacklevel=3)
+        return renamed[value]
+    return value
+
+
+@_section(renamed_values={"template": {"pieces": "per_segment"}})
+class ModelConfig(Section):
+    """Paths of the pretrained components (folders in the hub's layout) and settings of the trained parts."""
 
     llm: str = ""
     encoder: str = ""
-    image_decoder: str = ""  # decoders: "" does without the modality
+    image_decoder: str = ""  # empty: this output modality is disabled
     video_decoder: str = ""
     audio_decoder: str = ""
-    delta: str = ""  # trained weights in the released layout; "" starts from random projections
-    output_modalities: tuple[str, ...] = ()  # that a new model has signal tokens for; empty: image, video, audio
+    delta: str = ""  # trained weights in the released layout; empty: start from random projections
+    output_modalities: tuple[str, ...] = ()  # signal tokens of a newly created model; empty: image, video, audio
     input_projector: str = "linear"  # linear or mlp
     output_projector: str = "transformer"  # linear, transformer or qformer
     projector_width: int = 0  # sizes inside the output projection; 0: as published
@@ -27,28 +116,28 @@ class ModelConfig:
     lora_alpha: float = 32.0
     lora_dropout: float = 0.1
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    template: str = "reference"  # how conversations become ids: reference or pieces (see prompts.py)
-    dtype: str = "auto"  # of the frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
-    quantize: str = ""  # int8 or nf4: keeps the kernels of the language model's layers in so few bits (see quantize.py)
+    template: str = "reference"  # how conversations are tokenized: reference or per_segment (see prompts.py)
+    dtype: str = "auto"  # frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
+    quantize: str = ""  # int8 or nf4: precision of the frozen kernels in the language model's layers (see quantize.py)
 
 
-@dataclasses.dataclass
-class DataConfig:
-    """The training files and the shape of a batch. Several files are separated by commas, and mixed."""
+@_section(renamed={"media": "media_root", "buckets": "bucket_boundaries", "threads": "num_workers"})
+class DataConfig(Section):
+    """Training files and the shape of a batch. Several files are separated by commas; their records are mixed."""
 
     captions: str = ""  # [{"caption", "image_name" | "video_name" | ...}, ...]: stages 1 and 2
     instructions: str = ""  # conversations: stage 3
-    media: str = ""  # folder of the media that the files name, or of their images/, videos/, ...; "": beside each file
-    batch_size: int = 16  # of one optimizer step
-    max_length: int = 512  # tokens of a conversation
-    buckets: tuple[int, ...] = ()  # shorter lengths: batches of conversations of like length are padded to one of them
-    max_media: int = 8  # inputs, or outputs, of one modality in a conversation; more are refused
-    threads: int = 2  # that load and preprocess media
+    media_root: str = ""  # folder of the media files, or of their images/, videos/, ...; empty: that of the JSON file
+    batch_size: int = 16  # examples per optimizer step
+    max_length: int = 512  # tokens per example
+    bucket_boundaries: tuple[int, ...] = ()  # shorter padded lengths: examples are batched by length
+    max_media: int = 8  # inputs (or outputs) of one modality per conversation; more are refused
+    num_workers: int = 2  # threads that read and preprocess media
 
 
-@dataclasses.dataclass
-class RatesConfig:
-    """Multiples of the learning rate for each trainable part."""
+@_section()
+class LRMultipliers(Section):
+    """Factors on the learning rate, by trained part."""
 
     input_proj: float = 1.0
     output_proj: float = 1.0
@@ -56,83 +145,94 @@ class RatesConfig:
     lora: float = 1.0
 
 
-@dataclasses.dataclass
-class OptimConfig:
-    """AdamW with linear warm-up and decay, as in the paper."""
+@_section(
+    renamed={
+        "warmup": "warmup_ratio",
+        "clip": "grad_clip_norm",
+        "accumulate": "grad_accum_steps",
+        "rates": "lr_multipliers",
+    }
+)
+class OptimConfig(Section):
+    """AdamW with linear warm-up and linear decay, as in the paper."""
 
     lr: float = 4e-4
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 1e-3
-    warmup: float = 0.1  # share of the steps
-    clip: float = 1.0  # global norm of the gradients
-    accumulate: int = 1  # micro-batches of a step
-    rates: RatesConfig = dataclasses.field(default_factory=RatesConfig)
+    warmup_ratio: float = 0.1  # warm-up steps / all steps
+    grad_clip_norm: float = 1.0
+    grad_accum_steps: int = 1  # micro-batches per step
+    lr_multipliers: LRMultipliers = dataclasses.field(default_factory=LRMultipliers)
 
 
-@dataclasses.dataclass
-class MeshConfig:
-    """How many devices each axis of the mesh has (sharding.py); -1: as many as are left."""
+@_section()
+class MeshConfig(Section):
+    """Devices along each mesh axis (sharding.py); -1: all remaining devices."""
 
-    data: int = -1  # copies of the weights, each with rows of its own
-    fsdp: int = 1  # devices that share one copy, each with rows of its own
-    tensor: int = 1  # devices that share the heads, MLP widths and vocabulary for the same rows
+    data: int = -1  # data parallelism, weights replicated
+    fsdp: int = 1  # data parallelism, weights sharded
+    tensor: int = 1  # heads, MLP widths and vocabulary sharded, batch replicated
 
 
-@dataclasses.dataclass
-class TrainConfig:
-    """The length of a run and what it leaves behind."""
+@_section(renamed={"keep": "max_to_keep"})
+class TrainConfig(Section):
+    """Length of a run, logging and checkpoints."""
 
     stage: str = "stage1"
     steps: int = 0  # 0: one epoch
     seed: int = 0
-    log_every: int = 20
-    save_every: int = 500
-    keep: int = 2  # newest checkpoints
-    keep_best: int = 0  # and those of the lowest loss
-    remat: str = "none"  # how the backward pass saves memory: none, dots, full, offload (see layers.scan_layers)
+    log_every: int = 20  # steps
+    save_every: int = 500  # steps
+    max_to_keep: int = 2  # newest checkpoints
+    keep_best: int = 0  # and this many with the lowest loss
+    remat: str = "none"  # activation checkpointing: none, dots, full, offload (see layers.scan_layers)
     alignment_weight: float = 1.0
 
 
-@dataclasses.dataclass
-class ImageOptions:
-    """How images are sampled."""
+_SAMPLER = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
 
-    steps: int = 50
-    guidance: float = 7.5
+
+@_section(renamed=_SAMPLER)
+class ImageOptions(Section):
+    """Image sampling."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
     height: int = 512
     width: int = 512
-    batch: int = 8  # sampled together at most; on a mesh at least one on each device
+    batch: int = 8  # images sampled at a time; on a mesh at least one per device
 
 
-@dataclasses.dataclass
-class VideoOptions:
-    """How videos are sampled."""
+@_section(renamed=_SAMPLER)
+class VideoOptions(Section):
+    """Video sampling."""
 
-    steps: int = 50
-    guidance: float = 7.5
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
     frames: int = 24
     height: int = 320
     width: int = 576
-    fps: float = 8.0  # frames per second of the file
+    fps: float = 8.0  # frame rate of the written file
     batch: int = 1
-    feed_forward_chunk: int = 0  # tokens that the UNet's widest layers take at once, for less memory; 0: all
+    feed_forward_chunk: int = 0  # tokens per call of the UNet's widest layers, to save memory; 0: all
 
 
-@dataclasses.dataclass
-class AudioOptions:
-    """How audio is sampled."""
+@_section(renamed=_SAMPLER)
+class AudioOptions(Section):
+    """Audio sampling."""
 
-    steps: int = 50
-    guidance: float = 7.5
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
     seconds: float = 9.0
     batch: int = 8
 
 
-@dataclasses.dataclass
-class GenerationConfig:
-    """Defaults of infer.py, most with a flag of their own; --steps and --guidance hold for every modality."""
+@_section()
+class GenerationConfig(Section):
+    """Defaults of generation; most have a flag of their own in infer.py, where --steps and --guidance set every
+    modality's."""
 
     image: ImageOptions = dataclasses.field(default_factory=ImageOptions)
     video: VideoOptions = dataclasses.field(default_factory=VideoOptions)
@@ -140,11 +240,11 @@ class GenerationConfig:
     temperature: float = 0.4
     top_p: float = 1.0
     max_new_tokens: int = 246
-    max_media: int = 4  # in one answer
+    max_media: int = 4  # per reply
 
 
-@dataclasses.dataclass
-class ExperimentConfig:
+@_section(renamed={"decode": "generation"})
+class ExperimentConfig(Section):
     """One experiment: what `get_config` of a file in configs/ returns."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -152,4 +252,56 @@ class ExperimentConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    decode: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+    generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+
+
+def field_names(section: type[Section] = ExperimentConfig) -> list[str]:
+    """The dotted names of all fields that hold values: model.llm, ..., generation.max_media."""
+    names = []
+    for field in dataclasses.fields(section):
+        nested = dataclasses.is_dataclass(field.type)
+        names += [f"{field.name}.{leaf}" for leaf in field_names(field.type)] if nested else [field.name]
+    return names
+
+
+def current_name(name: str, section: type[Section] = ExperimentConfig) -> str:
+    """A dotted name with every part that was renamed since an earlier release replaced; no part has to exist.
+
+    current_name("optim.rates.lora") is "optim.lr_multipliers.lora".
+    """
+    first, dot, rest = name.partition(".")
+    first = section._renamed.get(first, first)
+    field = section.__dataclass_fields__.get(first)
+    nested = field is not None and dataclasses.is_dataclass(field.type)
+    return first + dot + (current_name(rest, field.type) if nested else rest)
+
+
+def current_value(name: str, value: Any, section: type[Section] = ExperimentConfig) -> Any:
+    """The value of a field, by its current dotted name, if `value` is what an earlier release called it."""
+    first, dot, rest = name.partition(".")
+    if dot:
+        return current_value(rest, value, section.__dataclass_fields__[first].type)
+    return section._renamed_values.get(first, {}).get(value, value)
+
+
+def set_field(config: ExperimentConfig, name: str, value: Any) -> None:
+    """Sets a field, or a whole section, by its dotted name, such as "optim.lr".
+
+    Integers are accepted for floats, and lists for tuples.
+
+    Raises:
+      UserError: there is no such field, or it has another type.
+    """
+    name = current_name(name)
+    *parents, last = name.split(".")
+    try:
+        section = functools.reduce(getattr, parents, config)
+        field = section.__dataclass_fields__[last]
+    except (AttributeError, KeyError):
+        raise UserError(f"unknown field {name}{nearest(name, field_names())}") from None
+    wanted = typing.get_origin(field.type) or field.type
+    if (wanted is float and type(value) is int) or (wanted is tuple and isinstance(value, list)):
+        value = wanted(value)
+    if type(value) is not wanted:
+        raise UserError(f"{name} should be of type {wanted.__name__}, got {value!r}")
+    setattr(section, last, value)

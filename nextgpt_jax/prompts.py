@@ -64,9 +64,9 @@ class Template:
     bos_per_text: bool = False  # BOS before a text after a medium, as the reference does when it answers
 
 
-# "pieces" tokenizes each text by itself, which suits tokenizers that keep white space as it is. "reference" gives the
-# ids that the released 7B weights were trained on with sentencepiece, which puts a space in front of all it is given.
-TEMPLATES = {"pieces": Template(), "reference": Template(next_human="Human: ", join_text=True)}
+# "per_segment" tokenizes each text by itself, which suits tokenizers that keep white space as it is. "reference" gives
+# the ids that the released 7B weights were trained on with sentencepiece, which prepends a space to every text.
+TEMPLATES = {"per_segment": Template(), "reference": Template(next_human="Human: ", join_text=True)}
 
 
 @dataclasses.dataclass
@@ -80,7 +80,7 @@ class TokenizedConversation:
 
 
 def tokenize_conversation(
-    turns: Sequence[Turn], tokenizer: Tokenizer, vocabulary: Vocabulary, template: Template = TEMPLATES["pieces"]
+    turns: Sequence[Turn], tokenizer: Tokenizer, vocabulary: Vocabulary, template: Template = TEMPLATES["per_segment"]
 ) -> TokenizedConversation:
     """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
 
@@ -123,7 +123,7 @@ def tokenize_conversation(
     return encoded
 
 
-def stop_sequences(tokenizer: Tokenizer, template: Template = TEMPLATES["pieces"]) -> tuple[tuple[int, ...], ...]:
+def stop_sequences(tokenizer: Tokenizer, template: Template = TEMPLATES["per_segment"]) -> tuple[tuple[int, ...], ...]:
     """The id sequences that end a reply: the end marker with and without its newline, tokenized as in training.
 
     Sentencepiece tokenizers write "###" in two ways, alone and after other text; both are listed.

@@ -324,7 +324,7 @@ class HostBatch:
         if self.size % num_batch_shards(self.mesh):
             places = " x ".join(f"mesh.{name}={self.mesh.shape[name]}" for name in RULES["batch"])
             raise UserError(
-                f"a batch (data.batch_size / optim.accumulate) of {self.size} rows does not divide into {places}"
+                f"a batch (data.batch_size / optim.grad_accum_steps) of {self.size} rows does not divide into {places}"
             )
 
     @property

@@ -36,7 +36,7 @@ def losses(platform: str, data: pathlib.Path, workdir: pathlib.Path, steps: int 
     said = run(
         platform, "train.py", "--config=configs/keypad.py:stage3", f"--workdir={workdir / 'runs' / platform}",
         f"--config.train.steps={steps}", "--config.train.log_every=20", "--config.model.dtype=float32",
-        f"--config.data.instructions={data}/instructions.json", f"--config.data.media={data}",
+        f"--config.data.instructions={data}/instructions.json", f"--config.data.media_root={data}",
     )  # fmt: skip
     return np.array([float(loss) for loss in re.findall(r"^step \d+/\d+  loss ([\d.]+)", said, re.MULTILINE)])
 

@@ -101,7 +101,7 @@ def test_bos_before_every_text_after_a_medium_is_an_option():
     turns = [Turn((Input("image", 1), "what?"))]
     plain = tokenize_conversation(turns, TOKENIZER, VOCABULARY)
     upstream = tokenize_conversation(
-        turns, TOKENIZER, VOCABULARY, dataclasses.replace(TEMPLATES["pieces"], bos_per_text=True)
+        turns, TOKENIZER, VOCABULARY, dataclasses.replace(TEMPLATES["per_segment"], bos_per_text=True)
     )
     assert plain.ids.count(1) == 1 and upstream.ids.count(1) == 2
     assert upstream.ids[upstream.ids.index(VOCAB + 1) + 1] == 1

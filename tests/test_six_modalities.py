@@ -47,7 +47,7 @@ def config(tiny_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(config):
-    return Engine(load_system(config.model), config.decode)
+    return Engine(load_system(config.model), config.generation)
 
 
 def test_they_train_together(config, files, tmp_path):

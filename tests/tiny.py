@@ -162,7 +162,7 @@ def experiment(root: pathlib.Path, stage: str, kinds: tuple[str, ...] = KINDS) -
     config.model.encoder = str(root / "hub" / "imagebind")
     for modality, (name, _) in _DECODERS.items():
         setattr(config.model, f"{modality}_decoder", str(root / "hub" / name) if modality in kinds else "")
-    config.model.template = "pieces"
+    config.model.template = "per_segment"
     config.model.projector_width, config.model.projector_layers = 16, 1
     config.model.projector_heads, config.model.projector_feedforward = 2, 16
     config.model.lora_rank, config.model.lora_alpha = 2, 4.0
@@ -172,10 +172,10 @@ def experiment(root: pathlib.Path, stage: str, kinds: tuple[str, ...] = KINDS) -
     config.optim.lr = 3e-3
     config.train.stage, config.train.steps, config.train.log_every, config.train.save_every = stage, 4, 2, 2
     for name in ("image", "video", "audio"):
-        getattr(config.decode, name).steps = 3
-    config.decode.image.height = config.decode.image.width = 16
-    config.decode.video.height = config.decode.video.width = 16
-    config.decode.video.frames, config.decode.video.fps, config.decode.video.batch = 4, 4.0, 2
-    config.decode.audio.seconds = 0.1
-    config.decode.max_new_tokens = 16
+        getattr(config.generation, name).num_inference_steps = 3
+    config.generation.image.height = config.generation.image.width = 16
+    config.generation.video.height = config.generation.video.width = 16
+    config.generation.video.frames, config.generation.video.fps, config.generation.video.batch = 4, 4.0, 2
+    config.generation.audio.seconds = 0.1
+    config.generation.max_new_tokens = 16
     return config

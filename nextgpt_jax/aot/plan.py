@@ -217,7 +217,7 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     if name in output_modalities():
         if name not in cfg.output_modalities:
             raise UserError(f"--programs={name}: this model has no decoder for it")
-        check_defaults(config.decode, [name])
+        check_defaults(config.generation, [name])
     model = _abstract(cfg, mesh, config, None)
     prepare_llm(model, mesh)
     move_to_data_parallel(model, mesh)
@@ -231,9 +231,9 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
     resident = sum(map(_device_bytes, jax.tree.leaves(rest)))
     if name in output_modalities():
         mesh = data_parallel_mesh(mesh)
-        options, decoder = getattr(config.decode, name), dict(cfg.decoders)[name]
+        options, decoder = getattr(config.generation, name), dict(cfg.decoders)[name]
         rows = round_up_to_shards(options.batch, mesh)
-        plan = decoder.scheduler.plan(options.steps)
+        plan = decoder.scheduler.plan(options.num_inference_steps)
         span = (0, int(plan.count))
         plan = jax.tree.map(lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), plan)
         shape = decoder.latent_shape(*(getattr(options, field) for field in MODALITIES[name].size))
@@ -404,9 +404,10 @@ def advice(program: Program, chip: Chip, config: ExperimentConfig, mesh: Mesh) -
     if program.name in STAGES:
         if config.train.remat not in ("full", "offload"):
             ideas.append("compute more again (--config.train.remat=full)")
-        local = config.data.batch_size // config.optim.accumulate // num_batch_shards(mesh)
+        micro_batches = config.optim.grad_accum_steps
+        local = config.data.batch_size // micro_batches // num_batch_shards(mesh)
         if local > 1:
-            ideas.append(f"smaller micro-batches (--config.optim.accumulate={config.optim.accumulate * local})")
+            ideas.append(f"smaller micro-batches (--config.optim.grad_accum_steps={micro_batches * local})")
     return ", or ".join(ideas) or "a larger topology, or chips with more memory"
 
 

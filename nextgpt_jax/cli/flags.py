@@ -1,9 +1,8 @@
-"""What train.py and infer.py share: flags with a config file, errors in one line, JAX's settings."""
+"""Shared by all commands: flags with a config file, one-line errors, JAX's settings."""
 
-import dataclasses
-import difflib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,8 +10,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from nextgpt_jax.chips import GPU_MEMORY_FRACTION
-from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.config import current_name, current_value, field_names
+from nextgpt_jax.config_files import config_names, load_config
+from nextgpt_jax.errors import UserError, nearest
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
@@ -30,77 +30,93 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
 def parse_flags(
     argv: Sequence[str], define: Callable[[flags.FlagValues], None], usage: str, *, config: bool = True
 ) -> flags.FlagValues:
-    """Parses the flags that `define` adds, and, if `config`, `--config=FILE[:VARIANT]` with `--config.a.b=v` overrides.
+    """Parses the flags that `define` adds and, if `config`, --config with its overrides: `.config` is then the loaded
+    ExperimentConfig.
+
+    Args:
+      usage: first part of --help; "{program}" stands for the command's name.
 
     Raises:
-      UserError: an unknown flag, variant or override, or a value of the wrong type; with the nearest name.
+      UserError: an unknown flag, config or override, or a value of the wrong type; with the nearest name.
     """
     values = flags.FlagValues()
-    if config:
-        config_flags.DEFINE_config_file("config", None, "config file", flag_values=values, sys_argv=list(argv))
     define(values)
     if any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
-        print(usage, flush=True)
-        for name in sorted(values):
-            if "." not in name:
-                print(f"  --{name}: {values[name].help} (default {values[name].value!r})")
+        _print_help(values, usage.replace("{program}", pathlib.Path(argv[0]).name), config)
         raise SystemExit(0)
-    path = next((a.split("=", 1)[1] for a in argv[1:] if a.lstrip("-").startswith("config=")), None)
-    if path is None and "--config" in argv:
-        path = argv[argv.index("--config") + 1] if argv.index("--config") + 1 < len(argv) else None
-    if path is None and config:
-        raise UserError("--config=FILE[:VARIANT] is missing, such as --config=configs/keypad.py")
-    if path and config and not pathlib.Path(path.split(":")[0]).is_file():
-        raise UserError(f"--config: no such file: {path.split(':')[0]}")
+    argv = list(argv)
     try:
-        rest = values(list(argv))
+        if config:
+            spec, argv = _take_config(argv)
+            argv = [argv[0], *map(_current_override, argv[1:])]
+            config_flags.DEFINE_config_dataclass("config", load_config(spec), "", flag_values=values, sys_argv=argv)
+        rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, list(values))}") from None
-    except (KeyError, AttributeError) as error:
-        raise UserError(_unknown_override(argv, error)) from None
     except flags.Error as error:
-        if isinstance(error.__context__, UserError):
-            raise error.__context__ from None
         raise UserError(str(error).replace("flag --config.", "--config.").splitlines()[0]) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: write options as --name=value")
     return values
 
 
-def unknown_variant(variant: str, known: Sequence[str]) -> UserError:
-    """The error of a config file that is asked for a variant it does not have."""
-    return UserError(f"unknown variant {variant!r} (there are {', '.join(known)}){nearest(variant, known)}")
+def _print_help(values: flags.FlagValues, usage: str, config: bool) -> None:
+    print(usage)
+    if config:
+        print(f"  --config: config file or name ({', '.join(config_names())}), with :VARIANT")
+        print("  --config.SECTION.FIELD: sets a field of the config; nextgpt_jax/config.py lists them")
+    for name in sorted(values):
+        default = values[name].value
+        print(f"  --{name}: {values[name].help}" + (f" (default {default!r})" if default not in (None, "", []) else ""))
+    sys.stdout.flush()
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean ...?" with the known name nearest to `name`, or nothing."""
-    found = difflib.get_close_matches(name, known, 1, cutoff=0.4)
-    return f"; did you mean {found[0]}?" if found else ""
+def _take_config(argv: list[str]) -> tuple[str, list[str]]:
+    """The value of --config, and the other arguments.
+
+    Raises:
+      UserError: it is missing.
+    """
+    spec, rest, arguments = "", [argv[0]], iter(argv[1:])
+    for arg in arguments:
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            spec = value if equals else next(arguments, "")
+        else:
+            rest.append(arg)
+    if not spec:
+        raise UserError(f"--config is missing: a file or one of {', '.join(config_names())}, such as --config=keypad")
+    return spec, rest
 
 
-def _unknown_override(argv: Sequence[str], error: Exception) -> str:
-    """Which override is unknown, and the field nearest to it."""
-    fields = [f"config.{name}" for name in _leaves(ExperimentConfig())]
-    for arg in argv[1:]:
-        name = arg.lstrip("-").split("=")[0]
-        if name.startswith("config.") and name not in fields:
-            return f"unknown override --{name}{nearest(name, fields)}"
-    return str(error)
+def _current_override(arg: str) -> str:
+    """An argument with the current name of the field, and the current value, if it is an override of the config.
 
-
-def _leaves(config) -> list[str]:
-    names = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        nested = dataclasses.is_dataclass(value)
-        names += [f"{field.name}.{leaf}" for leaf in _leaves(value)] if nested else [field.name]
-    return names
+    Raises:
+      UserError: there is no such field.
+    """
+    found = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", arg, re.DOTALL)
+    if not found:
+        return arg
+    name, value = current_name(found[1]), found[2]
+    known = [f"config.{field}" for field in field_names()]
+    if f"config.{name}" not in known:
+        raise UserError(f"unknown override --config.{found[1]}{nearest(f'config.{name}', known)}")
+    if name != found[1]:
+        print(f"note: --config.{found[1]} is now --config.{name}", file=sys.stderr)
+    if value is None:
+        return f"--config.{name}"
+    if (current := current_value(name, value)) != value:
+        print(f"note: --config.{name}={value} is now {current}", file=sys.stderr)
+    return f"--config.{name}={current}"
 
 
 def configure_jax() -> None:
-    """To be called before JAX looks for devices. Compiled programs persist in JAX_COMPILATION_CACHE_DIR, by default
-    under the user's cache folder, and so do XLA's choices of GPU kernels; JAX may use all of a GPU's memory but what
-    CUDA itself and libraries take (XLA_PYTHON_CLIENT_MEM_FRACTION, without this 75 %).
+    """Sets JAX's options; call it before JAX looks for devices.
+
+    Compiled programs and XLA's choices of GPU kernels are kept in JAX_COMPILATION_CACHE_DIR, by default in the user's
+    cache folder. JAX may allocate chips.GPU_MEMORY_FRACTION of a GPU's memory (XLA_PYTHON_CLIENT_MEM_FRACTION) rather
+    than its default of 75 %.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_FRACTION))
     import jax

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     options = {name: getattr(values, name) for name in requests.OPTIONS}
     if values.prompt is not None:  # bad input shows before the weights are loaded
         model = model_config(config.model)
-        request = requests.make_request(values.prompt, paths, options, model, config.decode)
+        request = requests.make_request(values.prompt, paths, options, model, config.generation)
         engine = load_engine(config, values.workdir)
         if values.warmup:
             warm_up_for(engine, request)
@@ -111,7 +111,7 @@ def load_engine(config, workdir: str):
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
     mesh = make_mesh(config.mesh)
-    return Engine(load_trained(config.model, workdir, mesh=mesh if mesh.size > 1 else None), config.decode)
+    return Engine(load_trained(config.model, workdir, mesh=mesh if mesh.size > 1 else None), config.generation)
 
 
 def answer_one(engine, request, output: str, as_json: bool) -> None:

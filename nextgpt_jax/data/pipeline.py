@@ -26,16 +26,16 @@ def batches(
     Which samples a batch has depends on the seed and its number alone, so that a number is all there is to a position.
     """
     dataset = grain.MapDataset.source(BatchSource(samples, encoder, config, seed, rows))[first:]
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
+    options = grain.ReadOptions(num_threads=config.num_workers, prefetch_buffer_size=config.num_workers)
     return iter(dataset.to_iter_dataset(options))
 
 
 class BatchSource:
     """The batches of one epoch after the other, by number. Every epoch has every sample.
 
-    With `config.buckets`, the samples of a batch are of like length, and the batch is as long as their bucket: one
-    compiled step a bucket, and little padding. What is left over in a bucket goes to the next longer one, and the last
-    batch of an epoch is filled up from its beginning.
+    With `config.bucket_boundaries`, examples are batched by length and padded to the end of their bucket: one compiled
+    step per bucket, and little padding. The remainder of a bucket goes to the next longer one, and the last batch of an
+    epoch is filled up from the epoch's beginning.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class BatchSource:
     ):
         self._rows = np.arange(config.batch_size) if rows is None else np.asarray(rows)
         self._samples, self._encoder, self._size, self._seed = samples, encoder, config.batch_size, seed
-        self._lengths = np.array([*sorted(config.buckets), encoder.max_length])
+        self._lengths = np.array([*sorted(config.bucket_boundaries), encoder.max_length])
         self._bucket = np.zeros(len(samples), int)
-        if config.buckets:
+        if config.bucket_boundaries:
             self._bucket = np.searchsorted(self._lengths, [encoder.length(sample) for sample in samples])
         self._plan = functools.lru_cache(4)(self._plan)
 

@@ -195,7 +195,7 @@ class Engine:
         Compiled programs persist in the compilation cache, if there is one. Samplers run one evaluation each.
 
         Args:
-          rows: requests, media to encode and media to sample that go together (see decode.image.batch and others).
+          rows: requests, media to encode and media to sample that go together (see generation.image.batch and others).
           prompt_tokens: lengths of prompts; each is rounded up as a prompt of that length would be.
           media: media of a prompt at most.
           max_new_tokens: of an answer; None: the default.
@@ -212,7 +212,7 @@ class Engine:
             size = _Sizes(rows, length, _token_bucket(min(new, max(1, context - length))), _power_of_two(max(1, media)))
             tasks.append(functools.partial(self._decode, size))
         for name in self.modalities if outputs is None else outputs:
-            steps = getattr(self.defaults, name).steps
+            steps = getattr(self.defaults, name).num_inference_steps
             tasks.append(functools.partial(self._sample_batch, name, rows, steps, evaluations=1))
         with concurrent.futures.ThreadPoolExecutor(len(tasks) or 1) as pool:
             for task in [pool.submit(task) for task in tasks]:
@@ -309,7 +309,7 @@ class Engine:
         defaults, count = getattr(self.defaults, name), len(self.config.vocabulary.signal_ids(name))
         hidden = [generated.hidden[i, g, :count] for i, g in chosen]
         wanted = [requests[i].guidance for i, _ in chosen]
-        guidance = [defaults.guidance if value is None else value for value in wanted]
+        guidance = [defaults.guidance_scale if value is None else value for value in wanted]
         seeds, indices = [requests[i].seed for i, _ in chosen], [g for _, g in chosen]
         made = self._sample_batch(name, len(chosen), steps, hidden, guidance, seeds, indices, on_step)
         return [MediaOutput(name, self._content(name, x)) for x in made[: len(chosen)]]
@@ -446,23 +446,23 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
     for name, decoder in config.decoders:
         decoder.scheduler.plan(_steps(request, name, defaults))  # raises if the sampler cannot take as many
     if sum(forced) > defaults.max_media:
-        raise UserError(f"an answer has at most decode.max_media={defaults.max_media} media")
+        raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
     return forced
 
 
 def _steps(request: Request, name: str, defaults: GenerationConfig) -> int:
-    return getattr(defaults, name).steps if request.steps is None else request.steps
+    return getattr(defaults, name).num_inference_steps if request.steps is None else request.steps
 
 
 def check_defaults(defaults: GenerationConfig, modalities: Sequence[str]) -> None:
     """Checks what only the config can set. Raises UserError."""
     for name in modalities:
         if (batch := getattr(defaults, name).batch) < 1:
-            raise UserError(f"decode.{name}.batch is {batch}: give at least 1")
+            raise UserError(f"generation.{name}.batch is {batch}: give at least 1")
     if "video" in modalities and not 0 < defaults.video.fps <= 1000:
-        raise UserError(f"decode.video.fps is {defaults.video.fps}: give frames per second above 0, at most 1000")
+        raise UserError(f"generation.video.fps is {defaults.video.fps}: give frames per second above 0, at most 1000")
     if defaults.max_media < 0:
-        raise UserError(f"decode.max_media is {defaults.max_media}: give 0 or more")
+        raise UserError(f"generation.max_media is {defaults.max_media}: give 0 or more")
 
 
 def _power_of_two(n: int) -> int:

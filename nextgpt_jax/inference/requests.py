@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nextgpt_jax import media
-from nextgpt_jax.cli.flags import nearest
 from nextgpt_jax.config import GenerationConfig
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.inference.engine import Request, check_options
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig

@@ -1,4 +1,4 @@
-"""What can be wrong with a config before anything is loaded: the same for training and for plans."""
+"""Checks of a config before anything is loaded, shared by training and cost reports."""
 
 from jax.sharding import Mesh
 
@@ -13,36 +13,40 @@ def check_config(config: ExperimentConfig) -> None:
     """Checks the values that training reads.
 
     Raises:
-      UserError: one is out of range; it is named.
+      UserError: one is out of range; the message names it.
     """
-    if config.train.stage not in STAGES:
-        raise UserError(f"train.stage: {config.train.stage!r} is not one of {', '.join(STAGES)}")
-    for name in ("batch_size", "max_length", "max_media", "threads"):
-        if getattr(config.data, name) < 1:
+    data, optim, train = config.data, config.optim, config.train
+    if train.stage not in STAGES:
+        raise UserError(f"train.stage: {train.stage!r} is not one of {', '.join(STAGES)}")
+    for name in ("batch_size", "max_length", "max_media", "num_workers"):
+        if getattr(data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
-    if not all(0 < length < config.data.max_length for length in config.data.buckets):
-        raise UserError(f"data.buckets {config.data.buckets} should be lengths below data.max_length")
-    if config.train.remat not in REMAT_POLICIES:
-        raise UserError(f"train.remat: {config.train.remat!r} is not one of {', '.join(REMAT_POLICIES)}")
-    if config.optim.accumulate < 1 or config.data.batch_size % config.optim.accumulate:
+    if not all(0 < length < data.max_length for length in data.bucket_boundaries):
+        raise UserError(f"data.bucket_boundaries {data.bucket_boundaries} should be lengths below data.max_length")
+    if train.remat not in REMAT_POLICIES:
+        raise UserError(f"train.remat: {train.remat!r} is not one of {', '.join(REMAT_POLICIES)}")
+    if optim.grad_accum_steps < 1 or data.batch_size % optim.grad_accum_steps:
         raise UserError(
-            f"data.batch_size {config.data.batch_size} does not divide into optim.accumulate={config.optim.accumulate}"
+            f"data.batch_size {data.batch_size} does not divide into optim.grad_accum_steps={optim.grad_accum_steps}"
         )
-    if config.train.steps < 0 or config.optim.lr <= 0 or config.optim.clip <= 0 or not 0 <= config.optim.warmup < 1:
-        raise UserError("train.steps should not be negative, optim.lr and clip positive, optim.warmup a share below 1")
-    if not 0 <= config.train.seed < 2**31:
-        raise UserError(f"train.seed should be at least 0 and below 2**31, got {config.train.seed}")
-    if min(config.train.log_every, config.train.save_every, config.train.keep) < 1 or config.train.keep_best < 0:
-        raise UserError("train.log_every, save_every and keep should be at least 1, keep_best not negative")
+    if train.steps < 0 or optim.lr <= 0 or optim.grad_clip_norm <= 0 or not 0 <= optim.warmup_ratio < 1:
+        raise UserError(
+            "train.steps should not be negative, optim.lr and optim.grad_clip_norm should be positive, and "
+            "optim.warmup_ratio at least 0 and below 1"
+        )
+    if not 0 <= train.seed < 2**31:
+        raise UserError(f"train.seed should be at least 0 and below 2**31, got {train.seed}")
+    if min(train.log_every, train.save_every, train.max_to_keep) < 1 or train.keep_best < 0:
+        raise UserError("train.log_every, save_every and max_to_keep should be at least 1, keep_best not negative")
 
 
 def validate_batch(mesh: Mesh, config: ExperimentConfig) -> HostBatch:
-    """The rows of a step on a mesh.
+    """The batch of a step, sharded over a mesh.
 
     Raises:
-      UserError: they or those of a micro-batch do not divide, or the mesh cannot do what `train.remat` says.
+      UserError: it, or a micro-batch, is not divisible by the mesh, or the mesh does not support `train.remat`.
     """
     if config.train.remat == "offload" and mesh.devices.flat[0].platform == "cpu":
         raise UserError("train.remat=offload moves activations to the host's memory, where a CPU has them: take full")
-    HostBatch(mesh, config.data.batch_size // config.optim.accumulate)
+    HostBatch(mesh, config.data.batch_size // config.optim.grad_accum_steps)
     return HostBatch(mesh, config.data.batch_size)

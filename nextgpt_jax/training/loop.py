@@ -87,7 +87,7 @@ def log_devices(mesh: Mesh) -> None:
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
     stage, rows = STAGES[config.train.stage], validate_batch(mesh, config)
     source = config.data.instructions if stage.samples == "instructions" else config.data.captions
-    samples = read_samples(stage.samples, source, config.data.media)
+    samples = read_samples(stage.samples, source, config.data.media_root)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     system = load_system(
         config.model,
@@ -100,7 +100,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     check_files(samples)
     encoder(samples[0])  # media that cannot be read show before anything is written
 
-    run = Workdir(workdir, config.train.keep, config.train.keep_best)
+    run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
     if init_from and (not run.path.is_dir() or run.latest() is None):
         _init_from(system, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
@@ -237,7 +237,7 @@ def _check_same_everywhere(config: ExperimentConfig, *arguments: str) -> None:
 
 def _check_finite(step: int, metrics: dict) -> None:
     if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
-        raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.clip")
+        raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.grad_clip_norm")
 
 
 def _init_from(system: LoadedModel, workdir: str, base_delta: str) -> None:

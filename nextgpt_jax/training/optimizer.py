@@ -9,7 +9,7 @@ from nextgpt_jax.training.stages import param_group
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     """Linear from 0 to lr over the warm-up share of `steps`, then linear to 0 at the end."""
-    warmup = round(config.warmup * steps)
+    warmup = round(config.warmup_ratio * steps)
     fall = optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), fall], [warmup]) if warmup else fall
 
@@ -17,7 +17,7 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer of one stage over the trainable part of the state."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        optax.clip_by_global_norm(config.grad_clip_norm),
         optax.adamw(learning_rate(config, steps), config.b1, config.b2, config.eps, weight_decay=config.weight_decay),
         _scale_parts(config),
     )
@@ -25,9 +25,9 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
 
 def _scale_parts(config: OptimConfig) -> optax.GradientTransformation:
     def scale(updates, params=None):
-        leaves = nnx.to_flat_state(updates)
-        return nnx.from_flat_state(
-            [(path, leaf.replace(leaf[...] * getattr(config.rates, param_group(path)))) for path, leaf in leaves]
-        )
+        def scaled(path, leaf):
+            return leaf.replace(leaf[...] * getattr(config.lr_multipliers, param_group(path)))
+
+        return nnx.from_flat_state([(path, scaled(path, leaf)) for path, leaf in nnx.to_flat_state(updates)])
 
     return optax.stateless(scale)

@@ -46,7 +46,7 @@ DELTA = is_trainable
 
 
 def param_group(path: tuple) -> str:
-    """The name under which `optim.rates` has a leaf of DELTA."""
+    """The name under which `optim.lr_multipliers` has a leaf of DELTA."""
     if path[-1] in ("lora_a", "lora_b"):
         return "lora"
     return "signal" if path[0] in ("signal_embed", "signal_head") else path[0]

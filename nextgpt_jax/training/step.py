@@ -23,11 +23,11 @@ from nextgpt_jax.training.stages import STAGES
 def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConfig):
     """The update: (trainable, opt, frozen, batch, number) -> (trainable, opt, metrics). Pure; the caller jits it.
 
-    The batch is cut into `optim.accumulate` micro-batches; their gradients add up to exactly the whole batch's, as sums
-    are divided by the whole batch's counts. What is random depends on the seed, the step's number and the row: neither
-    accumulation nor the mesh changes it.
+    The batch is split into `optim.grad_accum_steps` micro-batches, whose gradients add up to exactly the whole batch's:
+    sums are divided by the whole batch's target counts. Dropout depends on the seed, the step's number and the
+    example's index only, so neither accumulation nor the mesh changes it.
     """
-    micro_batches = config.optim.accumulate
+    micro_batches = config.optim.grad_accum_steps
     seed = config.train.seed
     stage = STAGES[config.train.stage]
     weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in output_modalities()}

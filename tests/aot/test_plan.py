@@ -44,7 +44,7 @@ def test_a_plan_that_does_not_fit_says_what_would():
     assert done.returncode == 1, done.stderr
     assert "stage3: 16 rows on 4 x TPU v5e DOES NOT FIT: " in done.stdout
     assert "to make it fit: share the weights among more devices (--config.mesh.fsdp=4" in done.stdout
-    assert "--config.train.remat=full" in done.stdout and "--config.optim.accumulate=4" in done.stdout
+    assert "--config.train.remat=full" in done.stdout and "--config.optim.grad_accum_steps=4" in done.stdout
 
 
 @needs_compiler
@@ -70,7 +70,8 @@ def test_a_sampler_gathers_its_weights_once(tmp_path):
     for steps in (2, 7):
         report = tmp_path / f"{steps}.json"
         done = plan("--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--programs=image",
-                    f"--config.decode.image.steps={steps}", f"--report={report}", config="keypad")  # fmt: skip
+                    f"--report={report}",
+                    f"--config.generation.image.num_inference_steps={steps}", config="keypad")  # fmt: skip
         assert done.returncode == 0, done.stderr
         (found,) = json.loads(report.read_text())
         gathers.append(sum(c["count"] for c in found["collectives"] if c["kind"] == "all-gather"))
@@ -105,7 +106,7 @@ def test_a_topology_that_does_not_exist():
         ("mesh.fsdp=3", "has 15 places for 16 devices"),
         ("mesh.tensor=16 model.llm=examples/keypad/weights/base/llm", "config.mesh.tensor=16 does not divide"),
         ("data.batch_size=8", "of 8 rows does not divide into mesh.data=16"),
-        ("data.batch_size=16 optim.accumulate=2", "of 8 rows does not divide into mesh.data=16"),
+        ("data.batch_size=16 optim.grad_accum_steps=2", "of 8 rows does not divide into mesh.data=16"),
         ("model.quantize=nf4 mesh.tensor=8", "config.mesh.tensor=8 cuts the blocks of 64 inputs"),
         ("train.remat=half", "train.remat: 'half'"),
     ],
@@ -119,7 +120,7 @@ def test_mistakes(flags, message):
     "program, flag, message",
     [
         ("video", "model.video_decoder=", "--programs=video: this model has no decoder for it"),
-        ("image", "decode.image.batch=0", "decode.image.batch is 0"),
+        ("image", "generation.image.batch=0", "generation.image.batch is 0"),
         ("decode", "data.max_length=0", "data.max_length should be at least 1"),
     ],
 )

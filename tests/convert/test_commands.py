@@ -310,7 +310,7 @@ def model_config(folder: pathlib.Path, delta: bool = True) -> ModelConfig:
              "video_decoder": "text-to-video", "audio_decoder": "audioldm"}  # fmt: skip
     parts = {name: str(folder / path) for name, path in names.items()}
     sizes = dict(projector_width=16, projector_layers=1, projector_heads=2, projector_feedforward=16, lora_rank=2)
-    return ModelConfig(**parts, **sizes, delta=str(folder / "delta") if delta else "", template="pieces")
+    return ModelConfig(**parts, **sizes, delta=str(folder / "delta") if delta else "", template="per_segment")
 
 
 def model_flags(folder: pathlib.Path) -> list[str]:

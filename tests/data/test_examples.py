@@ -284,7 +284,7 @@ def test_no_more_batches_are_read_ahead_than_there_are_threads():
             made.append(sample)
             return encoder()(sample)
 
-    data = batches(samples, Counted(), DataConfig(batch_size=1, threads=2), seed=0)
+    data = batches(samples, Counted(), DataConfig(batch_size=1, num_workers=2), seed=0)
     next(data)
     time.sleep(0.5)
     assert len(made) <= 3
@@ -295,7 +295,7 @@ def test_epochs_have_every_sample_in_batches_of_like_length(lengths, size):
     """And a batch is as long as its bucket, which is long enough."""
     samples = [(Turn(("h" * n,), (str(i),)),) for i, n in enumerate(lengths)]
     make = encoder(samples, max_length=128)
-    source = BatchSource(samples, make, DataConfig(batch_size=size, buckets=(48, 60)), seed=1)
+    source = BatchSource(samples, make, DataConfig(batch_size=size, bucket_boundaries=(48, 60)), seed=1)
     count = -(-len(samples) // size)
     full = {make(s)["tokens"][: make.length(s)].tobytes() for s in samples}
     for epoch in range(2):

@@ -36,7 +36,7 @@ def system(config):
 
 @pytest.fixture(scope="module")
 def tiny_engine(system, config):
-    return Engine(system, config.decode)
+    return Engine(system, config.generation)
 
 
 def request(*segments, **options):
@@ -147,22 +147,22 @@ def test_impossible_requests(tiny_engine, segments, options, message):
 
 @pytest.mark.parametrize("field, value", [("image.batch", 0), ("video.fps", 0.0), ("max_media", -1)])
 def test_impossible_defaults(system, config, field, value):
-    defaults = copy.deepcopy(config.decode)
+    defaults = copy.deepcopy(config.generation)
     *parents, last = field.split(".")
     setattr(functools.reduce(getattr, parents, defaults), last, value)
-    with pytest.raises(UserError, match=f"decode.{field} is {value}"):
+    with pytest.raises(UserError, match=f"generation.{field} is {value}"):
         Engine(system, defaults)
 
 
 def test_an_empty_prompt_and_unreadable_files(config, tmp_path):
     model = model_config(config.model)
     with pytest.raises(UserError, match="the prompt is empty"):
-        make_request("  ", {}, {}, model, config.decode)
+        make_request("  ", {}, {}, model, config.generation)
     for name in ("image", "video", "audio"):
         with pytest.raises(UserError, match="nowhere"):
-            make_request("what?", {name: [str(tmp_path / "nowhere")]}, {}, model, config.decode)
+            make_request("what?", {name: [str(tmp_path / "nowhere")]}, {}, model, config.generation)
     with pytest.raises(UserError, match="does not read thermal"):
-        make_request("what?", {"thermal": ["x.png"]}, {}, model, config.decode)
+        make_request("what?", {"thermal": ["x.png"]}, {}, model, config.generation)
 
 
 def test_requests_file(tiny_engine, tmp_path):
@@ -202,7 +202,7 @@ def test_requests_file(tiny_engine, tmp_path):
 
 def test_engines_do_not_share_changes(config):
     system = load_system(config.model)
-    first, second = Engine(system, config.decode), Engine(system, config.decode)
+    first, second = Engine(system, config.generation), Engine(system, config.generation)
     assert first.answer([request("draw")])[0].text == second.answer([request("draw")])[0].text
 
 

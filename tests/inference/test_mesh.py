@@ -19,7 +19,7 @@ from tests import tiny
 sharding._SMALL = 0  # here everything is small
 config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3", tiny.PICTURES)
 config.model.quantize = sys.argv[2]
-config.decode.image.batch = 4
+config.generation.image.batch = 4
 requests = [
     Request((Turn((text,)),), seed=i, modality="image", temperature=0.0, max_new_tokens=12)
     for i, text in enumerate(("a", "make a two", "zero", "one and two"))
@@ -27,7 +27,7 @@ requests = [
 answers = []
 for mesh in (None, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
     system = load_trained(config.model, "", mesh=mesh)
-    answers.append(Engine(system, config.decode).answer(requests))
+    answers.append(Engine(system, config.generation).answer(requests))
 split = [x for x in jax.tree.leaves(system.model) if x.addressable_shards[0].data.size < x.size]
 assert len(jax.devices()) == 8 and len(split) > 20, len(split)
 for one, other in zip(*answers, strict=True):

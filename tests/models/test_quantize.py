@@ -139,7 +139,7 @@ def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     np.testing.assert_allclose(found["nf4"], found[""], rtol=0.2)
     system = load_trained(config.model, str(tmp_path / "runnf4"))
     assert np.asarray(system.model.llm.layers[0].self_attn.q_proj.lora_b[...]).any()
-    (reply,) = Engine(system, config.decode).answer([Request((Turn(("a",)),), modality="image", temperature=0.0)])
+    (reply,) = Engine(system, config.generation).answer([Request((Turn(("a",)),), modality="image", temperature=0.0)])
     assert [medium.modality for medium in reply.media] == ["image"]
 
 

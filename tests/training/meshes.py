@@ -40,7 +40,7 @@ def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[
     Recorder.losses = {}
     loop.SummaryWriter = Recorder
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
-    config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=5, keep=9)
+    config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=5, max_to_keep=9)
     if steps < 20:
         run_to(config, str(workdir), steps)
     else:
@@ -69,7 +69,7 @@ def run(
         *before, last = name.split("-")
         for part, steps in [*((first, 10) for first in before), (last, 20)]:
             config = tiny.experiment(root, stage, kinds)
-            config.mesh, config.optim.accumulate = RUNS[part]
+            config.mesh, config.optim.grad_accum_steps = RUNS[part]
             devices = jax.devices()[:1] if part == "one" else jax.devices()
             loop.make_mesh = functools.partial(sharding.make_mesh, devices=devices)
             found[name] = losses(config, workdir / name, steps)

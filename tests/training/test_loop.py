@@ -30,7 +30,7 @@ load = functools.partial(load_system, decoder_parts=("text_encoder",))
 def first_batches(config, system, n):
     stage = STAGES[config.train.stage]
     path = config.data.instructions if stage.samples == "instructions" else config.data.captions
-    samples = read_samples(stage.samples, path, config.data.media)
+    samples = read_samples(stage.samples, path, config.data.media_root)
     data = batches(samples, row_encoder(config, system, samples), config.data, 0)
     return [next(data) for _ in range(n)]
 
@@ -57,7 +57,7 @@ EXPECTED = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_only_the_stage_s_leaves_change_and_the_loss_falls(tiny_root, stage):
     config = tiny.experiment(tiny_root, stage)
-    config.optim.warmup = 0.0
+    config.optim.warmup_ratio = 0.0
     system = load(config.model)
     before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(system.model))}
     model, history = steps_of(config, system, first_batches(config, system, 3) * 16)
@@ -88,7 +88,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
         update=lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
     )
     results = []
-    for config.optim.accumulate in (1, 4):
+    for config.optim.grad_accum_steps in (1, 4):
         update = jax.jit(make_step(graphdef, tx, config))
         _, gradients, metrics = update(trainable, tx.init(trainable), frozen, batch, 1)
         results.append((gradients, metrics))
@@ -103,13 +103,13 @@ def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
 
 def test_rates_of_parts(tiny_root):
     config = tiny.experiment(tiny_root, "stage3", tiny.PICTURES)
-    config.optim.warmup = 0.0
-    config.optim.rates.lora = 0.0
-    config.optim.rates.input_proj = 0.5
+    config.optim.warmup_ratio = 0.0
+    config.optim.lr_multipliers.lora = 0.0
+    config.optim.lr_multipliers.input_proj = 0.5
     updates = []
     for half in (True, False):
         if not half:
-            config.optim.rates.input_proj = 1.0
+            config.optim.lr_multipliers.input_proj = 1.0
         system = load(config.model)
         before = nnx.state(system.model, DELTA)
         before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(before)}
@@ -205,7 +205,7 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
         ("data.captions", "nowhere.json", "no such file: nowhere.json"),
         ("model.llm", "nowhere", "model.llm: no such folder"),
         ("train.stage", "stage9", "not one of stage1"),
-        ("optim.accumulate", 3, "does not divide"),
+        ("optim.grad_accum_steps", 3, "does not divide"),
         ("data.batch_size", 0, "data.batch_size should be at least 1"),
         ("model.output_projector", "mamba", "'mamba' is not one of"),
         ("model.dtype", "int8", "model.dtype"),
@@ -259,8 +259,8 @@ def test_a_missing_medium_is_named_before_anything_is_written(tiny_root, tmp_pat
 
 def test_weights_that_are_not_finite_are_never_saved(tiny_root, tmp_path):
     config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
-    config.optim.lr, config.optim.clip, config.train.log_every, config.train.save_every = 1e38, 1e38, 100, 2
-    config.train.steps, config.optim.warmup = 6, 0.0
+    config.optim.lr, config.optim.grad_clip_norm, config.train.log_every, config.train.save_every = 1e38, 1e38, 100, 2
+    config.train.steps, config.optim.warmup_ratio = 6, 0.0
     with pytest.raises(UserError, match="not finite"):
         train(config, str(tmp_path / "run"))
     step = Workdir(tmp_path / "run").latest()
@@ -283,7 +283,7 @@ def test_a_run_over_another_base_is_refused(tiny_root, tmp_path):
 
 def test_bfloat16(tiny_root, tmp_path):
     config = tiny.experiment(tiny_root, "stage3")
-    config.model.dtype, config.optim.accumulate, config.train.remat = "bfloat16", 2, "full"
+    config.model.dtype, config.optim.grad_accum_steps, config.train.remat = "bfloat16", 2, "full"
     assert np.isfinite(train(config, str(tmp_path / "run"))["loss"])
     system = load(config.model)
     assert system.model.llm.embed_tokens.embedding.dtype == "bfloat16"
@@ -323,7 +323,7 @@ def test_the_rate_counts_the_work_of_the_steps_and_no_saving(tiny_root, tmp_path
     monkeypatch.setattr(Workdir, "save", lambda *args, **options: spend(1000.0, save(*args, **options)))
     config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
     config.train.save_every = 1
-    samples = read_samples("describe", config.data.captions, config.data.media)
+    samples = read_samples("describe", config.data.captions, config.data.media_root)
     data = batches(samples, row_encoder(config, load(config.model), samples), config.data, config.train.seed)
     tokens = [int(next(data)["lengths"].sum()) for _ in range(4)]
     metrics = train(config, str(tmp_path / "run"))

@@ -99,5 +99,5 @@ def test_the_widest_axis_is_cut():
 
 def test_batches_that_do_not_divide():
     places = "does not divide into mesh.data=2 x mesh.fsdp=2"
-    with pytest.raises(UserError, match=rf"a batch \(data.batch_size / optim.accumulate\) of 6 rows {places}"):
+    with pytest.raises(UserError, match=rf"a batch \(data.batch_size / optim.grad_accum_steps\) of 6 rows {places}"):
         sharding.HostBatch(tiny.Mesh(data=2, fsdp=2), 6)

@@ -29,7 +29,7 @@ def main(argv) -> None:
     loop.SummaryWriter = Printer
     if root == "keypad":
         config = keypad.get_config("stage3")
-        config.data.buckets, config.data.max_length = (), 128
+        config.data.bucket_boundaries, config.data.max_length = (), 128
         config.mesh = MeshConfig(data=int(processes))  # docs/tpu.md says why
     else:
         config = tiny.experiment(pathlib.Path(root), "stage3", tiny.PICTURES)

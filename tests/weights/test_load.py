@@ -52,7 +52,7 @@ def test_missing_files(hub, tmp_path):
 
 def test_an_unknown_template_and_decoder_kinds(hub, tmp_path):
     hub.template = "chatml"
-    with pytest.raises(UserError, match="model.template: 'chatml' is not one of pieces, reference"):
+    with pytest.raises(UserError, match="model.template: 'chatml' is not one of per_segment, reference"):
         load(hub)
     scheduler = tmp_path / "hub" / "stable-diffusion" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({"_class_name": "KDPM2DiscreteScheduler"}))
