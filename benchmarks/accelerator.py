@@ -323,10 +323,12 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     config = dict(model_config(experiment_config.model, use_published_defaults=True).decoders)[name]
     options, dtype = getattr(experiment_config.generation, name), frozen_dtype("auto")
     steps = 4 if small else 50
-    parts = tuple(part for part in DECODERS[name][1].PARTS if part != "text_encoder")
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: DECODERS[name][1](config, parts=parts, rngs=make_rngs(0))))
+    components = tuple(c for c in DECODERS[name][1].component_classes if c != "text_encoder")
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: DECODERS[name][1](config, components=components, rngs=make_rngs(0)))
+    )
     model = nnx.merge(graphdef, filled(state, dtype))
-    table = config.scheduler.plan(steps)
+    table = config.scheduler.sampler_table(steps)
     run = compiler.jit(lambda model, *inputs: model.generate(*inputs))
     denoise = jax.jit(lambda model, *inputs: model.denoise(*inputs))
     shape = config.latent_shape(*(getattr(options, field) for field in MODALITIES[name].size))
@@ -346,7 +348,7 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
         )
         once = flops.count(run.trace(model, *inputs).jaxpr).needed  # with one evaluation, as their number is traced
         evaluation = flops.count(denoise.trace(model, init_state(table, noise), *inputs[:2], *inputs[3:]).jaxpr).needed
-        needed = once + (int(table.count) - 1) * evaluation
+        needed = once + (int(table.num_evaluations) - 1) * evaluation
         first, seconds = times(lambda inputs=inputs: np.asarray(run(model, *inputs)))
         found[batch] = Result(
             name, f"{batch} x {'x'.join(map(str, shape))}, {steps} steps", seconds, batch / seconds, unit,

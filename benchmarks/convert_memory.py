@@ -54,7 +54,7 @@ def write_random(component: str, folder: pathlib.Path) -> None:
         extra = {"model_type": "llama"} if component == "llama" else {}
         _write_json(folder / "config.json", {**dataclasses.asdict(config), **extra})
     else:
-        for name in config.PARTS:
+        for name in config.component_classes:
             extra = {"normalize_before": False} if name == "vocoder" else {}
             _write_json(folder / name / "config.json", {**dataclasses.asdict(getattr(config, name)), **extra})
         scheduler = {**dataclasses.asdict(config.scheduler), "_class_name": "DDIMScheduler", "clip_sample": False}

@@ -108,7 +108,8 @@ def write_hub(folder: pathlib.Path) -> None:
         kind, module = DECODERS[modality]
         cfg = kind.from_pretrained(folder / name)
         for part, table in decoder_tables(cfg).items():
-            _write(folder / name / part, parts[part], lambda: module(cfg, parts=(part,), rngs=nnx.Rngs(7)), table, part)  # noqa: B023
+            make = lambda part=part: module(cfg, components=(part,), rngs=nnx.Rngs(7))  # noqa: B023, E731
+            _write(folder / name / part, parts[part], make, table, part)
         shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / name / "tokenizer")
     for file in TOKENIZERS.glob("llm/tokenizer*"):
         shutil.copy(file, folder / "llm")

@@ -233,8 +233,8 @@ def inference_program(config: ExperimentConfig, mesh: Mesh, name: str) -> Progra
         mesh = data_parallel_mesh(mesh)
         options, decoder = getattr(config.generation, name), dict(cfg.decoders)[name]
         rows = round_up_to_shards(options.batch, mesh)
-        plan = decoder.scheduler.plan(options.num_inference_steps)
-        span = (0, int(plan.count))
+        plan = decoder.scheduler.sampler_table(options.num_inference_steps)
+        span = (0, int(plan.num_evaluations))
         plan = jax.tree.map(lambda x: _whole(mesh, np.shape(x), np.asarray(x).dtype), plan)
         shape = decoder.latent_shape(*(getattr(options, field) for field in MODALITIES[name].size))
         noise = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)

@@ -333,7 +333,7 @@ class Engine:
             self._dtype
         )
         guidance = per_row(guidance, np.float32, 1)
-        plan = decoder.scheduler.plan(steps)
+        plan = decoder.scheduler.sampler_table(steps)
         seeds, indices = per_row(seeds, np.uint32, 0), per_row(indices, np.int32, 0)
         with _on(self._places):
             if name not in self._negatives:
@@ -341,7 +341,7 @@ class Engine:
                 self._negatives[name] = _caption(self._model, ids[None], name=name)
             inputs = (hidden, plan, seeds, indices)
             state, prompts = _begin(self._model, *inputs, name=name, size=self._size(name))
-            count = evaluations or int(plan.count)
+            count = evaluations or int(plan.num_evaluations)
             stride = 1 if on_step else count  # one program either way
             for first in range(0, count, stride):
                 span = (first, first + stride)
@@ -356,7 +356,7 @@ class Engine:
             return media.Video(made, self.defaults.video.fps)
         if name == "audio":
             decoder = self._decoders[name]
-            return media.Audio(made[: decoder.samples(self.defaults.audio.seconds)], decoder.sampling_rate)
+            return media.Audio(made[: decoder.num_samples(self.defaults.audio.seconds)], decoder.sampling_rate)
         return made
 
 
@@ -411,7 +411,7 @@ def denoise(decoder: LatentDiffusion, state: SamplerState, *arguments) -> Sample
 
 def _state_on_rows(state: SamplerState) -> SamplerState:
     return SamplerState(
-        constrain_batch(state.sample), constrain_batch(state.saved), constrain_batch(state.memory, axis=1)
+        constrain_batch(state.sample), constrain_batch(state.anchor), constrain_batch(state.history, axis=1)
     )
 
 
@@ -444,7 +444,7 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, decoder in config.decoders:
-        decoder.scheduler.plan(_steps(request, name, defaults))  # raises if the sampler cannot take as many
+        decoder.scheduler.sampler_table(_steps(request, name, defaults))  # raises if the sampler cannot take as many
     if sum(forced) > defaults.max_media:
         raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
     return forced

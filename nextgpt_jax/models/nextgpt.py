@@ -112,8 +112,8 @@ class NExTGPTModel(nnx.Module):
         self.signal_embed = nnx.Param(init(rngs.params(), (new, width)))
         self.signal_head = nnx.Param(init(rngs.params(), (new, width)))
         self.output_proj = nnx.Dict({name: output_projector(c, rngs=rngs) for name, c in cfg.output_projectors})
-        parts = {} if decoder_parts is None else {"parts": decoder_parts}
-        self.decoders = nnx.Dict({name: DECODERS[name][1](c, **parts, rngs=rngs) for name, c in cfg.decoders})
+        components = {} if decoder_parts is None else {"components": decoder_parts}
+        self.decoders = nnx.Dict({name: DECODERS[name][1](c, **components, rngs=rngs) for name, c in cfg.decoders})
 
     def encode(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n e"]:
         """Encoder embeddings of preprocessed media (`ImageBindConfig.input_shape`), one a medium."""

@@ -93,7 +93,7 @@ def _decoder(kind: type, module: type, folder: pathlib.Path) -> list[Part]:
     return [
         Part(
             name,
-            _abstract(lambda name=name: getattr(module(config, parts=(name,), rngs=make_rngs(0)), name)),
+            _abstract(lambda name=name: getattr(module(config, components=(name,), rngs=make_rngs(0)), name)),
             table,
             "diffusion_pytorch_model.safetensors" if name in ("unet", "vae") else "model.safetensors",
         )

@@ -59,7 +59,9 @@ def test_diffusers_draws_the_same_digits(there_and_back):
     encode = compiled(model, "encode_prompt")
     prompt, negative = encode(caption_ids(tokenizer, captions)), encode(caption_ids(tokenizer, [""] * 2))
     noise = jax.random.normal(jax.random.key(3), (2, *model.config.latent_shape(world.SIZE, world.SIZE)))
-    images = compiled(model, "generate")(prompt, negative, noise, model.config.scheduler.plan(20), jnp.full(2, 4.0))
+    images = compiled(model, "generate")(
+        prompt, negative, noise, model.config.scheduler.sampler_table(20), jnp.full(2, 4.0)
+    )
     with torch.no_grad():
         expected = pipeline.text_encoder(torch.from_numpy(caption_ids(tokenizer, captions)).long()).last_hidden_state
     assert relative_error(prompt, expected) < 1e-4

@@ -228,7 +228,7 @@ def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     tables = audioldm_table.tables(cfg)
     model = AudioLDM(cfg, rngs=nnx.Rngs(1))
     for name in ("text_encoder", "vae", "vocoder"):
-        make = functools.partial(AudioLDM.PARTS[name], getattr(cfg, name))
+        make = functools.partial(AudioLDM.component_classes[name], getattr(cfg, name))
         setattr(model, name, load(lambda make=make: make(rngs=nnx.Rngs(0)), folder / name, tables[name]))
     captions, unconditional = all_captions(tokenizer, "audio"), caption_ids(tokenizer, [""])
     prompts = [np.asarray(model.encode_prompt(ids.reshape(-1, ids.shape[-1]))) for ids in (captions, unconditional)]
@@ -261,6 +261,6 @@ def _judge(model: AudioLDM, captions: np.ndarray, unconditional: np.ndarray, cop
     noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(SECONDS)))
     for guidance in (1.0, 2.0, 3.0, 5.0):
         scales = jnp.full(len(asked), guidance)
-        waves = np.asarray(play(params, prompt, unconditional, noise, model.config.scheduler.plan(20), scales))
+        waves = np.asarray(play(params, prompt, unconditional, noise, model.config.scheduler.sampler_table(20), scales))
         right = sum(judge.key(wave, world.RATE) == key for wave, key in zip(waves, asked))
         print(f"guidance {guidance}: {right} of {len(asked)} generated tones recognised", flush=True)

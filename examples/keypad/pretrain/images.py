@@ -205,6 +205,6 @@ def _judge(model: StableDiffusion, captions: np.ndarray, unconditional: np.ndarr
     asked = np.repeat(np.arange(10), copies)
     noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(world.SIZE, world.SIZE)))
     for guidance in (1.0, 2.0, 3.0, 5.0, 7.5):
-        images = draw(params, noise, model.config.scheduler.plan(20), jnp.full(len(asked), guidance))
+        images = draw(params, noise, model.config.scheduler.sampler_table(20), jnp.full(len(asked), guidance))
         right = int((judge.classify(np.round(np.asarray(images) * 255).astype(np.uint8)) == asked).sum())
         print(f"guidance {guidance}: {right} of {len(asked)} generated digits recognised", flush=True)

@@ -60,7 +60,7 @@ def text_encoder(output: pathlib.Path, *, steps: int = 400) -> None:
     vocabularies.save(vocabularies.caption_tokenizer(), folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     config = images.TEXT_ENCODER
-    model = CLIPTextModel(TextToVideoConfig.PARTS["text_encoder"].from_dict(config), rngs=nnx.Rngs(0))
+    model = CLIPTextModel(TextToVideoConfig.component_classes["text_encoder"].from_dict(config), rngs=nnx.Rngs(0))
 
     def embed(model, ids):
         """The mean from the end of the text on: causal attention shows the whole text to these tokens."""
@@ -166,7 +166,7 @@ def _judge(model: TextToVideo, captions: np.ndarray, unconditional: np.ndarray, 
     noise = jax.random.normal(jax.random.key(7), (len(asked), *shape))
     for guidance in (1.0, 2.0, 3.0, 5.0):
         scales = jnp.full(len(asked), guidance)
-        videos = draw(params, prompt, unconditional, noise, model.config.scheduler.plan(20), scales)
+        videos = draw(params, prompt, unconditional, noise, model.config.scheduler.sampler_table(20), scales)
         videos = np.round(np.asarray(videos) * 255).astype(np.uint8)
         digits = sum(judge.moving_digit(v) == t.digit for v, t in zip(videos, asked))
         directions = sum(judge.motion(v) == t.direction for v, t in zip(videos, asked))

@@ -19,14 +19,14 @@ from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel, UNet2DCon
 from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
 
-_CAPTION_TOKENS = 77  # enough for a caption; the text encoder takes several hundred
+_CAPTION_TOKENS = 77  # enough for a caption; the text encoder allows several hundred
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioLDMConfig(LatentDiffusionConfig):
-    """The configs of the parts, which have to fit each other."""
+    """The configs of the components, which have to fit each other."""
 
-    PARTS: ClassVar = {
+    component_classes: ClassVar = {
         "text_encoder": ClapTextConfig,
         "unet": UNet2DConfig,
         "vae": AutoencoderKLConfig,
@@ -47,7 +47,7 @@ class AudioLDMConfig(LatentDiffusionConfig):
                 f"the UNet has class embeddings of width {classes}, the text encoder {self.text_encoder.projection_dim}"
             )
         if self.unet.context_width is not None:
-            raise ValueError(f"the UNet attends to a text of width {self.unet.context_width}, which there is none of")
+            raise ValueError(f"the UNet attends to a text of width {self.unet.context_width}, but AudioLDM has none")
         if (self.vae.in_channels, self.vae.out_channels) != (1, 1):
             raise ValueError(f"the autoencoder has {self.vae.out_channels} channels, a spectrogram has 1")
         if self.vocoder.model_in_dim % self.vae.downscale:
@@ -59,7 +59,7 @@ class AudioLDMConfig(LatentDiffusionConfig):
     def large(cls) -> "AudioLDMConfig":
         """AudioLDM-L-Full: 64 mel bands, 16 kHz, DDIM.
 
-        The autoencoder's scaling factor differs between releases: `from_pretrained` reads it from the files.
+        The autoencoder's scaling factor differs between releases; `from_pretrained` reads it from the files.
         """
         vae = AutoencoderKLConfig(
             in_channels=1,
@@ -86,18 +86,18 @@ class AudioLDMConfig(LatentDiffusionConfig):
 
     @property
     def caption_length(self) -> int:
-        """The number of ids that captions are padded or cut to."""
+        """The number of ids to which captions are padded or cut."""
         return min(_CAPTION_TOKENS, self.text_encoder.max_tokens)
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second."""
+        """Samples per second."""
         return self.vocoder.sampling_rate
 
     def latent_shape(self, seconds: float) -> tuple[int, int, int]:
         """Shape [h, w, c] of the latents of a sound of that length, rounded up to whole latent rows.
 
-        Raises UserError unless `seconds` is a number that fills at least one row.
+        Raises UserError unless `seconds` is finite and at least one row long.
         """
         factor, frame = self.vae.downscale, math.prod(self.vocoder.upsample_rates) / self.sampling_rate
         if not (math.isfinite(seconds) and seconds >= factor * frame):
@@ -105,19 +105,19 @@ class AudioLDMConfig(LatentDiffusionConfig):
         rows = -(-int(seconds / frame) // factor)
         return rows, self.vocoder.model_in_dim // factor, self.vae.latent_channels
 
-    def samples(self, seconds: float) -> int:
-        """The number of samples of a sound of that length: what decoded waveforms, which are longer, are cut to.
+    def num_samples(self, seconds: float) -> int:
+        """The number of samples in `seconds`. Decoded waveforms are longer and should be cut to it.
 
         Raises UserError as `latent_shape`.
         """
-        decoded = self.vocoder.samples(self.latent_shape(seconds)[0] * self.vae.downscale)
+        decoded = self.vocoder.num_samples(self.latent_shape(seconds)[0] * self.vae.downscale)
         return min(int(seconds * self.sampling_rate), decoded)
 
 
 class AudioLDM(LatentDiffusion):
     """Text encoder, UNet, autoencoder and vocoder."""
 
-    PARTS: ClassVar = {
+    component_classes: ClassVar = {
         "text_encoder": ClapTextModelWithProjection,
         "unet": UNet2DConditionModel,
         "vae": AutoencoderKL,
@@ -126,25 +126,25 @@ class AudioLDM(LatentDiffusion):
 
     def encode_prompt(self, ids: Int[Array, "b t"]) -> Float[Array, "b 1 d"]:
         """Prompt embeddings of token ids, of length 1. Raises ValueError without a text encoder or for too many ids."""
-        embeds = self._part("text_encoder")(ids)
+        embeds = self._component("text_encoder")(ids)
         length = jnp.linalg.norm(embeds.astype(jnp.float32), axis=-1, keepdims=True)
         return (embeds / jnp.maximum(length, 1e-12)).astype(embeds.dtype)[:, None]
 
     def predict(
         self, x: Float[Array, "b h w c"], timesteps: Float[Array, " b"], prompt_embeds: Float[Array, "b 1 d"]
     ) -> Float[Array, "b h w c"]:
-        """One evaluation of the UNet, in the dtype of `x`; embeddings are taken as they are, of any length.
+        """One evaluation of the UNet, in the dtype of `x`; embeddings need not be normalized.
 
         Raises ValueError without a UNet.
         """
-        return self._part("unet")(x, timesteps, class_labels=prompt_embeds[:, 0])
+        return self._component("unet")(x, timesteps, class_labels=prompt_embeds[:, 0])
 
     def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b samples"]:
         """Waveforms in -1 .. 1, float32, of denoised latents; the networks compute in `dtype`.
 
-        They are as long as the latents, rounded up by the vocoder: `config.samples` says what to cut them to.
+        They are as long as the latents, rounded up by the vocoder; cut them to `config.num_samples`.
         Raises ValueError without a VAE or vocoder.
         """
-        vae, vocoder = self._part("vae"), self._part("vocoder")
+        vae, vocoder = self._component("vae"), self._component("vocoder")
         mel = vae.decode((latents / self.config.vae.scaling_factor).astype(dtype))[..., 0]  # [B, frames, bands]
         return vocoder(mel).astype(jnp.float32)

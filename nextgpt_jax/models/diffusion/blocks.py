@@ -1,10 +1,12 @@
-"""Blocks that the UNets and autoencoders share: residual, transformer, down- and upsampling blocks, time embedding.
+"""Blocks shared by the UNets and autoencoders: residual, transformer, down- and upsampling blocks, time embedding.
 
 They match diffusers' classes of the same names. Maps are channels last. Legend: B batch, H W spatial, C channels,
 L context tokens, D context width.
 """
 
 import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,44 @@ def timestep_embedding(
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies  # [B, width/2]
     parts = [jnp.cos(angles), jnp.sin(angles)] if flip_sin_to_cos else [jnp.sin(angles), jnp.cos(angles)]
     return jnp.pad(jnp.concatenate(parts, -1), ((0, 0), (0, width % 2)))
+
+
+class DownLevel(NamedTuple):
+    """Channels in and out of a UNet's down block, and whether it halves the map."""
+
+    din: int
+    dout: int
+    downsample: bool
+
+
+class UpLevel(NamedTuple):
+    """Channels in and out of a UNet's up block, those of its skip connections, and whether it doubles the map."""
+
+    din: int
+    dout: int
+    skips: tuple[int, ...]
+    upsample: bool
+
+
+def unet_levels(widths: Sequence[int], layers: int) -> tuple[list[DownLevel], list[UpLevel]]:
+    """The down and the up blocks of a UNet with `layers` layers per down block, one more per up block."""
+    top = len(widths) - 1
+    down = [DownLevel(widths[max(i - 1, 0)], width, i < top) for i, width in enumerate(widths)]
+    # Skip connections: the first convolution, then every layer and every downsampled map.
+    skips = [widths[0]] + [level.dout for level in down for _ in range(layers + level.downsample)]
+    up = []
+    for i in reversed(range(len(widths))):
+        taken = tuple(skips.pop() for _ in range(layers + 1))
+        up.append(UpLevel(widths[min(i + 1, top)], widths[i], taken, i > 0))
+    return down, up
+
+
+def check_block_types(field: str, types: Sequence[str], known: Collection[str], count: int) -> None:
+    """Raises ValueError unless `types`, a config's `field`, has `count` entries, all of them known."""
+    if unknown := set(types) - set(known):
+        raise ValueError(f"{field} {sorted(unknown)} are not supported (only {', '.join(known)})")
+    if len(types) != count:
+        raise ValueError(f"{len(types)} {field}, but {count} block_out_channels")
 
 
 class TimestepEmbedding(nnx.Module):
@@ -82,7 +122,7 @@ class Upsample2D(nnx.Module):
         self.conv = Conv(width, width, (3, 3), padding=1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None) -> Float[Array, "b h2 w2 c"]:
-        """`size` is that of the map a Downsample2D halved: 2h or 2h - 1, for which nearest resizing is repeat and cut.
+        """`size` is the size before Downsample2D: 2h or 2h - 1, for which nearest resizing is repeating and cutting.
 
         Raises ValueError for any other size.
         """
@@ -106,10 +146,10 @@ class Attention(nnx.Module):
         self.to_out = Linear(inner, width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "_ l d"] | None = None) -> Float[Array, "b t c"]:
-        """`context` has B rows, or fewer: each then serves the same number of consecutive rows of `x` (frames, say)."""
+        """`context` has B rows, or a divisor of B: each is then shared by consecutive rows of `x`, such as frames."""
         context = x if context is None else context
 
-        def heads(y):  # the rows that share a context are one sequence of queries
+        def heads(y):  # rows that share a context form one sequence of queries
             return y.reshape(context.shape[0], -1, self.heads, y.shape[-1] // self.heads)  # [contexts, T, heads, d]
 
         y = attention(heads(self.to_q(x)), heads(self.to_k(context)), heads(self.to_v(context)))
@@ -117,7 +157,7 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """GEGLU (exact GELU) of four times the width, then back; `chunk_feed_forward` bounds the memory it takes."""
+    """GEGLU (exact GELU) of four times the width, then back; `chunk_feed_forward` bounds its memory."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.proj = Linear(width, 8 * width, rngs=rngs)
@@ -136,9 +176,9 @@ class FeedForward(nnx.Module):
 
 
 def chunk_feed_forward(module: nnx.Module, tokens: int | None) -> None:
-    """Makes every FeedForward below `module` work on `tokens` tokens at a time (all at once if None), in place.
+    """Makes every FeedForward below `module` process `tokens` tokens at a time (all at once if None), in place.
 
-    Values stay the same; the hidden layer, 8 times the width, is never held for more. Raises ValueError below 1.
+    Values stay the same; the hidden layer, 8 times the width, is only held for that many. Raises ValueError below 1.
     """
     if tokens is not None and tokens < 1:
         raise ValueError(f"a chunk has at least 1 token, got {tokens}")
@@ -150,7 +190,7 @@ def chunk_feed_forward(module: nnx.Module, tokens: int | None) -> None:
 class BasicTransformerBlock(nnx.Module):
     """Pre-norm self-attention, attention to the context (to the sequence itself without one), feed-forward.
 
-    Contexts may be fewer than rows, as in Attention.
+    Rows may share a context, as in Attention.
     """
 
     def __init__(self, width: int, *, heads: int, head_dim: int, context_width: int | None, rngs: nnx.Rngs):
@@ -170,7 +210,7 @@ class BasicTransformerBlock(nnx.Module):
 class Transformer2D(nnx.Module):
     """Transformer blocks over the pixels of a map, with a residual around them (diffusers' Transformer2DModel).
 
-    proj_in and proj_out are pointwise: one Linear stands for both the 1 x 1 convolution and the linear layer.
+    proj_in and proj_out are Linear, which covers diffusers' 1 x 1 convolutions too.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""CLAP's text encoder: token ids in, one embedding a text out.
+"""CLAP's text encoder: token ids in, one embedding per text out.
 
-Matches transformers' ClapTextModelWithProjection (text_embeds, not normalised), a RoBERTa: post-norm layers, attention
-to every token that is not padding, positions that count those tokens. Legend: B batch, T tokens, D width, H heads.
+Matches transformers' ClapTextModelWithProjection (text_embeds, not normalized), a RoBERTa: post-norm layers, attention
+to every token that is not padding, positions that skip the padding. Legend: B batch, T tokens, D width, H heads.
 """
 
 import dataclasses
@@ -46,11 +46,11 @@ class ClapTextConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"width {self.hidden_size} does not divide into {self.num_attention_heads} heads")
         if self.max_tokens < 1:
-            raise ValueError(f"{self.max_position_embeddings} positions leave none after that of the padding")
+            raise ValueError(f"{self.max_position_embeddings} positions leave none after the padding's")
 
     @property
     def max_tokens(self) -> int:
-        """The longest text: positions are counted from the one after the padding's, which has the padding's id."""
+        """The longest text in tokens: positions start at pad_token_id + 1."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @classmethod
@@ -114,7 +114,7 @@ class ClapTextModelWithProjection(nnx.Module):
         self.text_projection = TextProjection(cfg.hidden_size, cfg.projection_dim, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b projection_dim"]:
-        """Embeddings, not normalised, in the dtype of the parameters; ids equal to `pad_token_id` are padding.
+        """Embeddings, not normalized, in the dtype of the parameters; ids equal to `pad_token_id` are padding.
 
         Raises ValueError for more than `config.max_tokens` tokens.
         """

@@ -1,4 +1,4 @@
-"""CLIP's text encoder: token ids in, one hidden state a token out.
+"""CLIP's text encoder: token ids in, one hidden state per token out.
 
 Matches transformers' CLIPTextModel (last_hidden_state), as Stable Diffusion and Zeroscope use it: pre-norm layers,
 causal attention without a padding mask, learned positions. Legend: B batch, T tokens, D width, H heads.

@@ -1,7 +1,7 @@
-"""What the latent diffusion decoders share: prompt embeddings in, media out, whatever shape their latents have.
+"""Base classes of the latent diffusion decoders: prompt embeddings in, media out, for latents of any shape.
 
-A decoder is a config (the configs of its parts and its scheduler) and a module of those parts. Legend: B samples,
-L prompt tokens, D prompt width, *s the axes of a latent (h w of images, F h w of videos, ...), c its channels.
+A decoder is a config (the configs of its components and its scheduler) and a module of those components. Legend:
+B samples, L prompt tokens, D prompt width, *s the axes of a latent (h w of images, F h w of videos, ...), c channels.
 """
 
 import pathlib
@@ -19,13 +19,13 @@ from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, 
 
 
 class LatentDiffusionConfig:
-    """Base of the decoders' configs: frozen dataclasses with one field a part, named as in PARTS, and the scheduler.
+    """Base of the decoders' configs: frozen dataclasses with one field per component, and the scheduler.
 
     Each also has `latent_shape(...)`, the shape of one sample's latents for a size in the medium's own units, which
-    raises UserError for a size that does not fit.
+    raises UserError for a size that is not supported.
     """
 
-    PARTS: ClassVar[Mapping[str, type]]  # the config class of each part, by the name of its folder
+    component_classes: ClassVar[Mapping[str, type]]  # the config class of each component, by the name of its folder
     scheduler: SchedulerConfig
 
     @property
@@ -40,19 +40,19 @@ class LatentDiffusionConfig:
 
     @classmethod
     def from_pretrained(cls, folder: str | pathlib.Path) -> Self:
-        """Reads a model folder: one folder a part with its config.json, and scheduler/scheduler_config.json.
+        """Reads a model folder: COMPONENT/config.json of every component, and scheduler/scheduler_config.json.
 
         Raises:
-          UserError: a file is missing, or a part is of a kind that is not implemented, or the parts don't fit.
+          UserError: a file is missing, a component is of a kind that is not implemented, or the components don't fit.
         """
         folder = pathlib.Path(folder)
-        parts = {
+        components = {
             name: kind.from_dict(hf_config.read_config(folder / name / "config.json"))
-            for name, kind in cls.PARTS.items()
+            for name, kind in cls.component_classes.items()
         }
         scheduler = SchedulerConfig.from_dict(hf_config.read_config(folder / "scheduler" / "scheduler_config.json"))
         try:
-            return cls(**parts, scheduler=scheduler)
+            return cls(**components, scheduler=scheduler)
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from None
 
@@ -75,53 +75,56 @@ def check_prompt_width(unet, text_encoder) -> None:
 
 
 class LatentDiffusion(nnx.Module):
-    """The networks named in PARTS, or those of them named in `parts` (the others are None)."""
+    """The networks of `component_classes`, or a selection of them (the others are None)."""
 
-    PARTS: ClassVar[Mapping[str, type[nnx.Module]]]  # the module class of each part; built in this order
+    component_classes: ClassVar[Mapping[str, type[nnx.Module]]]  # built in this order
 
-    def __init__(self, config: LatentDiffusionConfig, *, parts: tuple[str, ...] | None = None, rngs: nnx.Rngs):
-        """Raises ValueError for a name in `parts` that is not in PARTS."""
-        parts = tuple(self.PARTS) if parts is None else parts
-        if unknown := set(parts) - self.PARTS.keys():
-            raise ValueError(f"{sorted(unknown)} are not parts of {type(self).__name__} ({', '.join(self.PARTS)})")
+    def __init__(self, config: LatentDiffusionConfig, *, components: tuple[str, ...] | None = None, rngs: nnx.Rngs):
+        """`components` None builds all of them. Raises ValueError for an unknown name."""
+        known = self.component_classes
+        components = tuple(known) if components is None else components
+        if unknown := set(components) - known.keys():
+            raise ValueError(f"{sorted(unknown)} are not components of {type(self).__name__} ({', '.join(known)})")
         self.config = config
-        for name, kind in self.PARTS.items():
-            setattr(self, name, kind(getattr(config, name), rngs=rngs) if name in parts else None)
+        for name, kind in known.items():
+            setattr(self, name, kind(getattr(config, name), rngs=rngs) if name in components else None)
 
     def encode_prompt(self, ids: Int[Array, "b t"]) -> Float[Array, "b l d"]:
         """Prompt embeddings of token ids (padded to the encoder's length). Raises ValueError without a text encoder."""
-        return self._part("text_encoder")(ids)
+        return self._component("text_encoder")(ids)
 
     def predict(
         self, x: Float[Array, "b *s c"], timesteps: Float[Array, " b"], prompt_embeds: Float[Array, "b l d"]
     ) -> Float[Array, "b *s c"]:
         """One evaluation of the UNet, in the dtype of `x`. Raises ValueError without a UNet."""
-        return self._part("unet")(x, timesteps, prompt_embeds)
+        return self._component("unet")(x, timesteps, prompt_embeds)
 
     def denoise(
         self,
         state: SamplerState,
         prompt_embeds: Float[Array, "b l d"],
         negative_prompt_embeds: Float[Array, "_ l d"] | None,
-        plan: SamplerTable,
-        guidance: Float[Array, " b"],
+        table: SamplerTable,
+        guidance_scale: Float[Array, " b"],
         first: Int[Array, ""] | int = 0,
         last: Int[Array, ""] | int | None = None,
     ) -> SamplerState:
-        """Evaluations `first` to `last` of the plan (all by default), on latents as the UNet sees them.
+        """Evaluations `first` to `last` of the table (all by default), on latents scaled as the UNet takes them.
 
-        The UNet computes in the dtype of `prompt_embeds`. `negative_prompt_embeds` has B rows or one for all;
+        The UNet computes in the dtype of `prompt_embeds`. `negative_prompt_embeds` has B rows, or 1 shared by all;
         None turns guidance off and halves the work. Raises ValueError without a UNet.
         """
-        self._part("unet")
+        self._component("unet")
 
         def model(x, timesteps, context):
             return self.predict(x.astype(context.dtype), timesteps, context)
 
-        return sample(model, plan, state, prompt_embeds, negative_prompt_embeds, guidance, first=first, last=last)
+        return sample(
+            model, table, state, prompt_embeds, negative_prompt_embeds, guidance_scale, first=first, last=last
+        )
 
     def decode(self, latents: Float[Array, "b *s c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b ..."]:
-        """Media, float32, of denoised latents; the networks compute in `dtype`. Each decoder has its own."""
+        """Media, float32, of denoised latents; the networks compute in `dtype`. Implemented by each decoder."""
         raise NotImplementedError
 
     def generate(
@@ -129,15 +132,15 @@ class LatentDiffusion(nnx.Module):
         prompt_embeds: Float[Array, "b l d"],
         negative_prompt_embeds: Float[Array, "_ l d"] | None,
         noise: Float[Array, "b *s c"],
-        plan: SamplerTable,
-        guidance: Float[Array, " b"],
+        table: SamplerTable,
+        guidance_scale: Float[Array, " b"],
     ) -> Float[Array, "b ..."]:
-        """Media as `decode` gives them, from standard normal noise of any latent size. Other arguments as `denoise`."""
-        state = self.denoise(init_state(plan, noise), prompt_embeds, negative_prompt_embeds, plan, guidance)
+        """Media as `decode` returns them, from standard normal noise of any latent size. See `denoise`."""
+        state = self.denoise(init_state(table, noise), prompt_embeds, negative_prompt_embeds, table, guidance_scale)
         return self.decode(state.sample, prompt_embeds.dtype)
 
-    def _part(self, name: str) -> nnx.Module:
-        part = getattr(self, name)
-        if part is None:
+    def _component(self, name: str) -> nnx.Module:
+        component = getattr(self, name)
+        if component is None:
             raise ValueError(f"this {type(self).__name__} was built without its {name}")
-        return part
+        return component

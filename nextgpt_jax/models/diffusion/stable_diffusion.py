@@ -23,9 +23,9 @@ from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 
 @dataclasses.dataclass(frozen=True)
 class StableDiffusionConfig(LatentDiffusionConfig):
-    """The configs of the parts, which have to fit each other."""
+    """The configs of the components, which have to fit each other."""
 
-    PARTS: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet2DConfig, "vae": AutoencoderKLConfig}
+    component_classes: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet2DConfig, "vae": AutoencoderKLConfig}
 
     text_encoder: CLIPTextConfig
     unet: UNet2DConfig
@@ -36,35 +36,18 @@ class StableDiffusionConfig(LatentDiffusionConfig):
         check_prompt_width(self.unet, self.text_encoder)
         check_latent_channels(self.unet, self.vae)
         if self.unet.class_embed_type:
-            raise ValueError("the UNet needs class labels, which Stable Diffusion has none of")
+            raise ValueError("the UNet needs class labels, but Stable Diffusion has none")
 
     @classmethod
     def sd15(cls) -> "StableDiffusionConfig":
         """Stable Diffusion 1.5: CLIP-L, 512 pixels, PNDM."""
-        scheduler = SchedulerConfig(
-            name="pndm",
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            steps_offset=1,
-            set_alpha_to_one=False,
-        )
+        scheduler = SchedulerConfig.stable_diffusion("pndm")
         return cls(CLIPTextConfig.clip_l(), UNet2DConfig.sd15(), AutoencoderKLConfig.sd(), scheduler)
 
     @classmethod
     def sd2(cls) -> "StableDiffusionConfig":
         """Stable Diffusion 2: OpenCLIP-H, 768 pixels, DDIM on velocities."""
-        scheduler = SchedulerConfig(
-            name="ddim",
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            prediction_type="v_prediction",
-            steps_offset=1,
-            set_alpha_to_one=False,
-        )
+        scheduler = SchedulerConfig.stable_diffusion("ddim", prediction_type="v_prediction")
         return cls(CLIPTextConfig.openclip_h(), UNet2DConfig.sd2(), AutoencoderKLConfig.sd(), scheduler)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -78,9 +61,8 @@ class StableDiffusionConfig(LatentDiffusionConfig):
 class StableDiffusion(LatentDiffusion):
     """Text encoder, UNet and autoencoder."""
 
-    PARTS: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
     def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b H W 3"]:
         """Images in 0 .. 1, float32, of denoised latents. Raises ValueError without a VAE."""
-        pixels = self._part("vae").decode((latents / self.config.vae.scaling_factor).astype(dtype))
-        return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
+        return self._component("vae").decode_pixels(latents, dtype)

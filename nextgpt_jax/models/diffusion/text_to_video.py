@@ -22,14 +22,14 @@ from nextgpt_jax.models.diffusion.schedulers import SchedulerConfig
 from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
 from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 
-_DECODED_TOGETHER = 4  # frames: at 576 x 320 pixels the autoencoder holds 0.5 GiB for each, in float32
+_FRAMES_PER_BATCH = 4  # at 576 x 320 pixels the autoencoder needs 0.5 GiB per frame, in float32
 
 
 @dataclasses.dataclass(frozen=True)
 class TextToVideoConfig(LatentDiffusionConfig):
-    """The configs of the parts, which have to fit each other."""
+    """The configs of the components, which have to fit each other."""
 
-    PARTS: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet3DConfig, "vae": AutoencoderKLConfig}
+    component_classes: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet3DConfig, "vae": AutoencoderKLConfig}
 
     text_encoder: CLIPTextConfig
     unet: UNet3DConfig
@@ -43,15 +43,7 @@ class TextToVideoConfig(LatentDiffusionConfig):
     @classmethod
     def zeroscope(cls) -> "TextToVideoConfig":
         """Zeroscope v2 576w: OpenCLIP-H's penultimate layer, 576 x 320 pixels, DDIM."""
-        scheduler = SchedulerConfig(
-            name="ddim",
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            steps_offset=1,
-            set_alpha_to_one=False,
-        )
+        scheduler = SchedulerConfig.stable_diffusion("ddim")
         return cls(CLIPTextConfig.openclip_h(), UNet3DConfig.zeroscope(), AutoencoderKLConfig.sd(), scheduler)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -65,21 +57,18 @@ class TextToVideoConfig(LatentDiffusionConfig):
 
 
 class TextToVideo(LatentDiffusion):
-    """Text encoder, UNet over space and time, and the autoencoder of the single frames."""
+    """Text encoder, UNet over space and time, and an autoencoder of single frames."""
 
-    PARTS: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet3DConditionModel, "vae": AutoencoderKL}
+    component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet3DConditionModel, "vae": AutoencoderKL}
 
     def decode(self, latents: Float[Array, "b f h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b f H W 3"]:
-        """Frames in 0 .. 1, float32, of denoised latents, a few at a time: memory does not grow with their number.
+        """Frames in 0 .. 1, float32, of denoised latents, a few at a time: peak memory does not grow with their number.
 
         Raises ValueError without a VAE.
         """
-        vae = self._part("vae")
-
-        def frame(z):
-            pixels = vae.decode((z[None] / self.config.vae.scaling_factor).astype(dtype))[0]
-            return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)
-
+        vae = self._component("vae")
         frames = latents.reshape(-1, *latents.shape[2:])  # [B*F, h, w, c]
-        pixels = jax.lax.map(frame, frames, batch_size=min(_DECODED_TOGETHER, len(frames)))
+        pixels = jax.lax.map(
+            lambda z: vae.decode_pixels(z[None], dtype)[0], frames, batch_size=min(_FRAMES_PER_BATCH, len(frames))
+        )
         return pixels.reshape(*latents.shape[:2], *pixels.shape[1:])

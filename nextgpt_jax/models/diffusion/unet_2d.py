@@ -21,7 +21,9 @@ from nextgpt_jax.models.diffusion.blocks import (
     TimestepEmbedding,
     Transformer2D,
     Upsample2D,
+    check_block_types,
     timestep_embedding,
+    unet_levels,
 )
 from nextgpt_jax.models.layers import Conv, GroupNorm, Linear
 
@@ -66,8 +68,9 @@ class UNet2DConfig:
 
     `attention_head_dim` is the NUMBER of heads of all blocks, or of each. `cross_attention_dim` is the width of the
     text's hidden states, or the widths of the blocks themselves in models that see the text as a class embedding only:
-    all their attention is to the map itself. A class embedding is a linear map of `class_labels`
-    (`class_embed_type="simple_projection"`), added to the time embedding or, with `class_embeddings_concat`, beside it.
+    all their attention is self-attention. A class embedding is a linear map of `class_labels`
+    (`class_embed_type="simple_projection"`), added to the time embedding, or concatenated with it if
+    `class_embeddings_concat`.
     """
 
     in_channels: int = 4
@@ -102,12 +105,8 @@ class UNet2DConfig:
             raise ValueError("class_embed_type='simple_projection' needs projection_class_embeddings_input_dim")
         if self.class_embeddings_concat and not self.class_embed_type:
             raise ValueError("class_embeddings_concat=True needs a class_embed_type")
-        for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-            types = getattr(self, name)
-            if unknown := set(types) - known.keys():
-                raise ValueError(f"{name} {sorted(unknown)} are not supported (only {', '.join(known)})")
-            if len(types) != n:
-                raise ValueError(f"{len(types)} {name}, but {n} block_out_channels")
+        check_block_types("down_block_types", self.down_block_types, _DOWN, n)
+        check_block_types("up_block_types", self.up_block_types, _UP, n)
         if not isinstance(self.attention_head_dim, int) and len(self.attention_head_dim) != n:
             raise ValueError(f"{len(self.attention_head_dim)} entries of attention_head_dim, but {n} blocks")
         for width, heads in zip(self.block_out_channels, self.heads):
@@ -130,7 +129,7 @@ class UNet2DConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "UNet2DConfig":
         """Reads a UNet2DConditionModel's config.json. Raises UserError for variants that compute something else."""
-        if config.get("num_attention_heads"):  # the later name of the same thing
+        if config.get("num_attention_heads"):  # the later name of attention_head_dim
             config = {**config, "attention_head_dim": config["num_attention_heads"]}
         if config.get("cross_attention_dim", 1280) is None:
             widths = list(config.get("block_out_channels", cls.block_out_channels))
@@ -186,14 +185,14 @@ def _transformer(cfg: UNet2DConfig, width: int, heads: int, rngs: nnx.Rngs) -> T
 class DownBlock2D(nnx.Module):
     """Residual blocks, each followed by a transformer if `heads`, then a downsampler if `downsample`."""
 
-    def __init__(self, cfg: UNet2DConfig, din: int, dout: int, *, heads: int | None, downsample: bool, rngs: nnx.Rngs):
+    def __init__(self, cfg: UNet2DConfig, din: int, dout: int, downsample: bool, *, heads: int | None, rngs: nnx.Rngs):
         n = cfg.layers_per_block
         self.resnets = nnx.List(_resnet(cfg, dout if i else din, dout, rngs) for i in range(n))
         self.attentions = nnx.List(_transformer(cfg, dout, heads, rngs) for _ in range(n)) if heads else None
         self.downsampler = Downsample2D(dout, rngs=rngs) if downsample else None
 
     def __call__(self, x, time, context) -> list[Float[Array, "b h w c"]]:
-        """The map after every layer: the skip connections; the last one goes on."""
+        """The map after every layer: the skip connections, of which the last is also the next block's input."""
         maps = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -218,17 +217,17 @@ class MidBlock2D(nnx.Module):
 
 
 class UpBlock2D(nnx.Module):
-    """As DownBlock2D, each residual block taking a skip connection beside its input, then an upsampler."""
+    """As DownBlock2D, each residual block also taking a skip connection, then an upsampler."""
 
     def __init__(
         self,
         cfg: UNet2DConfig,
         din: int,
         dout: int,
-        skips: list[int],
+        skips: tuple[int, ...],
+        upsample: bool,
         *,
         heads: int | None,
-        upsample: bool,
         rngs: nnx.Rngs,
     ):
         self.resnets = nnx.List(_resnet(cfg, (dout if i else din) + skip, dout, rngs) for i, skip in enumerate(skips))
@@ -236,7 +235,7 @@ class UpBlock2D(nnx.Module):
         self.upsampler = Upsample2D(dout, rngs=rngs) if upsample else None
 
     def __call__(self, x, time, context, skips) -> Float[Array, "b h w c"]:
-        """Takes its skip connections off the end of `skips`; what is then last has the size to upsample to."""
+        """Pops its skip connections off the end of `skips`; the next one has the size to upsample to."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], -1), time)
             if self.attentions is not None:
@@ -249,32 +248,25 @@ class UNet2DConditionModel(nnx.Module):
 
     def __init__(self, cfg: UNet2DConfig, *, rngs: nnx.Rngs):
         self.config = cfg
-        widths, n = cfg.block_out_channels, cfg.layers_per_block
+        widths = cfg.block_out_channels
         self.conv_in = Conv(cfg.in_channels, widths[0], (3, 3), padding=1, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], rngs=rngs)
         classes = cfg.projection_class_embeddings_input_dim if cfg.class_embed_type else None
         self.class_embedding = Linear(classes, 4 * widths[0], rngs=rngs) if classes else None
 
-        width, skips, down = widths[0], [widths[0]], []
-        for i, kind in enumerate(cfg.down_block_types):
-            downsample = i < len(widths) - 1
-            heads = cfg.heads[i] if _DOWN[kind] else None
-            down.append(DownBlock2D(cfg, width, widths[i], heads=heads, downsample=downsample, rngs=rngs))
-            width = widths[i]
-            skips += [width] * (n + downsample)
-        self.down_blocks = nnx.List(down)
-        self.mid_block = MidBlock2D(cfg, width, heads=cfg.heads[-1], rngs=rngs)
-        up = []
-        for i, kind in enumerate(cfg.up_block_types):
-            level = len(widths) - 1 - i
-            heads = cfg.heads[level] if _UP[kind] else None
-            taken = [skips.pop() for _ in range(n + 1)]
-            up.append(UpBlock2D(cfg, width, widths[level], taken, heads=heads, upsample=level > 0, rngs=rngs))
-            width = widths[level]
-        self.up_blocks = nnx.List(up)
+        down, up = unet_levels(widths, cfg.layers_per_block)
+        self.down_blocks = nnx.List(
+            DownBlock2D(cfg, *level, heads=heads if _DOWN[kind] else None, rngs=rngs)
+            for level, kind, heads in zip(down, cfg.down_block_types, cfg.heads)
+        )
+        self.mid_block = MidBlock2D(cfg, widths[-1], heads=cfg.heads[-1], rngs=rngs)
+        self.up_blocks = nnx.List(
+            UpBlock2D(cfg, *level, heads=heads if _UP[kind] else None, rngs=rngs)
+            for level, kind, heads in zip(up, cfg.up_block_types, cfg.heads[::-1])
+        )
 
-        self.conv_norm_out = GroupNorm(cfg.norm_num_groups, width, eps=cfg.norm_eps)
-        self.conv_out = Conv(width, cfg.out_channels, (3, 3), padding=1, rngs=rngs)
+        self.conv_norm_out = GroupNorm(cfg.norm_num_groups, widths[0], eps=cfg.norm_eps)
+        self.conv_out = Conv(widths[0], cfg.out_channels, (3, 3), padding=1, rngs=rngs)
         self.conv_out.kernel[...] = jnp.zeros_like(self.conv_out.kernel[...])
 
     def __call__(
@@ -286,7 +278,7 @@ class UNet2DConditionModel(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """The prediction (noise or velocity, as trained) in the dtype of `sample`.
 
-        Any latent size works: on the way up, maps are resized to the skip connection where halving had rounded.
+        Any latent size works: on the way up, maps are resized to their skip connection where halving rounded.
         Raises ValueError unless there are hidden states if and only if the config has one width for them, and class
         labels if and only if it has a class embedding.
         """

@@ -24,7 +24,9 @@ from nextgpt_jax.models.diffusion.blocks import (
     TimestepEmbedding,
     Transformer2D,
     Upsample2D,
+    check_block_types,
     timestep_embedding,
+    unet_levels,
 )
 from nextgpt_jax.models.layers import Conv, GroupNorm, Linear
 
@@ -41,14 +43,14 @@ _SUPPORTED = {
     "time_cond_proj_dim": (None,),
 }
 
-_HEADS_IN = 8  # of transformer_in, whatever the config
+_HEADS_IN = 8  # heads of transformer_in; not in the config
 
 
 @dataclasses.dataclass(frozen=True)
 class UNet3DConfig:
     """Fields as in the hub's unet/config.json.
 
-    `attention_head_dim` is the width of a head, here: not the number of heads, as in UNet2DConfig.
+    `attention_head_dim` is the width of a head here, not the number of heads as in UNet2DConfig.
     """
 
     in_channels: int = 4
@@ -67,12 +69,8 @@ class UNet3DConfig:
         for name in ("attention_head_dim", "cross_attention_dim", "layers_per_block"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported (only one number for all blocks)")
-        for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-            types = getattr(self, name)
-            if unknown := set(types) - known.keys():
-                raise ValueError(f"{name} {sorted(unknown)} are not supported (only {', '.join(known)})")
-            if len(types) != n:
-                raise ValueError(f"{len(types)} {name}, but {n} block_out_channels")
+        check_block_types("down_block_types", self.down_block_types, _DOWN, n)
+        check_block_types("up_block_types", self.up_block_types, _UP, n)
         for width in self.block_out_channels:
             if width % self.attention_head_dim:
                 raise ValueError(f"{width} channels do not divide into heads of {self.attention_head_dim}")
@@ -116,7 +114,7 @@ class TemporalConvLayer(nnx.Module):
 class TransformerTemporal(nnx.Module):
     """Two self-attentions and a feed-forward over the frames of each pixel (diffusers' TransformerTemporalModel).
 
-    Its group norm is over all frames. There are no position embeddings: the convolutions know the order.
+    Its group norm is over all frames. There are no position embeddings: the temporal convolutions convey the order.
     """
 
     def __init__(self, width: int, *, heads: int, head_dim: int, groups: int, rngs: nnx.Rngs):
@@ -139,9 +137,9 @@ class TransformerTemporal(nnx.Module):
 
 
 class SpatioTemporalLayers(nnx.Module):
-    """The layers of a block: residual block and temporal convolutions each.
+    """The layers of a block: each a residual block and temporal convolutions.
 
-    The first `attending` ones go on with a transformer over the pixels of a frame and one over the frames of a pixel.
+    The first `attending` layers also have a transformer over the pixels of a frame and one over the frames of a pixel.
     """
 
     def __init__(self, cfg: UNet3DConfig, dins: list[int], dout: int, *, attending: int, rngs: nnx.Rngs):
@@ -170,15 +168,15 @@ class SpatioTemporalLayers(nnx.Module):
 
 
 class DownBlock3D(SpatioTemporalLayers):
-    """Layers, which attend or not, then a downsampler if `downsample`."""
+    """Layers, with transformers if `attends`, then a downsampler if `downsample`."""
 
-    def __init__(self, cfg: UNet3DConfig, din: int, dout: int, *, attends: bool, downsample: bool, rngs: nnx.Rngs):
+    def __init__(self, cfg: UNet3DConfig, din: int, dout: int, downsample: bool, *, attends: bool, rngs: nnx.Rngs):
         dins = [din] + [dout] * (cfg.layers_per_block - 1)
         super().__init__(cfg, dins, dout, attending=len(dins) if attends else 0, rngs=rngs)
         self.downsampler = Downsample2D(dout, rngs=rngs) if downsample else None
 
     def __call__(self, x, time, context, frames: int) -> list[Float[Array, "n h w c"]]:
-        """The map after every layer: the skip connections; the last one goes on."""
+        """The map after every layer: the skip connections, of which the last is also the next block's input."""
         maps = []
         for i in range(len(self.resnets)):
             x = self.layer(i, x, time, context, frames)
@@ -201,17 +199,17 @@ class MidBlock3D(SpatioTemporalLayers):
 
 
 class UpBlock3D(SpatioTemporalLayers):
-    """As DownBlock3D, each layer taking a skip connection beside its input, then an upsampler."""
+    """As DownBlock3D, each layer also taking a skip connection, then an upsampler."""
 
     def __init__(
         self,
         cfg: UNet3DConfig,
         din: int,
         dout: int,
-        skips: list[int],
+        skips: tuple[int, ...],
+        upsample: bool,
         *,
         attends: bool,
-        upsample: bool,
         rngs: nnx.Rngs,
     ):
         dins = [(dout if i else din) + skip for i, skip in enumerate(skips)]
@@ -219,7 +217,7 @@ class UpBlock3D(SpatioTemporalLayers):
         self.upsampler = Upsample2D(dout, rngs=rngs) if upsample else None
 
     def __call__(self, x, time, context, frames: int, skips) -> Float[Array, "n h w c"]:
-        """Takes its skip connections off the end of `skips`; what is then last has the size to upsample to."""
+        """Pops its skip connections off the end of `skips`; the next one has the size to upsample to."""
         for i in range(len(self.resnets)):
             x = self.layer(i, jnp.concatenate([x, skips.pop()], -1), time, context, frames)
         return x if self.upsampler is None else self.upsampler(x, skips[-1].shape[1:3])
@@ -233,31 +231,24 @@ class UNet3DConditionModel(nnx.Module):
 
     def __init__(self, cfg: UNet3DConfig, *, rngs: nnx.Rngs):
         self.config = cfg
-        widths, n, groups = cfg.block_out_channels, cfg.layers_per_block, cfg.norm_num_groups
+        widths, groups = cfg.block_out_channels, cfg.norm_num_groups
         self.conv_in = Conv(cfg.in_channels, widths[0], (3, 3), padding=1, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], rngs=rngs)
         self.transformer_in = TransformerTemporal(
             widths[0], heads=_HEADS_IN, head_dim=cfg.attention_head_dim, groups=groups, rngs=rngs
         )
 
-        width, skips, down = widths[0], [widths[0]], []
-        for i, kind in enumerate(cfg.down_block_types):
-            downsample = i < len(widths) - 1
-            down.append(DownBlock3D(cfg, width, widths[i], attends=_DOWN[kind], downsample=downsample, rngs=rngs))
-            width = widths[i]
-            skips += [width] * (n + downsample)
-        self.down_blocks = nnx.List(down)
-        self.mid_block = MidBlock3D(cfg, width, rngs=rngs)
-        up = []
-        for i, kind in enumerate(cfg.up_block_types):
-            level = len(widths) - 1 - i
-            taken = [skips.pop() for _ in range(n + 1)]
-            up.append(UpBlock3D(cfg, width, widths[level], taken, attends=_UP[kind], upsample=level > 0, rngs=rngs))
-            width = widths[level]
-        self.up_blocks = nnx.List(up)
+        down, up = unet_levels(widths, cfg.layers_per_block)
+        self.down_blocks = nnx.List(
+            DownBlock3D(cfg, *level, attends=_DOWN[kind], rngs=rngs) for level, kind in zip(down, cfg.down_block_types)
+        )
+        self.mid_block = MidBlock3D(cfg, widths[-1], rngs=rngs)
+        self.up_blocks = nnx.List(
+            UpBlock3D(cfg, *level, attends=_UP[kind], rngs=rngs) for level, kind in zip(up, cfg.up_block_types)
+        )
 
-        self.conv_norm_out = GroupNorm(groups, width, eps=cfg.norm_eps)
-        self.conv_out = Conv(width, cfg.out_channels, (3, 3), padding=1, rngs=rngs)
+        self.conv_norm_out = GroupNorm(groups, widths[0], eps=cfg.norm_eps)
+        self.conv_out = Conv(widths[0], cfg.out_channels, (3, 3), padding=1, rngs=rngs)
         self.conv_out.kernel[...] = jnp.zeros_like(self.conv_out.kernel[...])
 
     def __call__(
@@ -268,14 +259,14 @@ class UNet3DConditionModel(nnx.Module):
     ) -> Float[Array, "b f h w c"]:
         """The prediction (noise or velocity, as trained) in the dtype of `sample`.
 
-        Any number of frames and any latent size work: on the way up, maps are resized to the skip connection where
-        halving had rounded.
+        Any number of frames and any latent size work: on the way up, maps are resized to their skip connection where
+        halving rounded.
         """
         batch, frames = sample.shape[:2]
         time = timestep_embedding(jnp.broadcast_to(timestep, batch), self.config.block_out_channels[0])
         time = self.time_embedding(time.astype(sample.dtype))
         time = jnp.repeat(time, frames, 0)  # [N, 4C]
-        context = encoder_hidden_states.astype(sample.dtype)  # [B, L, D]: its rows serve all frames of a video
+        context = encoder_hidden_states.astype(sample.dtype)  # [B, L, D]: a row is shared by all frames of its video
 
         x = self.conv_in(sample.reshape(-1, *sample.shape[2:]))  # [N, H, W, C]
         skips = [self.transformer_in(x, frames)]

@@ -54,7 +54,7 @@ class AutoencoderKLConfig:
 
     @property
     def downscale(self) -> int:
-        """Pixels of a side that one latent pixel stands for."""
+        """Pixels per latent pixel, along each side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -141,7 +141,7 @@ class DecoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Pixels to the moments of the latents (mean and log variance side by side)."""
+    """Pixels to the moments of the latents (mean and log variance, concatenated)."""
 
     def __init__(self, cfg: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         widths = cfg.block_out_channels
@@ -183,7 +183,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """Both halves. Latents here are unscaled: multiply by `config.scaling_factor` for a diffusion model."""
+    """Encoder and decoder of unscaled latents: multiply by `config.scaling_factor` for a diffusion model."""
 
     def __init__(self, cfg: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = cfg
@@ -200,3 +200,8 @@ class AutoencoderKL(nnx.Module):
     def decode(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
         """Pixels, about -1 .. 1 and not clipped."""
         return self.decoder(self.post_quant_conv(latents))
+
+    def decode_pixels(self, latents: Float[Array, "b h w z"], dtype: jnp.dtype) -> Float[Array, "b H W c"]:
+        """Pixels in 0 .. 1, float32, of a diffusion model's latents; the network computes in `dtype`."""
+        pixels = self.decode((latents / self.config.scaling_factor).astype(dtype))
+        return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

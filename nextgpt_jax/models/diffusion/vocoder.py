@@ -1,6 +1,6 @@
 """HiFi-GAN: log-mel spectrograms in, waveforms out.
 
-Matches transformers' SpeechT5HifiGan as AudioLDM uses it, without normalisation of the spectrogram (Kong et al. 2020,
+Matches transformers' SpeechT5HifiGan as AudioLDM uses it, without normalization of the spectrogram (Kong et al. 2020,
 generator V1 with its own rates). Signals are channels last. Legend: B batch, T frames or samples, C channels.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.layers import Conv
 
-_LAST_SLOPE = 0.01  # of the activation before the last convolution, whatever the config says
+_LAST_SLOPE = 0.01  # leaky ReLU before the last convolution; not in the config
 
 _SUPPORTED = {"model_type": ("hifigan", "speecht5_hifigan"), "normalize_before": (False,)}
 
@@ -59,7 +59,7 @@ class VocoderConfig:
         """Channels after each upsampler."""
         return tuple(self.upsample_initial_channel >> (i + 1) for i in range(len(self.upsample_rates)))
 
-    def samples(self, frames: int) -> int:
+    def num_samples(self, frames: int) -> int:
         """The length of the waveform of `frames` mel frames."""
         for rate, size in zip(self.upsample_rates, self.upsample_kernel_sizes):
             frames = (frames - 1) * rate + size - 2 * _padding(size, rate)
@@ -90,8 +90,8 @@ def _padding(kernel_size: int, rate: int) -> int:
 class ConvTranspose1d(nnx.Module):
     """torch's ConvTranspose1d, channels last: (T - 1) * stride + k - 2 * padding samples out. kernel: [k, in, out].
 
-    Every stride-th sample is a plain convolution with every stride-th tap of the kernel, so all of them are one
-    convolution with `stride` times the channels: no products with the zeros between the inputs.
+    The output samples of one phase (i mod stride) are a plain convolution with every stride-th tap of the kernel. All
+    phases are computed as one convolution with `stride` times the channels, which skips the zeros between the inputs.
     """
 
     def __init__(self, din: int, dout: int, kernel_size: int, *, stride: int, padding: int, rngs: nnx.Rngs):
@@ -101,7 +101,7 @@ class ConvTranspose1d(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t din"]) -> Float[Array, "b t2 dout"]:
         size, din, dout = self.kernel.shape
-        taps = -(-size // self.stride)  # of each phase
+        taps = -(-size // self.stride)  # per phase
         kernel = jnp.pad(self.kernel[...].astype(x.dtype), ((0, taps * self.stride - size), (0, 0), (0, 0)))
         kernel = kernel.reshape(taps, self.stride, din, dout)[::-1].swapaxes(1, 2).reshape(taps, din, -1)
         y = jax.lax.conv_general_dilated(x, kernel, (1,), ((taps - 1,) * 2,), dimension_numbers=("NWC", "WIO", "NWC"))
@@ -130,7 +130,7 @@ class ResidualBlock(nnx.Module):
 
 
 class HifiGan(nnx.Module):
-    """Upsamplers, each followed by residual blocks of several kernel sizes side by side, whose mean goes on."""
+    """Upsamplers, each followed by residual blocks of several kernel sizes in parallel, whose outputs are averaged."""
 
     def __init__(self, cfg: VocoderConfig, *, rngs: nnx.Rngs):
         self.config = cfg
@@ -148,7 +148,7 @@ class HifiGan(nnx.Module):
         self.conv_post = Conv(widths[-1], 1, (7,), padding=3, rngs=rngs)
 
     def __call__(self, mel: Float[Array, "b t n_mels"]) -> Float[Array, "b samples"]:
-        """Waveforms in -1 .. 1 of `config.samples(t)` samples, in the dtype of `mel` (logarithms of mel bands)."""
+        """Waveforms in -1 .. 1 of `config.num_samples(t)` samples, in the dtype of `mel` (logarithms of mel bands)."""
         n = len(self.config.resblock_kernel_sizes)
         x = self.conv_pre(mel)
         for i, upsampler in enumerate(self.upsampler):

@@ -95,7 +95,7 @@ def pipeline():
 def folder(pipeline, tmp_path_factory):
     """The configs of the pipeline as files in the hub's layout."""
     folder = tmp_path_factory.mktemp("pipeline")
-    for name in AudioLDM.PARTS:
+    for name in AudioLDM.component_classes:
         part = getattr(pipeline, name)
         (folder / name).mkdir()
         owner = part.config if name in ("text_encoder", "vocoder") else part
@@ -139,7 +139,7 @@ def expected_waveforms(pipeline, prompt, negative, noise, seconds, steps, guidan
 )
 def test_waveforms(pipeline, model, name, seconds, rows, samples):
     prompt, negative, noise = inputs(model.config, 2, seconds)
-    assert noise.shape == (2, rows, 4, 8) and model.config.samples(seconds) == samples
+    assert noise.shape == (2, rows, 4, 8) and model.config.num_samples(seconds) == samples
     scheduler, original = (
         dataclasses.replace(model.config.scheduler, name=name, skip_prk_steps=True),
         pipeline.scheduler,
@@ -151,17 +151,17 @@ def test_waveforms(pipeline, model, name, seconds, rows, samples):
     finally:
         pipeline.scheduler = original
     guidance = np.full(2, 2.5, np.float32)
-    waveforms = compiled(model, "generate")(prompt, negative, noise, scheduler.plan(5), guidance)
+    waveforms = compiled(model, "generate")(prompt, negative, noise, scheduler.sampler_table(5), guidance)
     assert waveforms.dtype == jnp.float32
-    assert waveforms.shape == (2, model.config.vocoder.samples(4 * rows))
+    assert waveforms.shape == (2, model.config.vocoder.num_samples(4 * rows))
     assert relative_error(waveforms[:, :samples], expected) < 1e-3
     assert np.ptp(expected) > 0.2
 
 
 def test_sizes_follow_the_pipeline(model):
     config = AudioLDMConfig.large()
-    assert config.latent_shape(9) == (225, 16, 8) and config.samples(9) == 144000
-    assert config.latent_shape(5.0) == (125, 16, 8) and config.samples(5.0) == 80000
+    assert config.latent_shape(9) == (225, 16, 8) and config.num_samples(9) == 144000
+    assert config.latent_shape(5.0) == (125, 16, 8) and config.num_samples(5.0) == 80000
     assert config.latent_shape(0.29) == (7, 16, 8)  # 28 whole frames
     assert config.prompt_shape == (1, 512) and config.caption_length == 77 and config.sampling_rate == 16000
     assert model.config.prompt_shape == (1, 12) and model.config.caption_length == 12
@@ -169,7 +169,7 @@ def test_sizes_follow_the_pipeline(model):
         with pytest.raises(UserError, match="at least 0.04 seconds long"):
             config.latent_shape(seconds)
         with pytest.raises(UserError, match="at least 0.04 seconds long"):
-            config.samples(seconds)
+            config.num_samples(seconds)
 
 
 def test_prompt_encoding(pipeline, model):
@@ -190,16 +190,22 @@ def test_prompt_embeddings_are_not_normalised_again(model):
 
 def test_bfloat16(model):
     prompt, negative, noise = inputs(model.config, 1, 0.08)
-    args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, model.config.scheduler.plan(2), jnp.ones(1)
+    args = (
+        jnp.asarray(prompt, jnp.bfloat16),
+        jnp.asarray(negative),
+        noise,
+        model.config.scheduler.sampler_table(2),
+        jnp.ones(1),
+    )
     assert jax.eval_shape(model.generate, *args).dtype == jnp.float32
 
 
 def test_parts(model):
-    text = nnx.eval_shape(lambda: AudioLDM(model.config, parts=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: AudioLDM(model.config, components=("text_encoder",), rngs=nnx.Rngs(0)))
     assert text.unet is None and text.vocoder is None
     with pytest.raises(ValueError, match="without its unet"):
-        text.generate(*inputs(model.config, 1, 0.08), model.config.scheduler.plan(2), jnp.ones(1))
-    decoder = nnx.eval_shape(lambda: AudioLDM(model.config, parts=("vae",), rngs=nnx.Rngs(0)))
+        text.generate(*inputs(model.config, 1, 0.08), model.config.scheduler.sampler_table(2), jnp.ones(1))
+    decoder = nnx.eval_shape(lambda: AudioLDM(model.config, components=("vae",), rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="without its vocoder"):
         decoder.decode(jnp.zeros((1, 2, 4, 8)))
 

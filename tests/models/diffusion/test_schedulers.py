@@ -54,16 +54,16 @@ def toy(x, t, numpy=jnp):
 
 
 @jax.jit
-def run(plan, noise):
+def run(table, noise):
     """The samples before every evaluation (scaled as the model is fed) and the last one."""
-    fed = jnp.zeros((plan.rows.timestep.shape[0], *noise.shape))
+    fed = jnp.zeros((table.coefficients.timestep.shape[0], *noise.shape))
 
     def evaluate(i, carry):
         state, fed = carry
-        x = schedulers.model_input(plan, i, state)
-        return schedulers.step(plan, i, state, toy(x, plan.row(i).timestep)), fed.at[i].set(x)
+        x = schedulers.model_input(table, i, state)
+        return schedulers.step(table, i, state, toy(x, table.at(i).timestep)), fed.at[i].set(x)
 
-    state, fed = jax.lax.fori_loop(0, plan.count, evaluate, (schedulers.init_state(plan, noise), fed))
+    state, fed = jax.lax.fori_loop(0, table.num_evaluations, evaluate, (schedulers.init_state(table, noise), fed))
     return state.sample, fed
 
 
@@ -87,14 +87,19 @@ def noise():
 def test_trajectory(name, options, steps, noise):
     scheduler = getattr(diffusers, name)(**{**SD, **options})
     config = SchedulerConfig.from_dict({**scheduler.config, "_class_name": name})
-    plan = config.plan(steps)
+    table = config.sampler_table(steps)
     expected, expected_fed = reference(scheduler, steps, noise)
-    actual, fed = run(plan, noise)
+    actual, fed = run(table, noise)
 
-    assert plan.count == len(scheduler.timesteps)
-    assert relative_error(plan.rows.timestep[: plan.count], np.asarray(scheduler.timesteps, np.float64)) < 1e-5
-    assert relative_error(plan.init_noise_sigma, np.float64(scheduler.init_noise_sigma)) < 1e-5
-    assert relative_error(fed[: plan.count], expected_fed) < 1e-3
+    assert table.num_evaluations == len(scheduler.timesteps)
+    assert (
+        relative_error(
+            table.coefficients.timestep[: table.num_evaluations], np.asarray(scheduler.timesteps, np.float64)
+        )
+        < 1e-5
+    )
+    assert relative_error(table.init_noise_sigma, np.float64(scheduler.init_noise_sigma)) < 1e-5
+    assert relative_error(fed[: table.num_evaluations], expected_fed) < 1e-3
     assert relative_error(actual, expected) < 1e-3
 
 
@@ -108,16 +113,16 @@ def test_few_steps(name, steps, noise):
         "dpm++": diffusers.DPMSolverMultistepScheduler(**SD),
         "euler": diffusers.EulerDiscreteScheduler(**SD),
     }
-    plan = SchedulerConfig(name=name, skip_prk_steps=True, **SD).plan(steps)
+    table = SchedulerConfig(name=name, skip_prk_steps=True, **SD).sampler_table(steps)
     expected, _ = reference(classes[name], steps, noise)
-    assert relative_error(run(plan, noise)[0], expected) < 1e-3
+    assert relative_error(run(table, noise)[0], expected) < 1e-3
 
 
 def test_prk_with_the_fewest_steps(noise):
-    plan = SchedulerConfig(**SD).plan(4)
+    table = SchedulerConfig(**SD).sampler_table(4)
     expected, _ = reference(diffusers.PNDMScheduler(**SD), 4, noise)
-    assert plan.count == 13
-    assert relative_error(run(plan, noise)[0], expected) < 1e-3
+    assert table.num_evaluations == 13
+    assert relative_error(run(table, noise)[0], expected) < 1e-3
 
 
 def test_swapping_the_sampler_uses_its_defaults(noise):
@@ -126,28 +131,28 @@ def test_swapping_the_sampler_uses_its_defaults(noise):
     for name in ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler"):
         expected, _ = reference(getattr(diffusers, name).from_config(original.config), 12, noise)
         swapped = dataclasses.replace(config, name={"D": "dpm++", "E": "euler"}[name[0]])
-        assert relative_error(run(swapped.plan(12), noise)[0], expected) < 1e-3
+        assert relative_error(run(swapped.sampler_table(12), noise)[0], expected) < 1e-3
 
 
 def test_neither_steps_nor_sampler_recompile():
     traces = []
 
     @jax.jit
-    def sample(plan, noise):
+    def sample(table, noise):
         traces.append(1)
-        return run(plan, noise)[0]
+        return run(table, noise)[0]
 
     x = jnp.ones((1, 2, 2, 1))
     for name in schedulers.SAMPLERS:
         for steps in (5, 20, 50):
-            assert np.isfinite(sample(SchedulerConfig(name=name, **SD).plan(steps), x)).all()
+            assert np.isfinite(sample(SchedulerConfig(name=name, **SD).sampler_table(steps), x)).all()
     assert len(traces) == 1
 
 
 def test_every_number_of_steps_has_tables_of_one_shape():
     config = SchedulerConfig(name="ddim", **SD)
-    assert [int(config.plan(steps).count) for steps in (1, 100, 999)] == [1, 100, 999]
-    shapes = {steps: [leaf.shape for leaf in jax.tree.leaves(config.plan(steps))] for steps in (1, 100, 999)}
+    assert [int(config.sampler_table(steps).num_evaluations) for steps in (1, 100, 999)] == [1, 100, 999]
+    shapes = {steps: [leaf.shape for leaf in jax.tree.leaves(config.sampler_table(steps))] for steps in (1, 100, 999)}
     assert shapes[1] == shapes[100] == shapes[999]
 
 
@@ -187,4 +192,4 @@ def test_unsupported(config, message):
 )
 def test_bad_number_of_steps(config, steps):
     with pytest.raises(UserError, match=f"got {steps}"):
-        config.plan(steps)
+        config.sampler_table(steps)

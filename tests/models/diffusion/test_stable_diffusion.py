@@ -94,8 +94,8 @@ def latents(model):
     """Denoised latents, compiled once for every test that samples two rows of 8 x 8."""
     denoise = compiled(model, "denoise")
 
-    def run(prompt, negative, noise, plan, guidance):
-        return denoise(init_state(plan, noise), prompt, negative, plan, guidance).sample
+    def run(prompt, negative, noise, table, guidance):
+        return denoise(init_state(table, noise), prompt, negative, table, guidance).sample
 
     return run
 
@@ -128,8 +128,8 @@ def decoded(pipeline, latents):
 
 def test_images(pipeline, model):
     prompt, negative, noise = inputs(2, 4, 12)
-    plan = model.config.scheduler.plan(8)
-    images = compiled(model, "generate")(prompt, negative, noise, plan, np.full(2, 7.5, np.float32))
+    table = model.config.scheduler.sampler_table(8)
+    images = compiled(model, "generate")(prompt, negative, noise, table, np.full(2, 7.5, np.float32))
     expected = decoded(pipeline, expected_latents(pipeline, prompt, negative, noise, 8, 7.5))
     assert images.dtype == jnp.float32 and images.shape == (2, 8, 24, 3)
     assert relative_error(images, expected) < 1e-3
@@ -150,15 +150,15 @@ def test_every_sampler(pipeline, folder, model, latents):
             expected = expected_latents(pipeline, prompt, negative, noise, 8, 7.5)
         finally:
             pipeline.scheduler = original
-        plan = dataclasses.replace(model.config.scheduler, name=name).plan(8)
-        actual = latents(prompt, negative, noise, plan, np.full(2, 7.5, np.float32))
+        table = dataclasses.replace(model.config.scheduler, name=name).sampler_table(8)
+        actual = latents(prompt, negative, noise, table, np.full(2, 7.5, np.float32))
         assert relative_error(actual, expected.permute(0, 2, 3, 1)) < 1e-3, name
 
 
 def test_guidance_is_per_row(pipeline, model, latents):
     prompt, negative, noise = inputs(2, 8, 8)
     guidance = (1.5, 4.0)
-    actual = latents(prompt, negative, noise, model.config.scheduler.plan(5), np.asarray(guidance, np.float32))
+    actual = latents(prompt, negative, noise, model.config.scheduler.sampler_table(5), np.asarray(guidance, np.float32))
     for i, scale in enumerate(guidance):
         row = slice(i, i + 1)
         expected = expected_latents(pipeline, prompt[row], negative[row], noise[row], 5, scale)
@@ -169,15 +169,15 @@ def test_number_of_steps_sampler_and_guidance_do_not_retrace(model):
     traces = []
 
     @jax.jit
-    def run(prompt, negative, noise, plan, guidance):
+    def run(prompt, negative, noise, table, guidance):
         traces.append(1)
-        return sample(toy, plan, init_state(plan, noise), prompt, negative, guidance).sample
+        return sample(toy, table, init_state(table, noise), prompt, negative, guidance).sample
 
     prompt, negative, noise = inputs(2, 8, 8)
     for name in SAMPLERS:
         for steps, guidance in ((4, 7.5), (50, 3.0)):
-            plan = dataclasses.replace(model.config.scheduler, name=name).plan(steps)
-            assert np.isfinite(run(prompt, negative, noise, plan, np.full(2, guidance, np.float32))).all()
+            table = dataclasses.replace(model.config.scheduler, name=name).sampler_table(steps)
+            assert np.isfinite(run(prompt, negative, noise, table, np.full(2, guidance, np.float32))).all()
     assert len(traces) == 1
 
 
@@ -189,7 +189,7 @@ def toy(x, timesteps, context):
 
 def test_without_guidance_and_shared_negative(model):
     prompt, negative, noise = inputs(2, 8, 8)
-    plan = model.config.scheduler.plan(5)
+    table = model.config.scheduler.sampler_table(5)
     calls = []
 
     def counted(x, timesteps, context):
@@ -197,7 +197,9 @@ def test_without_guidance_and_shared_negative(model):
         return toy(x, timesteps, context)
 
     def run(denoise, negative, guidance):
-        return sample(denoise, plan, init_state(plan, noise), prompt, negative, np.full(2, guidance, np.float32)).sample
+        return sample(
+            denoise, table, init_state(table, noise), prompt, negative, np.full(2, guidance, np.float32)
+        ).sample
 
     alone = run(counted, None, 1.0)
     assert calls == [2]
@@ -210,17 +212,17 @@ def test_without_guidance_and_shared_negative(model):
 
 def test_a_few_evaluations_at_a_time(model):
     prompt, negative, noise = inputs(1, 8, 8)
-    plan = model.config.scheduler.plan(4)
+    table = model.config.scheduler.sampler_table(4)
     traces = []
 
     @jax.jit
     def run(state, first, last):
         traces.append(1)
-        return sample(toy, plan, state, prompt, negative, jnp.full(1, 3.0), first=first, last=last)
+        return sample(toy, table, state, prompt, negative, jnp.full(1, 3.0), first=first, last=last)
 
-    state = init_state(plan, jnp.asarray(noise))
-    whole = run(state, 0, int(plan.count))
-    for i in range(int(plan.count)):
+    state = init_state(table, jnp.asarray(noise))
+    whole = run(state, 0, int(table.num_evaluations))
+    for i in range(int(table.num_evaluations)):
         state = run(state, i, i + 1)
     assert len(traces) == 1
     assert relative_error(state.sample, whole.sample) < 1e-6
@@ -228,10 +230,10 @@ def test_a_few_evaluations_at_a_time(model):
 
 def test_bfloat16(model):
     prompt, negative, noise = inputs(1, 8, 8)
-    plan = model.config.scheduler.plan(2)
-    args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, plan, jnp.ones(1)
+    table = model.config.scheduler.sampler_table(2)
+    args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, table, jnp.ones(1)
     assert jax.eval_shape(model.generate, *args).dtype == jnp.float32
-    state = jax.eval_shape(model.denoise, init_state(plan, jnp.asarray(noise)), *args[:2], plan, jnp.ones(1))
+    state = jax.eval_shape(model.denoise, init_state(table, jnp.asarray(noise)), *args[:2], table, jnp.ones(1))
     assert state.sample.dtype == jnp.float32
 
 
@@ -244,18 +246,20 @@ def test_prompt_encoding(pipeline, model):
 
 def test_parts(model):
     config = model.config
-    text = nnx.eval_shape(lambda: StableDiffusion(config, parts=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: StableDiffusion(config, components=("text_encoder",), rngs=nnx.Rngs(0)))
     assert text.unet is None and text.vae is None
     with pytest.raises(ValueError, match="without its unet"):
-        text.generate(*inputs(1, 8, 8), config.scheduler.plan(2), jnp.ones(1))
+        text.generate(*inputs(1, 8, 8), config.scheduler.sampler_table(2), jnp.ones(1))
     with pytest.raises(ValueError, match="'safety_checker'"):
-        StableDiffusion(config, parts=("safety_checker",), rngs=nnx.Rngs(0))
+        StableDiffusion(config, components=("safety_checker",), rngs=nnx.Rngs(0))
 
 
 def test_presets():
     sd15, sd2 = StableDiffusionConfig.sd15(), StableDiffusionConfig.sd2()
     assert sd15.latent_shape(512, 768) == (64, 96, 4)
-    assert sd15.scheduler.plan(50).count == 51 and sd2.scheduler.plan(50).count == 50
+    assert (
+        sd15.scheduler.sampler_table(50).num_evaluations == 51 and sd2.scheduler.sampler_table(50).num_evaluations == 50
+    )
     with pytest.raises(UserError, match="multiples of 8, got 512 x 500"):
         sd2.latent_shape(512, 500)
 

@@ -132,8 +132,8 @@ def decoded(pipeline, latents):
 
 def test_videos(pipeline, model):
     prompt, negative, noise = inputs(width=4)
-    plan = model.config.scheduler.plan(6)
-    videos = compiled(model, "generate")(prompt, negative, noise, plan, np.full(2, 7.5, np.float32))
+    table = model.config.scheduler.sampler_table(6)
+    videos = compiled(model, "generate")(prompt, negative, noise, table, np.full(2, 7.5, np.float32))
     expected = decoded(pipeline, expected_latents(pipeline, prompt, negative, noise, 6, 7.5))
     assert videos.dtype == jnp.float32 and videos.shape == (2, 3, 8, 8, 3)
     assert relative_error(videos, expected) < 1e-3
@@ -154,15 +154,15 @@ def test_every_sampler(pipeline, folder, model, denoise):
             expected = expected_latents(pipeline, prompt, negative, noise, 6, 7.5)
         finally:
             pipeline.scheduler = original
-        plan = dataclasses.replace(model.config.scheduler, name=name, **options).plan(6)
-        state = denoise(init_state(plan, noise), prompt, negative, plan, np.full(2, 7.5, np.float32))
+        table = dataclasses.replace(model.config.scheduler, name=name, **options).sampler_table(6)
+        state = denoise(init_state(table, noise), prompt, negative, table, np.full(2, 7.5, np.float32))
         assert relative_error(state.sample, expected) < 1e-3, name
 
 
 def test_guidance_is_per_row(pipeline, model, denoise):
     prompt, negative, noise = inputs()
-    guidance, plan = (1.5, 4.0), model.config.scheduler.plan(4)
-    actual = denoise(init_state(plan, noise), prompt, negative, plan, np.asarray(guidance, np.float32)).sample
+    guidance, table = (1.5, 4.0), model.config.scheduler.sampler_table(4)
+    actual = denoise(init_state(table, noise), prompt, negative, table, np.asarray(guidance, np.float32)).sample
     for i, scale in enumerate(guidance):
         row = slice(i, i + 1)
         expected = expected_latents(pipeline, prompt[row], negative[row], noise[row], 4, scale)
@@ -192,10 +192,10 @@ def test_decoding_many_frames_takes_no_more_memory(model):
 
 def test_bfloat16(model):
     prompt, negative, noise = inputs()
-    plan = model.config.scheduler.plan(2)
-    args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, plan, jnp.ones(2)
+    table = model.config.scheduler.sampler_table(2)
+    args = jnp.asarray(prompt, jnp.bfloat16), jnp.asarray(negative), noise, table, jnp.ones(2)
     assert jax.eval_shape(model.generate, *args).dtype == jnp.float32
-    state = jax.eval_shape(model.denoise, init_state(plan, jnp.asarray(noise)), *args[:2], plan, jnp.ones(2))
+    state = jax.eval_shape(model.denoise, init_state(table, jnp.asarray(noise)), *args[:2], table, jnp.ones(2))
     assert state.sample.dtype == jnp.float32
 
 
@@ -210,14 +210,14 @@ def test_prompt_encoding(pipeline, model):
 
 def test_parts(model):
     config = model.config
-    text = nnx.eval_shape(lambda: TextToVideo(config, parts=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: TextToVideo(config, components=("text_encoder",), rngs=nnx.Rngs(0)))
     assert text.unet is None and text.vae is None
     with pytest.raises(ValueError, match="this TextToVideo was built without its unet"):
-        text.generate(*inputs(), config.scheduler.plan(2), jnp.ones(2))
+        text.generate(*inputs(), config.scheduler.sampler_table(2), jnp.ones(2))
     with pytest.raises(ValueError, match="without its vae"):
         text.decode(jnp.zeros((1, 1, 4, 4, 4)))
     with pytest.raises(ValueError, match="'vocoder'"):
-        TextToVideo(config, parts=("vocoder",), rngs=nnx.Rngs(0))
+        TextToVideo(config, components=("vocoder",), rngs=nnx.Rngs(0))
 
 
 def test_full_size():
@@ -229,7 +229,7 @@ def test_full_size():
         assert matching.torch_shapes(nnx.state(getattr(model, name)), TABLES[name]) == manifest(file)
     assert config.prompt_shape == (77, 1024) and config.caption_length == 77
     assert config.latent_shape(24, 320, 576) == (24, 40, 72, 4)
-    assert config.scheduler.plan(50).count == 50
+    assert config.scheduler.sampler_table(50).num_evaluations == 50
 
 
 def test_sizes_that_do_not_fit(model):

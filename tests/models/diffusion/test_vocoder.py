@@ -52,7 +52,7 @@ def test_waveform(original, model, frames):
     with torch.no_grad():
         expected = original(torch.from_numpy(mel))
     assert relative_error(compiled(model)(mel), expected) < 1e-4
-    assert expected.shape == (2, model.config.samples(frames)) and expected.abs().max() > 0.2
+    assert expected.shape == (2, model.config.num_samples(frames)) and expected.abs().max() > 0.2
 
 
 def test_export_loads_strictly(original, model):
@@ -109,7 +109,7 @@ def test_bfloat16_stays_bfloat16(model):
 def test_full_size():
     config = VocoderConfig.audioldm()
     state = nnx.state(nnx.eval_shape(make(config)))
-    assert config.samples(900) == 160 * 900 + 32 and config.sampling_rate == 16000
+    assert config.num_samples(900) == 160 * 900 + 32 and config.sampling_rate == 16000
     assert parameters(state) == 55264897
     wanted = manifest("audioldm_l_vocoder")
     assert matching.torch_shapes(state, VOCODER) == {k: v for k, v in wanted.items() if k not in ("mean", "scale")}

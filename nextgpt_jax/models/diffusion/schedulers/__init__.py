@@ -1,0 +1,32 @@
+"""Noise schedules and samplers, as tables of coefficients.
+
+Every deterministic sampler here is linear in its inputs: the current sample, an earlier sample, and the model outputs
+of a few evaluations. So `SchedulerConfig.sampler_table(n)` computes all coefficients in float64 beforehand, one row per
+evaluation, and a single `step` runs any of them: PNDM (with and without Runge-Kutta start), DDIM (eta 0),
+DPM-Solver++ (2M) and Euler. The rows are padded and their number is a traced value, so neither another number of steps
+nor another sampler recompiles anything. Trajectories match diffusers' scheduler classes.
+"""
+
+from nextgpt_jax.models.diffusion.schedulers.config import SAMPLERS, SchedulerConfig
+from nextgpt_jax.models.diffusion.schedulers.table import (
+    SamplerState,
+    SamplerTable,
+    StepCoefficients,
+    init_state,
+    model_input,
+    step,
+)
+from nextgpt_jax.models.diffusion.schedulers.training import add_noise, training_target
+
+__all__ = [
+    "SAMPLERS",
+    "SamplerState",
+    "SamplerTable",
+    "SchedulerConfig",
+    "StepCoefficients",
+    "add_noise",
+    "init_state",
+    "model_input",
+    "step",
+    "training_target",
+]
