@@ -40,7 +40,7 @@ def there_and_back(tmp_path_factory):
 def restored(component: str, folder) -> nnx.Module:
     """Our decoder from the converted folder."""
     modality = {"stable_diffusion": "image", "text_to_video": "video"}[component]
-    config, module = DECODERS[modality][0].from_dict(folder), DECODERS[modality][1]
+    config, module = DECODERS[modality][0].from_pretrained(folder), DECODERS[modality][1]
     model = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
     for part in COMPONENTS[component](folder):
         graphdef, _ = nnx.split(getattr(model, part.folder))
