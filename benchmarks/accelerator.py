@@ -48,7 +48,8 @@ from configs import keypad, nextgpt_7b
 from nextgpt_jax import chips, compiler, flops
 from nextgpt_jax.aot import plan
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate
+from nextgpt_jax.generation.loop import generate
+from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import attention
 from nextgpt_jax.models.diffusion.schedulers import init_state
@@ -220,7 +221,7 @@ def language(small: bool) -> Iterator[Result]:
             options = SamplingParams(
                 zeros.astype(np.float32), zeros, zeros + np.float32(1), zeros, zeros + new, none, none
             )
-            config = StaticDecodeConfig((), (), NEW)
+            config = StaticDecodeConfig((), (), cfg.vocab_size, NEW)
             return run(model, ids, zeros + prompt, options, config=config)
 
         first, reading = times(lambda ours=ours: jax.block_until_ready(ours(0)))

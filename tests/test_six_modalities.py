@@ -67,7 +67,7 @@ def test_each_of_them_is_seen(engine, files, monkeypatch):
         request = make_request(
             "draw", {name: [str(path)]}, {"modality": "image", "temperature": 0.0}, engine.config, engine.defaults
         )
-        return engine._generate([request], [engine.encode(request)]).hidden[0, 0]
+        return engine._generate([request], [engine.encode(request)]).group_hidden[0, 0]
 
     for name, path in files.items():
         hidden[name] = np.asarray(states(name, path))

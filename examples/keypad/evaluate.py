@@ -131,7 +131,7 @@ class Examination:
             contents.setdefault(thing.modality, []).append(content)
         return human_segments(request.human, contents)
 
-    def _write(self, stem: str, medium: inference.Medium) -> pathlib.Path:
+    def _write(self, stem: str, medium: inference.MediaOutput) -> pathlib.Path:
         path = self._folder / "made" / f"{stem}{modalities.MODALITIES[medium.modality].suffix}"
         media.write(medium.modality, path, medium.content)
         return path

@@ -89,10 +89,10 @@ def main(argv: Sequence[str]) -> None:
 
 def warm_up_for(engine, request) -> None:
     """Compiles the programs that may answer a request."""
-    from nextgpt_jax.generation.loop import modality_options
+    from nextgpt_jax.inference.engine import parse_modality
 
     encoded = engine.encode(request)
-    allowed, _ = modality_options(engine.modalities, request.modality)
+    allowed, _ = parse_modality(engine.modalities, request.modality)
     engine.warm_up(
         prompt_tokens=[len(encoded.ids)],
         media=len(encoded.inputs),

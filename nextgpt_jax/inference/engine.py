@@ -21,7 +21,8 @@ from nextgpt_jax import compiler, media
 from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.generation.loop import DecodeOutput, SamplingParams, StaticDecodeConfig, generate, modality_options
+from nextgpt_jax.generation.loop import generate
+from nextgpt_jax.generation.state import DecodeOutput, SamplingParams, StaticDecodeConfig
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
@@ -168,7 +169,7 @@ class Engine:
         for i, request in enumerate(requests):
             replies.append(self._reply(generated, i))
             for g in range(generated.num_groups[i]):
-                name = self.modalities[generated.kind[i, g]]
+                name = self.modalities[generated.group_modality[i, g]]
                 groups.setdefault((name, _steps(request, name, self.defaults)), []).append((i, g))
         made = {}
         for (name, steps), members in groups.items():
@@ -246,7 +247,7 @@ class Engine:
         def per_row(values, dtype, padding):
             return np.array([*values, *[padding] * (batch - len(requests))], dtype)
 
-        pairs = [modality_options(self.modalities, r.modality) for r in requests]
+        pairs = [parse_modality(self.modalities, r.modality) for r in requests]
         none = [False] * len(self.modalities)
         options = SamplingParams(
             temperature=per_row([r.temperature for r in requests], np.float32, 0),
@@ -254,11 +255,17 @@ class Engine:
             top_p=per_row([r.top_p for r in requests], np.float32, 1),
             seed=per_row([r.seed for r in requests], np.int32, 0),
             max_new_tokens=per_row(limits, np.int32, 0),
-            allow=per_row([p[0] for p in pairs], bool, none),
-            force=per_row([p[1] for p in pairs], bool, none),
+            allowed_modalities=per_row([p[0] for p in pairs], bool, none),
+            forced_modalities=per_row([p[1] for p in pairs], bool, none),
         )
         lengths = per_row([len(e.ids) for e in encoded], np.int32, 1)
-        config = StaticDecodeConfig(self._stops, self.modalities, size.new, self.defaults.max_media)
+        config = StaticDecodeConfig(
+            stop_sequences=self._stops,
+            signal_groups=tuple(map(self.config.vocabulary.signal_ids, self.modalities)),
+            base_vocab_size=self.config.vocabulary.base_size,
+            max_new_tokens=size.new,
+            max_groups=self.defaults.max_media,
+        )
         with _on(self._mesh):
             return _generate(self._model, ids, lengths, embedded, positions, options, config)
 
@@ -307,7 +314,7 @@ class Engine:
     def _sample(self, name, requests, generated, chosen, steps, on_step) -> list[MediaOutput]:
         """Samples the media of the `chosen` (request, group) pairs together."""
         defaults, count = getattr(self.defaults, name), len(self.config.vocabulary.signal_ids(name))
-        hidden = [generated.hidden[i, g, :count] for i, g in chosen]
+        hidden = [generated.group_hidden[i, g, :count] for i, g in chosen]
         wanted = [requests[i].guidance for i, _ in chosen]
         guidance = [defaults.guidance_scale if value is None else value for value in wanted]
         seeds, indices = [requests[i].seed for i, _ in chosen], [g for _, g in chosen]
@@ -422,6 +429,23 @@ def _finish(model, latents, *, name, dtype):
     return constrain_batch(made if name == "audio" else jnp.round(made * 255).astype(jnp.uint8))
 
 
+def parse_modality(names: tuple[str, ...], wanted: str) -> tuple[list[bool], list[bool]]:
+    """Which of the modalities `names` are (allowed, forced) by "auto" (the model decides), "text" (none), or a list of
+    some of them such as "image,audio" (each at least once, no others).
+
+    Raises:
+      ValueError: `wanted` is something else.
+    """
+    if wanted in ("auto", "text"):
+        return [wanted == "auto"] * len(names), [False] * len(names)
+    chosen = [name.strip() for name in wanted.split(",")]
+    if len(chosen) > 1 and not {"auto", "text"}.isdisjoint(chosen):
+        raise ValueError(f"modality {wanted!r}: auto and text stand alone")
+    if unknown := [name for name in chosen if name not in names]:
+        raise ValueError(f"modality {unknown[0]!r} is not one of auto, text, {', '.join(names)}")
+    return [name in chosen for name in names], [name in chosen for name in names]
+
+
 def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationConfig) -> list[bool]:
     """Checks the options of a request; gives which of the model's modalities have to come out.
 
@@ -440,7 +464,7 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
     if wrong := [name for name, good in ranges.items() if not good]:
         raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
     try:
-        _, forced = modality_options(config.output_modalities, request.modality)
+        _, forced = parse_modality(config.output_modalities, request.modality)
     except ValueError as error:
         raise UserError(str(error)) from None
     for name, decoder in config.decoders:

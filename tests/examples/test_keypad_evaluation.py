@@ -12,7 +12,7 @@ from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import Medium, Response
+from nextgpt_jax.inference.engine import MediaOutput, Response
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 
@@ -44,11 +44,11 @@ class Known:
     def _medium(self, thing):
         index = np.flatnonzero(self._labels == thing.digit)[0]
         if thing.modality == "image":
-            return Medium("image", self._images[index])
+            return MediaOutput("image", self._images[index])
         if thing.modality == "video":
             moving = world.movie(self._inks[index], thing.direction, np.random.default_rng(1))
-            return Medium("video", media.Video(moving, world.FPS))
-        return Medium("audio", media.Audio(world.clean_tone(thing.digit, 0.5), world.RATE))
+            return MediaOutput("video", media.Video(moving, world.FPS))
+        return MediaOutput("audio", media.Audio(world.clean_tone(thing.digit, 0.5), world.RATE))
 
 
 def _pairs():

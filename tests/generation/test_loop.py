@@ -1,4 +1,4 @@
-"""Decoding against plain recomputation: the cache, padding, stops, sampling, signal groups."""
+"""Decoding against plain recomputation: the cache, padding, stops, signal groups, chunks, rows that join later."""
 
 import dataclasses
 import functools
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextgpt_jax.generation.loop import SamplingParams, StaticDecodeConfig, generate, modality_options, sample_token
+from nextgpt_jax.generation.loop import decode, generate
+from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig, insert_rows
+from nextgpt_jax.generation.step import prefill
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.layers import LoRAConfig, unstack
@@ -37,14 +39,22 @@ def model():
     return model
 
 
-def options(rows, **given):
+def options(rows, *, allowed=(), forced=(), **given):
+    """The same options for each row; modalities by name."""
     defaults = dict(temperature=0.0, top_k=0, top_p=1.0, seed=0, max_new_tokens=64)
     arrays = {k: jnp.full(rows, given.pop(k, v)) for k, v in defaults.items()}
-    allow, force = modality_options(NAMES, given.pop("modality", "text"))
-    allow, force = given.pop("allow", allow), given.pop("force", force)
     assert not given
-    return SamplingParams(
-        **arrays, allow=jnp.tile(jnp.array(allow), (rows, 1)), force=jnp.tile(jnp.array(force), (rows, 1))
+
+    def mask(names):
+        return jnp.tile(jnp.array([name in names for name in NAMES]), (rows, 1))
+
+    return SamplingParams(**arrays, allowed_modalities=mask((*allowed, *forced)), forced_modalities=mask(forced))
+
+
+def static_config(**given):
+    groups = tuple(map(VOCABULARY.signal_ids, NAMES))
+    return StaticDecodeConfig(
+        **{"stop_sequences": (), "signal_groups": groups, "base_vocab_size": VOCAB, "max_new_tokens": 12} | given
     )
 
 
@@ -56,14 +66,13 @@ def prompts(lengths, seed=0):
     return jnp.asarray(ids), jnp.asarray(lengths)
 
 
-def decode(model, ids, lengths, opts, **config):
-    config = StaticDecodeConfig(**{"stop_sequences": (), "modalities": NAMES, "max_new_tokens": 12, **config})
-    return jax.device_get(run(model, model.embed_tokens(ids), lengths, opts, config))
+def respond(model, ids, lengths, opts, **config):
+    return jax.device_get(run(model, model.embed_tokens(ids), lengths, opts, static_config(**config)))
 
 
 @jax.jit
 def hidden_states(model, ids):
-    """Of whole rows, without a cache; [B, T, D]."""
+    """[B, T, D], computed without a cache."""
     return model.llm(model.embed_tokens(ids))[0]
 
 
@@ -83,7 +92,7 @@ def test_greedy_rows_of_different_lengths_equal_recomputation(model, unstacked):
         model = nnx.clone(model)
         model.llm.layers = unstack(model.llm.layers)
     ids, lengths = prompts([3, 7, 1, 5])
-    found = decode(model, ids, lengths, options(4))
+    found = respond(model, ids, lengths, options(4))
     allowed = np.arange(VOCABULARY.size) < VOCAB
     for row, n in enumerate(lengths):
         assert found.tokens[row].tolist() == recompute(model, ids[row, :n].tolist(), 12, allowed)
@@ -92,16 +101,16 @@ def test_greedy_rows_of_different_lengths_equal_recomputation(model, unstacked):
 
 def test_padding_and_neighbours_do_not_matter(model):
     ids, lengths = prompts([3, 7])
-    together = decode(model, ids, lengths, options(2, temperature=1.0, seed=5))
-    alone = decode(model, ids[:1, :3], lengths[:1], options(1, temperature=1.0, seed=5))
+    together = respond(model, ids, lengths, options(2, temperature=1.0, seed=5))
+    alone = respond(model, ids[:1, :3], lengths[:1], options(1, temperature=1.0, seed=5))
     np.testing.assert_array_equal(together.tokens[0], alone.tokens[0])
 
 
 def test_stop_sequence_of_several_tokens(model):
     ids, lengths = prompts([4])
-    free = decode(model, ids, lengths, options(1)).tokens[0].tolist()
+    free = respond(model, ids, lengths, options(1)).tokens[0].tolist()
     at = next(i for i in range(2, 11) if free[i : i + 2] not in [free[j : j + 2] for j in range(i)])
-    stopped = decode(model, ids, lengths, options(1), stop_sequences=((free[at], free[at + 1]),))
+    stopped = respond(model, ids, lengths, options(1), stop_sequences=((free[at], free[at + 1]),))
     assert stopped.length[0] == at
     assert stopped.tokens[0, :at].tolist() == free[:at]
 
@@ -110,13 +119,13 @@ def test_limits_of_rows_are_their_own(model):
     ids, lengths = prompts([4, 4])
     opts = options(2)
     opts = dataclasses.replace(opts, max_new_tokens=jnp.array([3, 9]))
-    assert decode(model, ids, lengths, opts).length.tolist() == [3, 9]
+    assert respond(model, ids, lengths, opts).length.tolist() == [3, 9]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_forced_group_is_complete_and_keeps_its_states(model, name):
     ids, lengths = prompts([5, 2])
-    found = decode(model, ids, lengths, options(2, modality=name), max_new_tokens=16)
+    found = respond(model, ids, lengths, options(2, forced=[name]), max_new_tokens=16)
     group = VOCABULARY.signal_ids(name)
     for row, n in enumerate(lengths):
         tokens = found.tokens[row, : found.length[row]].tolist()
@@ -124,17 +133,17 @@ def test_a_forced_group_is_complete_and_keeps_its_states(model, name):
         assert len(starts) == found.num_groups[row] >= 1
         for g, start in enumerate(starts):
             assert tuple(tokens[start : start + len(group)]) == group
-            assert found.kind[row, g] == NAMES.index(name)
+            assert found.group_modality[row, g] == NAMES.index(name)
             whole = np.zeros((1, 32), np.int32)
             whole[0, : n + len(tokens)] = [*ids[row, :n].tolist(), *tokens]
             expected = hidden_states(model, whole)[0, n + start : n + start + len(group)]
-            np.testing.assert_allclose(found.hidden[row, g, : len(group)], expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(found.group_hidden[row, g, : len(group)], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_text_only_never_emits_new_tokens_and_auto_may(model):
     ids, lengths = prompts([5, 2, 3, 4])
-    assert (decode(model, ids, lengths, options(4, temperature=5.0)).tokens < VOCAB).all()
-    free = decode(model, ids, lengths, options(4, temperature=5.0, modality="auto"), max_new_tokens=48)
+    assert (respond(model, ids, lengths, options(4, temperature=5.0)).tokens < VOCAB).all()
+    free = respond(model, ids, lengths, options(4, temperature=5.0, allowed=NAMES), max_new_tokens=48)
     assert free.num_groups.sum() > 0
     starts = {VOCABULARY.signal_ids(n)[0]: VOCABULARY.signal_ids(n) for n in NAMES}
     for row in range(4):
@@ -150,11 +159,11 @@ def test_text_only_never_emits_new_tokens_and_auto_may(model):
 
 def test_both_modalities_can_be_forced_and_groups_are_limited(model):
     ids, lengths = prompts([5])
-    both = options(1, allow=[True, True], force=[True, True])
-    found = decode(model, ids, lengths, both, max_new_tokens=12)
-    assert sorted(found.kind[0, :2].tolist()) == [0, 1]
+    both = options(1, forced=NAMES)
+    found = respond(model, ids, lengths, both, max_new_tokens=12)
+    assert sorted(found.group_modality[0, :2].tolist()) == [0, 1]
     always = dataclasses.replace(both, temperature=jnp.full(1, 20.0))
-    assert decode(model, ids, lengths, always, max_new_tokens=120, max_groups=2).num_groups[0] <= 2
+    assert respond(model, ids, lengths, always, max_new_tokens=120, max_groups=2).num_groups[0] <= 2
 
 
 class Stubborn:
@@ -173,17 +182,17 @@ def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, 
     """A stop, or one group over and over; with exactly enough room, and with more; greedy, and at random."""
     spares, choices = (0, 1, 3, 4, 5, 8, 9, 17), ((0,), (1,), (0, 1))
     cases = list(itertools.product(choices, spares, (0.0, 30.0)))
-    force = jnp.array([[m in names for m in range(2)] for names, _, _ in cases])
-    limits = force @ jnp.array([4, 8]) + jnp.array([spare for _, spare, _ in cases])
-    opts = options(len(cases), allow=[True, True])
+    forced = jnp.array([[m in names for m in range(2)] for names, _, _ in cases])
+    limits = forced @ jnp.array([4, 8]) + jnp.array([spare for _, spare, _ in cases])
+    opts = options(len(cases), allowed=NAMES)
     temperature = jnp.array([t for _, _, t in cases])
-    opts = dataclasses.replace(opts, force=force, max_new_tokens=limits, temperature=temperature)
+    opts = dataclasses.replace(opts, forced_modalities=forced, max_new_tokens=limits, temperature=temperature)
     ids, lengths = prompts([4] * len(cases))
-    config = StaticDecodeConfig(((7, 9), (7,)), NAMES, max_new_tokens=32, max_groups=2 + spare_groups)
+    config = static_config(stop_sequences=((7, 9), (7,)), max_new_tokens=32, max_groups=2 + spare_groups)
     embedded = model.embed_tokens(ids)
     found = jax.device_get(jax.jit(lambda e: generate(Stubborn(model, token), e, lengths, opts, config))(embedded))
     for row, (names, _, _) in enumerate(cases):
-        made = found.kind[row, : found.num_groups[row]].tolist()
+        made = found.group_modality[row, : found.num_groups[row]].tolist()
         assert set(names) <= set(made), (cases[row], found.tokens[row].tolist())
         assert found.length[row] <= limits[row] and found.num_groups[row] <= config.max_groups
         tokens = found.tokens[row, : found.length[row]].tolist()
@@ -192,35 +201,60 @@ def test_all_that_is_forced_is_emitted_whatever_the_model_prefers(model, token, 
 
 def test_changing_options_does_not_recompile(model):
     ids, lengths = prompts([3, 3])
-    decode(model, ids, lengths, options(2))
+    respond(model, ids, lengths, options(2))
     before = run._cache_size()
-    decode(model, ids, lengths, options(2, temperature=0.7, top_k=5, top_p=0.9, seed=3, modality="image"))
+    respond(model, ids, lengths, options(2, temperature=0.7, top_k=5, top_p=0.9, seed=3, forced=["image"]))
     assert run._cache_size() == before
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (3, 1.0), (0, 0.6), (4, 0.5)])
-def test_sampling_matches_the_filtered_distribution(top_k, top_p):
-    logits = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
-    temperature, n = 0.8, 20000
-    keys = jax.random.split(jax.random.key(0), n)
-    full = [jnp.full(n, v) for v in (temperature, top_k, top_p)]
-    drawn = sample_token(jnp.tile(logits, (n, 1)), keys, *full)
-    p = np.exp(logits / temperature)
-    if top_k:
-        p[top_k:] = 0
-    p /= p.sum()
-    p[np.cumsum(p) - p >= top_p] = 0
-    p /= p.sum()
-    np.testing.assert_allclose(np.bincount(drawn, minlength=6) / n, p, atol=0.015)
+def test_decoding_in_chunks_equals_decoding_at_once(model):
+    """Also where a chunk ends before, after or instead of a group."""
+    ids, lengths = prompts([5, 2, 4])
+    opts = options(3, temperature=1.0, seed=3, forced=["image"], allowed=NAMES)
+    config, embedded = static_config(max_new_tokens=24), model.embed_tokens(ids)
+    expected = respond(model, ids, lengths, opts, max_new_tokens=24)
+    first = jax.jit(prefill, static_argnames="config")(model, embedded, lengths, opts, config)
+    advance = jax.jit(decode, static_argnames="config")
+    for max_steps in (1, 3):
+        state, chunks = first, 0
+        while not state.done.all():
+            before = state.num_tokens
+            state, chunks = advance(model, state, config, max_steps), chunks + 1
+            assert (state.num_tokens - before <= max_steps * config.group_width).all()
+            assert (state.num_tokens > before).any()
+        assert chunks > 2
+        for found, wanted in zip(jax.tree.leaves(state.output()), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_temperature_0_is_greedy_beside_sampling_rows():
-    logits = jnp.array([[0.0, 1.0, 0.5]] * 2)
-    keys = jax.random.split(jax.random.key(0), 2)
-    token = sample_token(logits, keys, jnp.array([0.0, 1.0]), jnp.zeros(2, int), jnp.ones(2))
-    assert token[0] == 1
-
-
-def test_unknown_modality():
-    with pytest.raises(ValueError, match="smell"):
-        modality_options(NAMES, "smell")
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_a_row_that_joins_later_gets_the_response_it_gets_alone(model, unstacked):
+    """Its place is that of a row that is done; the other row does not notice."""
+    if unstacked:
+        model = nnx.clone(model)
+        model.llm.layers = unstack(model.llm.layers)
+    ids, lengths = prompts([6, 3, 4])
+    opts = dataclasses.replace(
+        options(3, temperature=1.0, forced=["image"]), seed=jnp.array([1, 2, 3]), max_new_tokens=jnp.array([12, 5, 9])
+    )
+    alone = [
+        respond(model, ids[i : i + 1, :n], lengths[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], opts))
+        for i, n in enumerate(lengths)
+    ]
+    config, slots = static_config(), 24
+    begin = jax.jit(prefill, static_argnames=("config", "slots"))
+    advance = jax.jit(decode, static_argnames="config")
+    two, one = (jax.tree.map(lambda x, rows=rows: x[rows], opts) for rows in (slice(0, 2), slice(2, 3)))
+    state = begin(model, model.embed_tokens(ids[:2]), lengths[:2], two, config, slots)
+    while not state.done[1]:
+        state = advance(model, state, config, 1)
+    second = jax.tree.map(lambda x: x[1], state.output())
+    assert not state.done[0]
+    new = begin(model, model.embed_tokens(ids[2:, :4]), lengths[2:], one, config, slots)
+    state = advance(model, insert_rows(state, jnp.array([1]), new), config)
+    first, third = (jax.tree.map(lambda x, i=i: x[i], state.output()) for i in range(2))
+    for expected, found in zip(alone, (first, second, third), strict=True):
+        n = expected.length[0]
+        assert found.length == n and found.num_groups == expected.num_groups[0]
+        np.testing.assert_array_equal(found.tokens[:n], expected.tokens[0, :n])
+        np.testing.assert_allclose(found.group_hidden[0, :4], expected.group_hidden[0, 0, :4], rtol=1e-4, atol=1e-4)

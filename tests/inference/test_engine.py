@@ -14,7 +14,7 @@ from nextgpt_jax import media
 from nextgpt_jax.cli import infer
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import engine
-from nextgpt_jax.inference.engine import Engine, Request
+from nextgpt_jax.inference.engine import Engine, Request, parse_modality
 from nextgpt_jax.inference.requests import make_request, read_requests
 from nextgpt_jax.media import read_audio, write_mp4, write_wav
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
@@ -143,6 +143,11 @@ def test_progress_is_reported(tiny_engine):
 def test_impossible_requests(tiny_engine, segments, options, message):
     with pytest.raises(UserError, match=message):
         tiny_engine.answer([request(*segments, **options)])
+
+
+def test_unknown_modality():
+    with pytest.raises(ValueError, match="smell"):
+        parse_modality(("image", "audio"), "smell")
 
 
 @pytest.mark.parametrize("field, value", [("image.batch", 0), ("video.fps", 0.0), ("max_media", -1)])
