@@ -1,1 +1,6 @@
-"""PyTorch checkpoints to Flax NNX state and back: tables of rules, and one engine that reads, checks and writes."""
+"""Conversion of published PyTorch checkpoints to Orbax parameters, and export in the published layout."""
+
+from .exports import export_checkpoint
+from .imports import convert_checkpoint
+
+__all__ = ["convert_checkpoint", "export_checkpoint"]

@@ -1,71 +1,80 @@
-"""Converts published weights to Orbax, in bounded memory, and back.
+"""Converts published weights to Orbax parameters in bounded memory, and exports them again.
 
     python -m convert COMPONENT --source PATH_OR_HUB_ID --output DIR [--dtype bfloat16] [--dry_run] [--report FILE.json]
     python -m convert export COMPONENT --source DIR --output DIR [--dtype float16]
 
 COMPONENT: llama (with --delta for Vicuna v0), imagebind, stable_diffusion, text_to_video, audioldm; lora (a peft
-adapter, with --base); delta (NExT-GPT's own weights, with --config); nextgpt (every part that --config names).
+adapter, with --base); delta (trained NExT-GPT weights, with --config); nextgpt (every part that --config names).
 
-What a training run has trained is exported from its workdir: `export delta`, or `export lora`, with --config and
---workdir in place of --source. `export llama` with --lora adds an adapter to the weights.
+A training run is exported with `export delta` or `export lora`, with --config, and --workdir in place of --source.
+`export llama` with --lora adds an adapter to the weights.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from convert.exports import export_to
-from convert.imports import import_to
 from nextgpt_jax.cli.flags import parse_flags, run_command
-from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.weights.components import LAYOUTS
+from nextgpt_jax.errors import UserError
 
-_CONFIGURED = ("delta", "nextgpt")  # need the sizes that a config names
+from .exports import export_checkpoint
+from .imports import DTYPES, KNOWN, SYSTEM, check_component, convert_checkpoint
 
 
 def _define(values: flags.FlagValues) -> None:
-    def string(name: str, help: str) -> None:
-        flags.DEFINE_string(name, "", help, flag_values=values)
+    def string(name: str, text: str) -> None:
+        flags.DEFINE_string(name, "", text, flag_values=values)
 
-    string("source", "a folder or file in the published layout, or a hub id; to export, a converted folder")
-    string("output", "a new folder for the result")
-    string("revision", "of the hub's repository; what it stands for now is recorded")
-    flags.DEFINE_enum(
-        "dtype", "", ["", "float32", "float16", "bfloat16"], "of the result; empty: as it is", flag_values=values
+    def enum(name: str, default: str, choices: Sequence[str], text: str) -> None:
+        flags.DEFINE_enum(name, default, choices, text, flag_values=values)
+
+    string("source", "folder or file in the published layout, or hub id OWNER/NAME[@REVISION]; export: converted one")
+    string("output", "new folder for the result")
+    string("revision", "branch, tag or commit of the hub repository; its commit is recorded in the manifest")
+    enum("dtype", "", ["", *DTYPES], "dtype of floating-point tensors in the result; empty: unchanged")
+    flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
+    string("report", "JSON file to write the source keys, shape and dtype of each parameter to")
+    string("delta", "llama: weights to add to the source's (Vicuna v0), a folder or hub id")
+    enum("growth", "zero", ["zero", "mean"], "llama: values of the rows that --delta adds to embedding and head")
+    flags.DEFINE_integer(
+        "vocab_size", 0, "llama: number of rows of embedding and head to keep; 0: all", flag_values=values
     )
-    flags.DEFINE_bool("dry_run", False, "check that everything fits, and write nothing", flag_values=values)
-    string("report", "write what becomes of each tensor to this file, as JSON")
-    string("delta", "llama: the weights are the source's plus these (Vicuna v0)")
-    flags.DEFINE_enum("growth", "zero", ["zero", "mean"], "llama: rows that --delta adds to", flag_values=values)
-    flags.DEFINE_integer("vocab_size", 0, "llama: keep this many rows of embedding and head", flag_values=values)
-    string("base", "lora: folder of the language model that the adapter belongs to")
-    string("lora", "export llama: an adapter (published or converted) to add to the weights")
-    string("workdir", "export delta, export lora: the training run")
-    flags.DEFINE_bool("allow_partial", False, "delta: pieces that the file lacks stay out", flag_values=values)
+    string("base", "lora: folder or hub id of the language model that the adapter belongs to")
+    string("lora", "export llama: adapter (published or converted) to add to the weights")
+    string("workdir", "export delta, export lora: folder of the training run")
+    flags.DEFINE_bool("allow_partial", False, "delta: accept a file that lacks some pieces", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses flags and runs the command. Raises UserError for what the user can mend."""
-    words, known = list(argv[1:]), (*LAYOUTS, "nextgpt")
+    """Parses flags and runs the command.
+
+    Raises:
+      UserError: as convert_checkpoint and export_checkpoint, or a flag is wrong.
+    """
+    words = list(argv[1:])
     export = words[:1] == ["export"]
     words = words[1:] if export else words
     if not words or words[0].startswith("-"):
         if any(word in ("-h", "--help") for word in words):
             print(__doc__)
             return
-        raise UserError(f"which component? python -m convert {'export ' * export}COMPONENT ... with {', '.join(known)}")
+        raise UserError(f"which component? python -m convert {'export ' * export}COMPONENT ... with {', '.join(KNOWN)}")
     component = words[0]
-    if component not in known:
-        raise UserError(f"unknown component {component!r} (there are {', '.join(known)}){nearest(component, known)}")
-    configured = component in _CONFIGURED or (export and any(w.lstrip("-").startswith("workdir") for w in words))
-    values = parse_flags([argv[0], *words[1:]], _define, __doc__, config=configured)
+    check_component(component)
+    of_run = export and any(word.lstrip("-").startswith("workdir") for word in words)
+    values = parse_flags([argv[0], *words[1:]], _define, __doc__, config=of_run or component in ("delta", SYSTEM))
     if not values.output and not (values.dry_run and not export):
         raise UserError("--output=DIR is missing")
-    if not values.source and not values.workdir and component != "nextgpt":
-        raise UserError(f"--source is missing: {LAYOUTS[component]}")
-    (export_to if export else import_to)(pathlib.Path(values.output), component, values)
+    options = {"config": values["config"].value if "config" in values else None, "dtype": values.dtype or None}
+    if export:
+        names = ("source", "workdir", "lora")
+        options |= {name: values[name].value for name in names}
+        export_checkpoint(component, values.output, **options, verbose=True)
+    else:
+        names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", "dry_run", "report")
+        options |= {name: values[name].value for name in names}
+        convert_checkpoint(component, values.source, values.output or None, **options, verbose=True)
 
 
 if __name__ == "__main__":

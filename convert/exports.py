@@ -1,20 +1,18 @@
-"""python -m convert export COMPONENT: from converted folders and training runs to the published layout."""
+"""From converted folders and training runs to the published layout: `export_checkpoint`."""
 
 import dataclasses
-import json
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
-from absl import flags
 from flax import nnx
 
-from convert import folders
-from convert.imports import delta_state
-from nextgpt_jax.config import ModelConfig
+from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import hf_config
+from nextgpt_jax.models.layers import LoRAConfig
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params
@@ -25,33 +23,83 @@ from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.tables import llama as llama_table
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
+from . import folders
+from .imports import SYSTEM, check_component, delta_state, parse_dtype
 
-def export_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
-    """Writes converted or trained weights to the folder `output`, in the published layout.
+_TRAINED = ("delta", "lora")  # components that a training run has
+
+
+def export_checkpoint(
+    component: str,
+    output: str | os.PathLike,
+    *,
+    source: str | os.PathLike = "",
+    workdir: str | os.PathLike = "",
+    config: ExperimentConfig | None = None,
+    lora: str | os.PathLike = "",
+    dtype: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Writes converted or trained weights in the published layout, as safetensors in shards of 5 GB.
+
+    The folder loads in transformers, diffusers or peft. It appears when it is complete and on disk.
+
+        export_checkpoint("llama", "vicuna", source="converted/vicuna", dtype="float16")
+        export_checkpoint("lora", "adapter", workdir="runs/stage3", config=config)
+
+    Args:
+      component: a key of LAYOUTS, or "nextgpt": every part of a converted system.
+      output: the new folder.
+      source: a converted folder.
+      workdir: for "delta" and "lora", in place of `source`: a training run, of which the newest checkpoint is exported.
+      config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections.
+      lora: for "llama": an adapter, published or converted, whose updates are added to the weights.
+      dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
+      verbose: print one line per component.
 
     Raises:
-      UserError: the source is not complete, or the output exists.
+      UserError: an argument is missing or unknown, the source is not complete, or the output exists or cannot be
+        written.
     """
-    dtype = np.dtype(values.dtype) if values.dtype else None
-    if values.workdir:
-        return _export_run(output, component, values, dtype)
-    if component == "nextgpt":
-        return _export_system(output, values, dtype)
-    source = pathlib.Path(values.source)
-    if component == "delta":
-        tensors = _saved_delta(source, values)
-        _write_tensors(output, tensors, dtype, "model.safetensors", **_delta_config(nextgpt_delta.read_signals(source)))
-    elif component == "llama" and values.lora:
-        _export_merged(output, source, pathlib.Path(values.lora), dtype)
+    output, cast = pathlib.Path(output), parse_dtype(dtype)
+    _check_arguments(component, source=source, workdir=workdir, config=config, lora=lora)
+    if str(workdir):
+        exported = {"": output}
+        _export_run(output, component, Workdir(workdir), config.model, cast)
+    elif component == SYSTEM:
+        exported = _export_system(output, pathlib.Path(source), config.model, cast)
     else:
-        folders.export_folder(component, source, output, dtype=dtype)
-    print(f"{component}: {output}")
+        exported = {"": output}
+        if component == "delta":
+            _export_delta(output, pathlib.Path(source), config.model, cast)
+        elif str(lora):
+            _export_merged(output, pathlib.Path(source), pathlib.Path(lora), cast)
+        else:
+            folders.export_folder(component, pathlib.Path(source), output, dtype=cast)
+    if verbose:
+        for name, folder in exported.items():
+            print(f"{name or component}: {folder}")
 
 
-def _write_tensors(output: pathlib.Path, tensors: Checkpoint, dtype, file: str, **beside: Any) -> None:
+def _check_arguments(component: str, *, source, workdir, config, lora) -> None:
+    check_component(component)
+    if str(workdir) and component not in _TRAINED:
+        raise UserError(f"export {component} takes --source; of a --workdir, {' and '.join(_TRAINED)} can be exported")
+    if not str(source) and not str(workdir):
+        raise UserError(f"--source is missing: a folder that python -m convert {component} has written")
+    if config is None and (str(workdir) or component in ("delta", SYSTEM)):
+        raise UserError(f"export {component} needs --config, which names the parts that it belongs to")
+    if str(lora) and component != "llama":
+        raise UserError(f"--lora applies to llama, not to {component}")
+
+
+def _write_tensors(
+    output: pathlib.Path, file: str, tensors: Checkpoint, dtype: np.dtype | None, **json_files: Any
+) -> None:
+    """A folder with one checkpoint, and JSON files by their names without the suffix."""
     with atomic_folder(output) as folder:
-        for name, content in beside.items():
-            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        for name, content in json_files.items():
+            folders.write_json(folder / f"{name}.json", content)
         save_safetensors(tensors, folder / file, dtype=dtype)
 
 
@@ -59,16 +107,18 @@ def _delta_config(signals) -> dict[str, Any]:
     return {pathlib.Path(nextgpt_delta.CONFIG).stem: nextgpt_delta.config_json(signals)}
 
 
-def _saved_delta(source: pathlib.Path, values) -> Checkpoint:
-    state, table = delta_state(values.config, source)
+def _export_delta(output: pathlib.Path, source: pathlib.Path, config: ModelConfig, dtype: np.dtype | None) -> None:
+    state, table = delta_state(config, source)
     wanted, _ = nextgpt_delta.saved_delta(source, state)
     parameters = orbax_params.parameters(source, wanted, table)
     tensors = nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
-    return folders.restore_unmatched(tensors, source)
+    tensors = folders.restore_unmatched(tensors, source)
+    signals = nextgpt_delta.read_signals(source)
+    _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(signals))
 
 
-def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype) -> None:
-    """LLaMA's weights with an adapter's updates added."""
+def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> None:
+    """The language model's weights with an adapter's updates added."""
     (part,) = COMPONENTS["llama"](source)
     base = LlamaConfig.from_dict(hf_config.read_config(source / "config.json"))
     config = components.lora_config(adapter)
@@ -77,32 +127,30 @@ def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.
         updates = orbax_params.parameters(adapter, low_rank.state, low_rank.table)
     else:
         updates = matching.fit(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
-    parameters = llama_table.merged(
-        orbax_params.parameters(source, part.state, part.table), updates, config.alpha / config.rank
-    )
-    folders.export_parts(source, output, [(part, parameters)], dtype=dtype)
+    weights = orbax_params.parameters(source, part.state, part.table)
+    merged = llama_table.merged(weights, updates, config.alpha / config.rank)
+    folders.export_parts(source, output, [(part, merged)], dtype=dtype)
 
 
-def _export_run(output: pathlib.Path, component: str, values, dtype) -> None:
+def _export_run(
+    output: pathlib.Path, component: str, run: Workdir, config: ModelConfig, dtype: np.dtype | None
+) -> None:
     """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
-    if component not in ("delta", "lora"):
-        raise UserError(f"export {component} takes --source; of a --workdir, delta and lora can be exported")
-    run = Workdir(values.workdir)
-    config = dataclasses.replace(values.config.model, delta=run.base_delta)
+    config = dataclasses.replace(config, delta=run.base_delta)
     model = load.model_config(config, signals=run.signals)
     state = load.abstract_state(model)
     trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
-        _write_tensors(output, tensors, dtype, "model.safetensors", **_delta_config(run.signals))
+        _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(run.signals))
     else:
         tensors = matching.export(nnx.filter_state(trained["llm"], nnx.LoRAParam), llama_table.LORA)
-        _write_tensors(output, tensors, dtype, "adapter_model.safetensors", adapter_config=_adapter_config(model.lora))
-    print(f"{len(tensors)} tensors: {output}")
+        adapter_config = _adapter_config(model.lora)
+        _write_tensors(output, "adapter_model.safetensors", tensors, dtype, adapter_config=adapter_config)
 
 
 def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Parameter]:
-    """The base's embedding and head, which a delta file repeats; nothing else of the base is read."""
+    """The frozen embedding and head, which a delta file repeats; nothing else of the base model is read."""
     if config.delta:
         table, path = load.delta_table(load.model_config(config)), pathlib.Path(config.delta)
         if orbax_params.is_converted(path):
@@ -123,7 +171,7 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
 
 
 def _trained_delta(trained: nnx.State, rows, state: nnx.State, table: Table) -> Checkpoint:
-    """The delta file of trained parameters, with the base's rows."""
+    """The delta file of trained parameters, with the base model's rows."""
     wanted = nextgpt_delta.delta_state(state)
     sources, leaves = matching.plan(wanted, table), dict(nnx.to_flat_state(trained))
     parameters = dict(rows)
@@ -133,7 +181,7 @@ def _trained_delta(trained: nnx.State, rows, state: nnx.State, table: Table) -> 
     return nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
 
 
-def _adapter_config(config) -> dict[str, Any]:
+def _adapter_config(config: LoRAConfig) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -146,21 +194,20 @@ def _adapter_config(config) -> dict[str, Any]:
     }
 
 
-def _export_system(output: pathlib.Path, values, dtype) -> None:
-    """Every part of a converted system."""
-    source = pathlib.Path(values.source)
+def _export_system(
+    output: pathlib.Path, source: pathlib.Path, config: ModelConfig, dtype: np.dtype | None
+) -> dict[str, pathlib.Path]:
+    """Every part of a converted system; returns their folders by the field of ModelConfig."""
     manifest = folders.read_manifest(source)
     if "parts" not in manifest:
         raise UserError(f"{source} is no converted system: export its component ({manifest.get('component')})")
-    named = {name: source / entry["folder"] for name, entry in manifest["parts"].items()}
-    model = dataclasses.replace(values.config.model, **{name: str(path) for name, path in named.items()})
-    values.config.model = model
+    named = {field: source / entry["folder"] for field, entry in manifest["parts"].items()}
+    config = dataclasses.replace(config, **{field: str(path) for field, path in named.items()})
     with atomic_folder(output) as scratch:
-        for name, entry in manifest["parts"].items():
+        for field, entry in manifest["parts"].items():
             target = scratch / entry["folder"]
             if entry["component"] == "delta":
-                config = _delta_config(nextgpt_delta.read_signals(named[name]))
-                _write_tensors(target, _saved_delta(named[name], values), dtype, "model.safetensors", **config)
+                _export_delta(target, named[field], config, dtype)
             else:
-                folders.export_folder(entry["component"], named[name], target, dtype=dtype)
-            print(f"{name}: {output / entry['folder']}")
+                folders.export_folder(entry["component"], named[field], target, dtype=dtype)
+    return {field: output / entry["folder"] for field, entry in manifest["parts"].items()}

@@ -1,7 +1,7 @@
-"""Whole folders: from the hub's layout to converted parameters, and back.
+"""Converted folders: writing, reading and exporting them.
 
-A converted folder is the hub's with params/ (Orbax, see store.py) in place of each weights file, and MANIFEST, which
-says what it was made from. It appears complete, under its name, or not at all.
+A converted folder has the layout of its source, with params/ (Orbax, see nextgpt_jax/weights/orbax_params.py) in place
+of each weights file, and a manifest that records the source.
 """
 
 import collections
@@ -28,99 +28,117 @@ from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 MANIFEST = "nextgpt_jax.json"
-LEFT = "left.safetensors"  # tensors that hold no weights (masks, position ids), kept for the way back
-_LEFT_BYTES = 16 * 2**20  # more than that are weights of parts that are not built
-_BESIDE_PARTS = ("tokenizer", "scheduler", "feature_extractor")  # folders of a pipeline that hold no weights
-_NOT_KEPT = ("*.index.json", "*.index.*.json", MANIFEST)
+UNMATCHED = "unmatched.safetensors"  # tensors without weights (masks, position ids), kept for export
+_UNMATCHED_NAMES = (UNMATCHED, "left.safetensors")  # the second one in folders of version 0.1
+_MAX_UNMATCHED_BYTES = 16 * 2**20  # larger ones are weights of parts that are not built
+_COMPANION_FOLDERS = ("tokenizer", "scheduler", "feature_extractor")  # of a pipeline
+_NOT_COMPANIONS = ("*.index.json", "*.index.*.json", MANIFEST)
 
 
 @dataclasses.dataclass(frozen=True)
-class FittedPart:
-    """A part with what its checkpoint gives it."""
+class MatchedPart:
+    """A part of a component and the tensors of its checkpoint that fill it. Nothing is read yet.
+
+    Attributes:
+      part: the folder, the abstract parameters and the conversion table.
+      checkpoint: what was opened.
+      parameters: the converted parameters by dotted path.
+      sources: the checkpoint's keys for each parameter.
+      unmatched: the checkpoint's keys that hold no weights.
+    """
 
     part: Part
     checkpoint: Checkpoint
     parameters: dict[str, matching.Parameter]
-    sources: dict[str, list[str]]  # the checkpoint's keys by parameter
-    ignored: tuple[str, ...]
+    sources: dict[str, list[str]]
+    unmatched: tuple[str, ...]
+
+    @classmethod
+    def of(cls, part: Part, checkpoint: Checkpoint, match: matching.Match, dtype: np.dtype | None) -> "MatchedPart":
+        """The part with the tensors of `match`, cast to `dtype` (None: unchanged)."""
+        parameters = {name: parameter.cast(dtype) for name, parameter in match.parameters.items()}
+        return cls(part, checkpoint, parameters, match.sources, match.left)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the converted parameters."""
+        return sum(math.prod(p.shape) * p.dtype.itemsize for p in self.parameters.values())
 
 
-def fit(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> FittedPart:
-    """Checks that a checkpoint fits a part, and casts it to `dtype` (None: each tensor stays as it is)."""
-    found = matching.fit(checkpoint, part.state, part.table)
-    parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
-    return FittedPart(part, checkpoint, parameters, found.sources, found.left)
-
-
-def fit_component(component: str, source: pathlib.Path, dtype: np.dtype | None = None) -> list[FittedPart]:
-    """Opens and checks all parts of a component before any is converted.
+def match_part(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> MatchedPart:
+    """Checks that a checkpoint fits a part.
 
     Raises:
-      UserError, ConversionError: a file is missing or damaged, or does not fit.
+      ConversionError: it does not; all mismatches are listed.
     """
-    return [fit(part, open_checkpoint(source / part.folder), dtype) for part in COMPONENTS[component](source)]
+    return MatchedPart.of(part, checkpoint, matching.fit(checkpoint, part.state, part.table), dtype)
 
 
-def report(component: str, source: Any, parts: list[FittedPart]) -> dict[str, Any]:
-    """What a conversion takes from where: every parameter with its keys, shape and dtypes."""
+def report(component: str, source: Any, parts: list[MatchedPart]) -> dict[str, Any]:
+    """Each parameter of a component with its source keys, shape and dtype, as JSON data."""
     return {
         "component": component,
         "source": source,
         "parts": {
-            fitted.part.folder or ".": {
-                "checkpoint": fitted.checkpoint.source,
+            matched.part.folder or ".": {
+                "checkpoint": matched.checkpoint.source,
                 "parameters": {
-                    name: {"from": fitted.sources[name], "shape": list(p.shape), "dtype": str(p.dtype)}
-                    for name, p in fitted.parameters.items()
+                    name: {"from": matched.sources[name], "shape": list(p.shape), "dtype": str(p.dtype)}
+                    for name, p in matched.parameters.items()
                 },
-                "ignored": list(fitted.ignored),
+                "ignored": list(matched.unmatched),
             }
-            for fitted in parts
+            for matched in parts
         },
     }
 
 
-def summary(parts: list[FittedPart]) -> str:
-    """The same in a line: how much there is."""
-    count = sum(len(f.parameters) for f in parts)
-    elements = sum(math.prod(p.shape) for f in parts for p in f.parameters.values())
-    return f"{count} parameters of {elements / 1e6:,.2f}M elements, {format_size(sum(map(bytes_of, parts)))}"
+def summary(parts: list[MatchedPart]) -> str:
+    """Number of parameters, elements and bytes in one line."""
+    count = sum(len(matched.parameters) for matched in parts)
+    elements = sum(math.prod(p.shape) for matched in parts for p in matched.parameters.values())
+    size = format_size(sum(matched.nbytes for matched in parts))
+    return f"{count} parameters of {elements / 1e6:,.2f}M elements, {size}"
 
 
-def import_folder(
+def write_converted(
     component: str,
     source: pathlib.Path,
     output: pathlib.Path,
-    parts: list[FittedPart],
+    parts: list[MatchedPart],
     *,
-    facts: Mapping[str, Any],
-    extra: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    json_files: Mapping[str, Any],
 ) -> None:
-    """Writes the converted folder of parts that were fitted.
+    """Writes a converted folder.
 
-    `facts` go to its manifest; `extra` are JSON files by name that the source lacks or has otherwise.
+    Args:
+      component: its name, for the manifest.
+      source: the folder with the companion files.
+      output: the new folder.
+      parts: the parameters.
+      manifest: more entries of the manifest.
+      json_files: JSON files by name, which the source does not have or which replace its own.
 
     Raises:
-      UserError: the output exists, there is no room, or a source file becomes unreadable.
+      UserError: the output exists, the disk is too small, or a source file cannot be read any more.
     """
-    with (
-        atomic_folder(output, sum(map(bytes_of, parts))) as folder,
-        concurrent.futures.ThreadPoolExecutor(1) as hashing,
-    ):
-        files = sorted({file for fitted in parts for file in fitted.checkpoint.files})
+    size = sum(matched.nbytes for matched in parts)
+    with atomic_folder(output, size) as folder, concurrent.futures.ThreadPoolExecutor(1) as hashing:
+        files = sorted({file for matched in parts for file in matched.checkpoint.files})
         digests = {file: hashing.submit(_sha256, file) for file in files}
-        copy_beside(source, folder, [fitted.part.folder for fitted in parts])
-        for fitted in parts:
-            orbax_params.save(fitted.parameters, folder / fitted.part.folder)
-            left = {key: fitted.checkpoint.tensors[key] for key in fitted.ignored if key in fitted.checkpoint}
-            if left and sum(math.prod(t.shape) * t.dtype.itemsize for t in left.values()) <= _LEFT_BYTES:
-                save_safetensors(Checkpoint("left", left), folder / fitted.part.folder / LEFT)
-        for name, content in extra.items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-        manifest = {
+        copy_companion_files(source, folder, [matched.part.folder for matched in parts])
+        for matched in parts:
+            orbax_params.save(matched.parameters, folder / matched.part.folder)
+            kept = {k: matched.checkpoint.tensors[k] for k in matched.unmatched if k in matched.checkpoint}
+            if kept and sum(math.prod(t.shape) * t.dtype.itemsize for t in kept.values()) <= _MAX_UNMATCHED_BYTES:
+                save_safetensors(Checkpoint("unmatched", kept), folder / matched.part.folder / UNMATCHED)
+        for name, content in json_files.items():
+            write_json(folder / name, content)
+        content = {
             "component": component,
-            **facts,
-            "licence": licence(source),
+            **manifest,
+            "license": license_of(source),
             "files": {
                 str(f.relative_to(source) if f.is_relative_to(source) else f): {
                     "bytes": f.stat().st_size,
@@ -128,18 +146,18 @@ def import_folder(
                 }
                 for f in files
             },
-            "beside": {str(f.relative_to(folder)): _sha256(f) for f in _files_beside(folder)},
-            "dtypes": dict(collections.Counter(str(p.dtype) for f in parts for p in f.parameters.values())),
-            "ignored": [key for fitted in parts for key in fitted.ignored],
+            "companion_files": {str(f.relative_to(folder)): _sha256(f) for f in _companion_files(folder)},
+            "dtypes": dict(collections.Counter(str(p.dtype) for m in parts for p in m.parameters.values())),
+            "ignored": [key for matched in parts for key in matched.unmatched],
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / MANIFEST, content)
 
 
 def export_folder(component: str, source: pathlib.Path, output: pathlib.Path, *, dtype: np.dtype | None) -> None:
-    """Writes a converted folder in the hub's layout.
+    """Writes a converted folder in the published layout.
 
     Raises:
-      UserError: the source is no complete converted folder, the output exists, or there is no room.
+      UserError: the source is not a complete converted folder, the output exists, or the disk is too small.
     """
     read_manifest(source)
     parts = COMPONENTS[component](source)
@@ -154,57 +172,58 @@ def export_parts(
     *,
     dtype: np.dtype | None,
 ) -> None:
-    """Writes parameters of parts in the hub's layout, with what stands beside them in `source`."""
+    """Writes the parameters of parts in the published layout, with the companion files of `source`."""
     size = sum(math.prod(p.shape) * p.cast(dtype).dtype.itemsize for _, some in parts for p in some.values())
     with atomic_folder(output, size) as folder:
-        copy_beside(source, folder, [part.folder for part, _ in parts])
+        copy_companion_files(source, folder, [part.folder for part, _ in parts])
         for part, parameters in parts:
             tensors = matching.export_parameters(parameters, part.state, part.table)
-            save_safetensors(
-                restore_unmatched(tensors, source / part.folder), folder / part.folder / part.file, dtype=dtype
-            )
+            tensors = restore_unmatched(tensors, source / part.folder)
+            save_safetensors(tensors, folder / part.folder / part.file, dtype=dtype)
 
 
 def restore_unmatched(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
-    """The tensors with those that were left when `folder` was made."""
-    if not (folder / LEFT).is_file():
-        return tensors
-    return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / LEFT).tensors})
+    """`tensors` and those of the source checkpoint that the converted `folder` holds without converting them."""
+    for name in _UNMATCHED_NAMES:
+        if (folder / name).is_file():
+            return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / name).tensors})
+    return tensors
 
 
-def copy_beside(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
-    """Copies what stands beside the weights of a folder and, in a pipeline, of `parts`: configs, tokenizers, terms."""
-    for name in ("", *(parts if len(parts) > 1 else ()), *_BESIDE_PARTS):
+def copy_companion_files(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
+    """Copies configs, tokenizers and license terms of a folder and, in a pipeline, of the folders of its `parts`."""
+    for name in ("", *(parts if len(parts) > 1 else ()), *_COMPANION_FOLDERS):
         if name in ("", *parts):
             (target / name).mkdir(parents=True, exist_ok=True)
         for file in sorted((source / name).glob("*")):
-            if _is_beside(file):
+            if _is_companion(file):
                 (target / name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target / name / file.name)
 
 
-def _files_beside(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        f for f in (*folder.glob("*"), *folder.glob("*/*")) if _is_beside(f) and orbax_params.FOLDER not in f.parts
-    )
+def _companion_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = (*folder.glob("*"), *folder.glob("*/*"))
+    return sorted(f for f in found if _is_companion(f) and orbax_params.FOLDER not in f.parts)
 
 
-def _is_beside(file: pathlib.Path) -> bool:
-    return file.is_file() and any(file.match(p) for p in COMPANION_FILES) and not any(file.match(p) for p in _NOT_KEPT)
+def _is_companion(file: pathlib.Path) -> bool:
+    matches = any(file.match(p) for p in COMPANION_FILES) and not any(file.match(p) for p in _NOT_COMPANIONS)
+    return matches and file.is_file()
 
 
 def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:
-    """model_index.json without the parts that are not converted (a safety checker), which a loader would look for."""
+    """{"model_index.json": its content} without the parts that are not converted, such as a safety checker: loaders
+    would look for them. Empty if the folder has none."""
     if not (source / "model_index.json").is_file():
         return {}
     index = hf_config.read_config(source / "model_index.json")
-    kept = {*parts, *_BESIDE_PARTS}
+    kept = {*parts, *_COMPANION_FOLDERS}
     index = {k: [None, None] if isinstance(v, list) and k not in kept else v for k, v in index.items()}
     return {"model_index.json": index}
 
 
-def licence(source: pathlib.Path) -> str:
-    """The licence that the model card names, or "not stated"."""
+def license_of(source: pathlib.Path) -> str:
+    """The license that the model card states, or "not stated"."""
     card = source / "README.md"
     if not card.is_file():
         return "not stated"
@@ -223,10 +242,11 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return hf_config.read_config(folder / MANIFEST)
 
 
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes indented JSON."""
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def _sha256(file: pathlib.Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def bytes_of(fitted: FittedPart) -> int:
-    return sum(math.prod(p.shape) * p.dtype.itemsize for p in fitted.parameters.values())

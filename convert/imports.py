@@ -1,170 +1,295 @@
-"""python -m convert COMPONENT: from the published layout to converted folders."""
+"""From published PyTorch weights to converted folders: `convert_checkpoint`."""
 
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
-from absl import flags
 from flax import nnx
 
-from convert import folders, vicuna
-from convert.folders import FittedPart
-from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.config import ExperimentConfig, ModelConfig
+from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, atomic_write
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.weights import components, hub, load, nextgpt_delta, orbax_params
-from nextgpt_jax.weights.components import COMPONENTS, Part
+from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
+from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
+from . import folders, vicuna
+from .folders import MatchedPart
 
-def import_to(output: pathlib.Path, component: str, values: flags.FlagValues) -> None:
-    """Converts published weights to the folder `output`.
+SYSTEM = "nextgpt"  # every part that a config names
+KNOWN = (*LAYOUTS, SYSTEM)
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conversion:
+    """A component whose parts were opened and checked, and what its folder gets besides the parameters."""
+
+    component: str
+    source: hub.Source
+    parts: list[MatchedPart]
+    manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    json_files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return _folder(self.source.path)
+
+    @property
+    def summary(self) -> str:
+        return folders.summary(self.parts)
+
+    def write(self, output: pathlib.Path) -> None:
+        manifest = {**self.source.manifest_entries(), **self.manifest}
+        folders.write_converted(
+            self.component, self.folder, output, self.parts, manifest=manifest, json_files=self.json_files
+        )
+
+
+def convert_checkpoint(
+    component: str,
+    source: str | os.PathLike = "",
+    output: str | os.PathLike | None = None,
+    *,
+    config: ExperimentConfig | None = None,
+    dtype: str | None = None,
+    revision: str = "",
+    base: str | os.PathLike = "",
+    delta: str | os.PathLike = "",
+    growth: Literal["zero", "mean"] = "zero",
+    vocab_size: int = 0,
+    allow_partial: bool = False,
+    dry_run: bool = False,
+    report: str | os.PathLike = "",
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Converts published PyTorch weights to Orbax parameters, tensor by tensor, in bounded memory.
+
+    Everything is checked before the first tensor is read: each key of the source is used or known to hold no weights,
+    and each parameter is filled by a tensor of its shape. The output folder appears when it is complete and on disk.
+
+        convert_checkpoint("llama", "lmsys/vicuna-7b-v1.5", "converted/vicuna", dtype="bfloat16")
+
+    Args:
+      component: a key of LAYOUTS, or "nextgpt": every part that `config` names.
+      source: a folder or file in the published layout, or a hub id OWNER/NAME[@REVISION]. For "nextgpt" optional: a
+        folder that is searched for the parts first, by the last component of their paths in `config`.
+      output: the new folder; not needed with `dry_run`.
+      config: for "delta" and "nextgpt": names the parts and the sizes of the projections.
+      dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
+      revision: branch, tag or commit of a hub repository.
+      base: for "lora": the folder of the language model that the adapter belongs to.
+      delta: for "llama": weights to add to those of `source`, as Vicuna v0 was published.
+      growth: how embedding and head grow to the rows of `delta` before the addition: rows of zeros, or of the mean row.
+      vocab_size: for "llama": keep only the first rows of embedding and head. 0: all.
+      allow_partial: for "delta": accept a file without some pieces, such as one output projection.
+      dry_run: check everything and write nothing but `report`.
+      report: a file to write the returned report to, as JSON.
+      verbose: print one line per component.
+
+    Returns:
+      The report: each parameter with its source keys, shape and dtype. For "nextgpt": a report for each part, by its
+      field of ModelConfig.
 
     Raises:
-      UserError: anything does not fit; nothing is left then.
+      UserError: an argument is missing or unknown, the source is missing, damaged or does not fit (all mismatches are
+        listed), or the output exists or cannot be written.
     """
-    if component == "nextgpt":
-        return _import_system(output, values)
-    dtype = np.dtype(values.dtype) if values.dtype else None
-    source = hub.find(values.source, components.LAYOUTS[component], revision=values.revision)
-    folder = source.path if source.path.is_dir() else source.path.parent
-    extra: dict[str, Any] = {}  # files that the published folder lacks
-    if component == "delta":
-        parts, facts = _fit_delta(values, source.path, dtype), {"config": config_hash(values.config)}
-    elif component == "lora":
-        parts, extra = _fit_lora(values, folder, dtype)
-        facts = {}
+    _check_arguments(component, config=config, delta=delta, vocab_size=vocab_size, base=base)
+    if output is None and not dry_run:
+        raise UserError("--output=DIR is missing")
+    cast = parse_dtype(dtype)
+    if component == SYSTEM:
+        conversions = _match_system(config, source, cast, allow_partial, verbose)
+        reports = {
+            name: folders.report(found.component, str(found.source.path), found.parts)
+            for name, found in conversions.items()
+        }
     else:
-        parts = _fit(component, source.path, folder, values, dtype)
-        extra = _other_files(component, folder, parts, values)
-        facts = {"delta": str(pathlib.Path(values.delta).absolute())} if values.delta else {}
-    _finish(output, component, source, folder, parts, values, facts, extra)
+        if not str(source):
+            raise UserError(f"--source is missing: {LAYOUTS[component]}")
+        found = hub.find(source, LAYOUTS[component], revision=revision)
+        if component == "delta":
+            conversion = _match_delta(found, config, cast, allow_partial, verbose)
+        elif component == "lora":
+            conversion = _match_lora(found, base, cast)
+        elif component == "llama":
+            conversion = _match_llama(found, cast, delta=delta, growth=growth, vocab_size=vocab_size)
+        else:
+            conversion = _match_component(component, found, cast)
+        conversions = {component: conversion}
+        reports = folders.report(component, found.manifest_entries(), conversion.parts)
+    if report:
+        with atomic_write(report) as temporary:
+            temporary.write_text(json.dumps(reports, indent=1) + "\n")
+    if dry_run:
+        for name, conversion in conversions.items():
+            _print(verbose, f"{name} fits: {conversion.summary}")
+    elif component == SYSTEM:
+        _write_system(pathlib.Path(output), config, conversions, verbose)
+    else:
+        conversion.write(pathlib.Path(output))
+        _print(verbose, f"{component}: {conversion.summary}: {output}")
+    return reports
 
 
-def _finish(output, component, source, folder, parts: list[FittedPart], values, facts, extra) -> None:
-    if values.report:
-        with atomic_write(values.report) as temporary:
-            temporary.write_text(json.dumps(folders.report(component, source.facts(), parts), indent=1) + "\n")
-    if values.dry_run:
-        print(f"{component} fits: {folders.summary(parts)}")
-        return
-    folders.import_folder(component, folder, output, parts, facts={**source.facts(), **facts}, extra=extra)
-    print(f"{component}: {folders.summary(parts)}: {output}")
+def _print(verbose: bool, line: str) -> None:
+    if verbose:
+        print(line, flush=True)
 
 
-def _fit(component: str, path: pathlib.Path, folder: pathlib.Path, values, dtype) -> list[FittedPart]:
-    parts = COMPONENTS[component](folder) if component != "llama" else [_llama_part(folder, values)]
-    fitted = []
-    for part in parts:
-        checkpoint = open_checkpoint(path if path.is_file() else folder / part.folder)
-        if component == "llama" and values.delta:
-            checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(values.delta), values.growth)
-        if component == "llama" and values.vocab_size:
-            checkpoint = vicuna.truncate_vocab(checkpoint, values.vocab_size)
-        fitted.append(folders.fit(part, checkpoint, dtype))
-    return fitted
-
-
-def _llama_json(folder: pathlib.Path, values) -> dict[str, Any]:
-    """The config of what comes out: the delta's if there is one, with the rows that are kept."""
-    config = hf_config.read_config((pathlib.Path(values.delta) if values.delta else folder) / "config.json")
-    return {**config, "vocab_size": values.vocab_size or config.get("vocab_size")}
-
-
-def _llama_part(folder: pathlib.Path, values) -> Part:
-    return components.llama_part(LlamaConfig.from_dict(_llama_json(folder, values)))
-
-
-def _other_files(component: str, folder: pathlib.Path, parts: list[FittedPart], values=None) -> dict[str, Any]:
-    """JSON files that the published folder lacks, or that describe more than is converted."""
-    if component == "llama" and values and (values.delta or values.vocab_size):
-        return {"config.json": _llama_json(folder, values)}
-    if component == "imagebind" and not (folder / "config.json").exists():
-        return {"config.json": dataclasses.asdict(ImageBindConfig.huge())}
-    return folders.pipeline_index(folder, [fitted.part.folder for fitted in parts])
-
-
-def _fit_lora(values, folder: pathlib.Path, dtype) -> tuple[list[FittedPart], dict[str, Any]]:
-    if not values.base:
+def _check_arguments(component: str, *, config, delta, vocab_size, base) -> None:
+    check_component(component)
+    if config is None and component in ("delta", SYSTEM):
+        raise UserError(f"{component} needs --config, which names the parts that it belongs to")
+    if (delta or vocab_size) and component != "llama":
+        raise UserError(f"{'--delta' if delta else '--vocab_size'} applies to llama, not to {component}")
+    if component == "lora" and not str(base):
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
-    base = hf_config.read_config(pathlib.Path(values.base) / "config.json")
-    part = components.lora_part(LlamaConfig.from_dict(base), components.lora_config(folder))
-    return [folders.fit(part, open_checkpoint(folder), dtype)], {components.BASE_CONFIG: base}
 
 
-def delta_state(config: ExperimentConfig, delta: pathlib.Path) -> tuple[nnx.State, Any]:
-    """The parameters of the model that a delta belongs to, and the delta's table."""
-    model = load.model_config(dataclasses.replace(config.model, delta=str(delta)))
+def check_component(component: str) -> None:
+    """Checks a component's name.
+
+    Raises:
+      UserError: it is unknown; the nearest name is suggested.
+    """
+    if component not in KNOWN:
+        raise UserError(f"unknown component {component!r} (there are {', '.join(KNOWN)}){nearest(component, KNOWN)}")
+
+
+def parse_dtype(dtype: str | None) -> np.dtype | None:
+    """The numpy dtype of a name in DTYPES, or None.
+
+    Raises:
+      UserError: another name.
+    """
+    if dtype not in (*DTYPES, None):
+        raise UserError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    return np.dtype(dtype) if dtype else None
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    return path if path.is_dir() else path.parent
+
+
+def _match_component(component: str, source: hub.Source, dtype: np.dtype | None) -> _Conversion:
+    """A component of one or several parts that has no options of its own."""
+    folder = _folder(source.path)
+    parts = []
+    for part in COMPONENTS[component](folder):
+        checkpoint = open_checkpoint(source.path if source.path.is_file() else folder / part.folder)
+        parts.append(folders.match_part(part, checkpoint, dtype))
+    json_files = folders.pipeline_index(folder, [matched.part.folder for matched in parts])
+    if component == "imagebind" and not (folder / "config.json").exists():
+        json_files["config.json"] = dataclasses.asdict(ImageBindConfig.huge())
+    return _Conversion(component, source, parts, json_files=json_files)
+
+
+def _match_llama(
+    source: hub.Source,
+    dtype: np.dtype | None,
+    *,
+    delta: str | os.PathLike,
+    growth: Literal["zero", "mean"],
+    vocab_size: int,
+) -> _Conversion:
+    folder, checkpoint, manifest = _folder(source.path), open_checkpoint(source.path), {}
+    if str(delta):
+        change = hub.find(delta, LAYOUTS["llama"], field="--delta")
+        folder = _folder(change.path)
+        checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(change.path), growth)
+        manifest = {"delta": change.hub_id or str(change.path.absolute())}
+    config = hf_config.read_config(folder / "config.json")
+    config["vocab_size"] = vocab_size or config.get("vocab_size")
+    if vocab_size:
+        checkpoint = vicuna.truncate_vocab(checkpoint, vocab_size)
+    parts = [folders.match_part(components.llama_part(LlamaConfig.from_dict(config)), checkpoint, dtype)]
+    json_files = {"config.json": config} if manifest or vocab_size else {}
+    return _Conversion("llama", source, parts, manifest, json_files)
+
+
+def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | None) -> _Conversion:
+    folder = _folder(source.path)
+    base_folder = hub.find(base, LAYOUTS["llama"], field="--base", weights=False).path
+    config = hf_config.read_config(base_folder / "config.json")
+    part = components.lora_part(LlamaConfig.from_dict(config), components.lora_config(folder))
+    parts = [folders.match_part(part, open_checkpoint(folder), dtype)]
+    return _Conversion("lora", source, parts, json_files={components.BASE_CONFIG: config})
+
+
+def delta_state(config: ModelConfig, delta: pathlib.Path) -> tuple[nnx.State, Table]:
+    """The abstract parameters of the model that a delta belongs to, and the delta's table."""
+    model = load.model_config(dataclasses.replace(config, delta=str(delta)))
     return load.abstract_state(model), load.delta_table(model)
 
 
-def _fit_delta(values, path: pathlib.Path, dtype) -> list[FittedPart]:
-    state, table = delta_state(values.config, path)
-    checkpoint = open_checkpoint(path)
-    wanted, found, held = nextgpt_delta.fit_delta(checkpoint, state, table, allow_partial=values.allow_partial)
-    print(f"{checkpoint.source} holds {', '.join(held)}")
-    parameters = {name: parameter.cast(dtype) for name, parameter in found.parameters.items()}
-    return [FittedPart(Part("", wanted, table), checkpoint, parameters, found.sources, found.left)]
+def _match_delta(
+    source: hub.Source, config: ExperimentConfig, dtype: np.dtype | None, allow_partial: bool, verbose: bool
+) -> _Conversion:
+    state, table = delta_state(config.model, source.path)
+    checkpoint = open_checkpoint(source.path)
+    wanted, match, pieces = nextgpt_delta.fit_delta(checkpoint, state, table, allow_partial=allow_partial)
+    _print(verbose, f"{checkpoint.source} holds {', '.join(pieces)}")
+    parts = [MatchedPart.of(Part("", wanted, table), checkpoint, match, dtype)]
+    return _Conversion("delta", source, parts, {"config": config_hash(config)})
 
 
-def _import_system(output: pathlib.Path, values) -> None:
-    """Every part that a config names, each in a folder called as the last part of its path there."""
-    named = load.part_folders(values.config.model)
-    folders_of = [pathlib.Path(path).name for _, path in named.values()]
-    if twice := [name for name in folders_of if folders_of.count(name) > 1]:
-        raise UserError(f"two parts lie in folders called {twice[0]}: rename one")
-    found, parts = {}, {}
-    dtype = np.dtype(values.dtype) if values.dtype else None
-    for name, (_, path) in named.items():
-        below = pathlib.Path(values.source) / pathlib.Path(path).name
-        found[name] = below if values.source and below.exists() else pathlib.Path(path)
-        if not found[name].exists():
-            places = [str(p) for p in dict.fromkeys((below, pathlib.Path(path))) if values.source or p != below]
-            raise UserError(f"model.{name}: not found (looked for {' and '.join(places)})")
-    model = dataclasses.replace(values.config.model, **{name: str(path) for name, path in found.items()})
-    config = dataclasses.replace(values.config, model=model)
-    for name, (component, _) in named.items():
-        if orbax_params.is_converted(found[name]):
-            raise UserError(f"model.{name}: {found[name]} is converted already")
+def _match_system(
+    config: ExperimentConfig, source: str | os.PathLike, dtype: np.dtype | None, allow_partial: bool, verbose: bool
+) -> dict[str, _Conversion]:
+    """Every part that a config names, by its field of ModelConfig."""
+    named = load.part_folders(config.model)
+    names = [pathlib.Path(path).name for _, path in named.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two parts are in folders called {twice[0]}: rename one")
+    found = {}
+    for field, (component, path) in named.items():
+        below = pathlib.Path(source) / pathlib.Path(path).name
+        if str(source) and not below.exists() and not pathlib.Path(path).exists() and not hub.is_hub_id(path):
+            raise UserError(f"model.{field}: not found (looked for {below} and {path})")
+        place = below if str(source) and below.exists() else path
+        found[field] = hub.find(place, LAYOUTS[component], field=f"model.{field}")
+        if orbax_params.is_converted(found[field].path):
+            raise UserError(f"model.{field}: {place} is converted already")
+    model = dataclasses.replace(config.model, **{field: str(source.path) for field, source in found.items()})
+    config = dataclasses.replace(config, model=model)
+    conversions = {}
+    for field, (component, _) in named.items():
         if component == "delta":
-            state, table = delta_state(config, found[name])
-            wanted, fitted, _ = nextgpt_delta.fit_delta(
-                checkpoint := open_checkpoint(found[name]), state, table, allow_partial=values.allow_partial
-            )
-            cast = {key: parameter.cast(dtype) for key, parameter in fitted.parameters.items()}
-            parts[name] = [FittedPart(Part("", wanted, table), checkpoint, cast, fitted.sources, fitted.left)]
+            conversions[field] = _match_delta(found[field], config, dtype, allow_partial, verbose)
         else:
-            parts[name] = folders.fit_component(component, found[name], dtype)
-    if values.report:
-        whole = {name: folders.report(named[name][0], str(found[name]), some) for name, some in parts.items()}
-        with atomic_write(values.report) as temporary:
-            temporary.write_text(json.dumps(whole, indent=1) + "\n")
-    if values.dry_run:
-        for name, some in parts.items():
-            print(f"{name} fits: {folders.summary(some)}")
-        return
-    with atomic_folder(output, sum(folders.bytes_of(f) for some in parts.values() for f in some)) as scratch:
-        manifest: dict[str, Any] = {"config": config_hash(values.config), "template": model.template, "parts": {}}
-        for name, (component, path) in named.items():
-            folder = found[name] if found[name].is_dir() else found[name].parent
-            target = scratch / pathlib.Path(path).name
-            extra = _other_files(component, folder, parts[name])
-            facts = hub.Source(found[name]).facts()
-            folders.import_folder(component, folder, target, parts[name], facts=facts, extra=extra)
-            manifest["parts"][name] = {"folder": target.name, **folders.read_manifest(target)}
-            print(f"{name}: {folders.summary(parts[name])}: {output / target.name}")
-        (scratch / folders.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    overrides = [f"--config.model.{name}={output / pathlib.Path(path).name}" for name, (_, path) in named.items()]
-    print("use it with " + " ".join(overrides))
+            conversions[field] = _match_component(component, found[field], dtype)
+    return conversions
+
+
+def _write_system(
+    output: pathlib.Path, config: ExperimentConfig, conversions: Mapping[str, _Conversion], verbose: bool
+) -> None:
+    """Each part in a folder called as the last component of its path in the config."""
+    named = {field: pathlib.Path(getattr(config.model, field)).name for field in conversions}
+    size = sum(matched.nbytes for conversion in conversions.values() for matched in conversion.parts)
+    with atomic_folder(output, size) as scratch:
+        manifest: dict[str, Any] = {"config": config_hash(config), "template": config.model.template, "parts": {}}
+        for field, conversion in conversions.items():
+            folder = scratch / named[field]
+            conversion.write(folder)
+            manifest["parts"][field] = {"folder": folder.name, **folders.read_manifest(folder)}
+            _print(verbose, f"{field}: {conversion.summary}: {output / folder.name}")
+        folders.write_json(scratch / folders.MANIFEST, manifest)
+    _print(verbose, "use it with " + " ".join(f"--config.model.{field}={output / n}" for field, n in named.items()))
 
 
 def config_hash(config: ExperimentConfig) -> str:
-    """SHA-256 of a config's model section, whatever file it came from."""
+    """SHA-256 of a config's model section, which is independent of the file that it came from."""
     model = dataclasses.asdict(config.model)
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()

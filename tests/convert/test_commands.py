@@ -58,12 +58,12 @@ def test_the_manifest_says_what_it_was_made_from(tiny_root, tmp_path):
     (source / "README.md").write_text("---\nlicense: mit\ntags: []\n---\n# A model\n")
     convert("llama", f"--source={source}", f"--output={tmp_path / 'jax'}")
     manifest = folders.read_manifest(tmp_path / "jax")
-    assert (manifest["component"], manifest["licence"]) == ("llama", "mit")
+    assert (manifest["component"], manifest["license"]) == ("llama", "mit")
     assert manifest["source"] == str(source)
     assert manifest["files"]["model.safetensors"]["bytes"] == (source / "model.safetensors").stat().st_size
     assert len(manifest["files"]["model.safetensors"]["sha256"]) == 64
     assert manifest["dtypes"] == {"float32": 12}
-    assert set(manifest["beside"]) == {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert set(manifest["companion_files"]) == {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_dtype_and_dry_run(tiny_root, tmp_path, capsys):
@@ -340,9 +340,9 @@ def test_a_whole_system(system, tmp_path, capsys):
 
 
 def test_a_system_from_one_folder(system, tmp_path):
-    named = model_flags(pathlib.Path("weights"))
+    named = model_flags(pathlib.Path("/weights"))
     missing = refused("nextgpt", *named, f"--source={tmp_path}", f"--output={tmp_path / 'a'}")
-    assert f"model.llm: not found (looked for {tmp_path / 'llm'} and weights/llm)" in missing
+    assert f"model.llm: not found (looked for {tmp_path / 'llm'} and /weights/llm)" in missing
     convert("nextgpt", *named, f"--source={system}", f"--output={tmp_path / 'a'}")
     assert (tmp_path / "a" / "delta" / "params").is_dir()
 
@@ -368,6 +368,3 @@ def test_partial_deltas(system, tmp_path):
     assert "holds nothing of a NExT-GPT delta" in refused(
         "delta", *model_flags(system), f"--source={nothing}", f"--output={tmp_path / 'b'}", "--allow_partial"
     )
-
-
-# What can go wrong

@@ -15,7 +15,7 @@ from convert import folders
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.weights import orbax_params
 from nextgpt_jax.weights.components import COMPONENTS
-from nextgpt_jax.weights.hub import wanted
+from nextgpt_jax.weights.hub import is_hub_id, wanted_files
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests.convert.commands import convert, refused
@@ -73,12 +73,12 @@ def test_a_file_that_shrinks_while_it_is_read(broken, tmp_path, monkeypatch):
     file = tmp_path / "source" / "model.safetensors"
 
     def shrinking(part, checkpoint, dtype):
-        fitted = fit(part, checkpoint, dtype)
+        matched = match_part(part, checkpoint, dtype)
         os.truncate(file, 5000)
-        return fitted
+        return matched
 
-    fit = folders.fit
-    monkeypatch.setattr(folders, "fit", shrinking)
+    match_part = folders.match_part
+    monkeypatch.setattr(folders, "match_part", shrinking)
     assert "has become shorter" in refused(*command)
 
 
@@ -142,9 +142,12 @@ def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
         (["lama"], "unknown component 'lama'.*did you mean llama"),
         (["llama", "--output=x"], "--source is missing: config.json"),
         (["llama", "--source=x"], "--output=DIR is missing"),
-        (["llama", "--source=./nowhere", "--output=x"], "no such folder: ./nowhere \\(wanted: config.json"),
+        (["llama", "--source=./nowhere", "--output=x"], "no such folder: './nowhere' \\(wanted: config.json"),
         (["delta", "--source=x", "--output=y"], "--config=FILE"),
+        (["imagebind", "--source=x", "--output=y", "--delta=z"], "--delta applies to llama, not to imagebind"),
         (["export", "llama", "--source=/", "--output=x"], "no converted folder"),
+        (["export", "llama", "--output=x"], "--source is missing"),
+        (["export", "lora", "--source=x", "--output=y", "--lora=z"], "--lora applies to llama, not to lora"),
         (["llama", "--source=x", "--output=y", "--dtype=int8"], "--dtype"),
     ],
 )
@@ -155,9 +158,9 @@ def test_mistakes(argv, message):
 
 
 def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refused("llama", "--source=lmsys/vicuna-7b-v1.5", f"--output={tmp_path / 'x'}")
     assert "there is no folder lmsys/vicuna-7b-v1.5" in message and "config.json, model.safetensors" in message
 
@@ -166,4 +169,15 @@ def test_what_is_downloaded():
     names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
              "model.safetensors.index.json", "pytorch_model.bin", "unet/config.json", "unet/model.bin",
              "unet/model.fp16.bin", "tokenizer.model", "img/cat.png"]  # fmt: skip
-    assert wanted(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
+    assert wanted_files(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
+    companions = ["README.md", "config.json", "model.safetensors.index.json", "tokenizer.model", "unet/config.json"]
+    assert wanted_files(names, weights=False) == companions
+
+
+def test_hub_ids_and_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/name", "owner/name-1.5@main", "a/b@refs/pr/1", "weights/llm"):
+        assert is_hub_id(name), name
+    (tmp_path / "weights").mkdir()  # now the same name is a path
+    for name in ("weights/llm", "./weights/llm", "/weights/llm", "name", "a/b/c", "owner/name@", ""):
+        assert not is_hub_id(name), name

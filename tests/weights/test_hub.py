@@ -13,6 +13,7 @@ import pytest
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/tiny-llama"
+NOBODY = "http://127.0.0.1:9"  # refuses connections
 
 
 @pytest.fixture
@@ -85,12 +86,19 @@ def test_a_repository_is_downloaded_and_its_revision_recorded(hub, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not [path for command, path in asked if command == "GET" and "/resolve/" in path]
 
+    for name in (REPOSITORY, f"{REPOSITORY}@{REVISION}"):  # without a connection, from the cache
+        done = convert(tmp_path / "home", NOBODY, f"--source={name}", f"--output={tmp_path / name.replace('/', '-')}")
+        assert done.returncode == 0, done.stderr
+        manifest = json.loads((tmp_path / name.replace("/", "-") / "nextgpt_jax.json").read_text())
+        assert (manifest["source"], manifest["revision"]) == (REPOSITORY, REVISION)
+
 
 def test_repositories_that_are_not_there(hub, tmp_path):
     endpoint, _ = hub
     done = convert(tmp_path / "home", endpoint, "--source=someone/else", f"--output={tmp_path / 'jax'}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "--source: " in done.stderr and not (tmp_path / "jax").exists()
-    done = convert(tmp_path / "home", "http://127.0.0.1:9", f"--source={REPOSITORY}", f"--output={tmp_path / 'jax'}")
+    assert "--source: there is no folder someone/else, and no such repository on the hub" in done.stderr
+    assert not (tmp_path / "jax").exists()
+    done = convert(tmp_path / "home", NOBODY, f"--source={REPOSITORY}", f"--output={tmp_path / 'jax'}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "the hub cannot be reached" in done.stderr
