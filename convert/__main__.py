@@ -1,14 +1,4 @@
-"""Converts published weights to Orbax parameters in bounded memory, and exports them again.
-
-    python -m convert COMPONENT --source PATH_OR_HUB_ID --output DIR [--dtype bfloat16] [--dry_run] [--report FILE.json]
-    python -m convert export COMPONENT --source DIR --output DIR [--dtype float16]
-
-COMPONENT: llama (with --delta for Vicuna v0), imagebind, stable_diffusion, text_to_video, audioldm; lora (a peft
-adapter, with --base); delta (trained NExT-GPT weights, with --config); nextgpt (every part that --config names).
-
-A training run is exported with `export delta` or `export lora`, with --config, and --workdir in place of --source.
-`export llama` with --lora adds an adapter to the weights.
-"""
+"""python -m convert: parses flags and calls convert_checkpoint or export_checkpoint."""
 
 import sys
 from collections.abc import Sequence
@@ -20,6 +10,19 @@ from nextgpt_jax.errors import UserError
 
 from .exports import export_checkpoint
 from .imports import DTYPES, KNOWN, SYSTEM, check_component, convert_checkpoint
+
+USAGE = """Converts published weights to Orbax parameters in bounded memory, and exports them again.
+
+    {program} COMPONENT --source=PATH_OR_HUB_ID --output=DIR [--dtype=bfloat16] [--dry_run] [--report=FILE.json]
+    {program} export COMPONENT --source=DIR --output=DIR [--dtype=float16]
+
+COMPONENT: llama (with --delta for Vicuna v0), imagebind, stable_diffusion, text_to_video, audioldm; lora (a peft
+adapter, with --base); delta (trained NExT-GPT weights, with --config); nextgpt (every part that --config names).
+
+A training run is exported with `export delta` or `export lora`, with --config, and --workdir in place of --source.
+`export llama` with --lora adds an adapter to the weights.
+
+Options:"""
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -47,7 +50,7 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses flags and runs the command.
+    """Parses flags and runs the command; `argv[0]` is how messages call it.
 
     Raises:
       UserError: as convert_checkpoint and export_checkpoint, or a flag is wrong.
@@ -57,13 +60,13 @@ def main(argv: Sequence[str]) -> None:
     words = words[1:] if export else words
     if not words or words[0].startswith("-"):
         if any(word in ("-h", "--help") for word in words):
-            print(__doc__)
+            print(USAGE.replace("{program}", argv[0]).removesuffix("\n\nOptions:"))
             return
-        raise UserError(f"which component? python -m convert {'export ' * export}COMPONENT ... with {', '.join(KNOWN)}")
+        raise UserError(f"which component? {argv[0]} {'export ' * export}COMPONENT ... with {', '.join(KNOWN)}")
     component = words[0]
     check_component(component)
     of_run = export and any(word.lstrip("-").startswith("workdir") for word in words)
-    values = parse_flags([argv[0], *words[1:]], _define, __doc__, config=of_run or component in ("delta", SYSTEM))
+    values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=of_run or component in ("delta", SYSTEM))
     if not values.output and not (values.dry_run and not export):
         raise UserError("--output=DIR is missing")
     options = {"config": values["config"].value if "config" in values else None, "dtype": values.dtype or None}
@@ -78,4 +81,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv))
+    sys.exit(run_command(main, ["python -m convert", *sys.argv[1:]]))

@@ -143,7 +143,7 @@ def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
         (["llama", "--output=x"], "--source is missing: config.json"),
         (["llama", "--source=x"], "--output=DIR is missing"),
         (["llama", "--source=./nowhere", "--output=x"], "no such folder: './nowhere' \\(wanted: config.json"),
-        (["delta", "--source=x", "--output=y"], "--config=FILE"),
+        (["delta", "--source=x", "--output=y"], "--config is missing"),
         (["imagebind", "--source=x", "--output=y", "--delta=z"], "--delta applies to llama, not to imagebind"),
         (["export", "llama", "--source=/", "--output=x"], "no converted folder"),
         (["export", "llama", "--output=x"], "--source is missing"),
