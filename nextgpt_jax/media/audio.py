@@ -1,37 +1,46 @@
-"""Audio between files and arrays, and the preprocessing of the encoder."""
+"""Audio files and in-memory audio to one channel at the encoder's rate, and WAV files.
 
-import functools
+soundfile reads what it can. PyAV, which also reads MP3, AAC and the sound of videos, could read the other formats too,
+but takes 8 times as long for WAV files and returns the padding at the end of Vorbis files.
+"""
+
 import io
 import itertools
-import math
 import os
 import pathlib
-from collections.abc import Iterator
-from fractions import Fraction
-from typing import IO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, NamedTuple
 
 import av
 import numpy as np
-import scipy.signal
 import soundfile
+import soxr
 from jaxtyping import Float, Int16
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
-from nextgpt_jax.media.streams import clip_starts, open_container
+from nextgpt_jax.media.content import checked
+from nextgpt_jax.media.streams import open_container
 
 MAX_AUDIO_SECONDS = 3600
 ENCODER_RATE = 16_000  # Hz
-_FRAME = 400  # samples
-_RATES = range(1_000, 384_001)  # Hz, of files
+_RATES = range(1_000, 384_001)  # Hz, of inputs
+_MAX_CHANNELS = 64
 _BLOCK = 1 << 20  # samples of all channels that are read at once
-_MEAN, _STD = -4.268, 9.138  # of log-mel bands in AudioSet, as ImageBind has them
-_LOBES, _CUTOFF, _BETA = 32, 0.92, 7.857  # of the resampling filter: half its length, its edge, 80 dB
+_SCALES = {"uint8": (128, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # of integers: zero, full scale
 
 
 class Audio(NamedTuple):
     samples: Float[np.ndarray, " n"]  # in [-1, 1]
     sample_rate: int  # Hz
+
+
+class _Source(NamedTuple):
+    """Audio before it is resampled, in blocks, so that memory does not grow with its rate."""
+
+    rate: int  # Hz
+    length: float  # samples, as far as it is known beforehand, else 0
+    blocks: Iterable[Float[np.ndarray, "n channels"]]
 
 
 def read_audio(
@@ -45,122 +54,131 @@ def read_audio(
     """
     path = pathlib.Path(path)
     with reading(path, "audio file"), path.open("rb") as file:
-        samples = _resample_blocks(_read_samples(path, file, max_seconds), sample_rate)
-        if not len(samples):
-            raise ValueError("it has no samples")
-        return samples
+        sound = _open_sound(file)
+        if sound is None:
+            with open_container(file) as container:
+                return _resampled(_container_source(container), str(path), sample_rate, max_seconds)
+        with sound:
+            return _resampled(_sound_source(sound), str(path), sample_rate, max_seconds)
 
 
-_Blocks = Iterator[tuple[np.ndarray, int]]  # samples of one channel, and their rate: what is read is not held
-
-
-def _read_samples(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> _Blocks:
+def _open_sound(file: IO[bytes]) -> soundfile.SoundFile | None:
+    """None for files that are left to PyAV."""
     head = file.read(3)
     file.seek(0)
     if head == b"ID3" or head[:2] >= b"\xff\xe0":  # MP3, about which libsndfile prints warnings
-        yield from _read_container(path, file, max_seconds)
-        return
+        return None
     try:
-        sound = soundfile.SoundFile(file)
+        return soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
-        yield from _read_container(path, file, max_seconds)
-        return
-    with sound:
-        yield from _read_sound(path, sound, max_seconds)
+        return None
 
 
-def _read_sound(path: pathlib.Path, sound: soundfile.SoundFile, max_seconds: float) -> _Blocks:
-    count, rate, channels = sound.frames, sound.samplerate, sound.channels
-    if known := 0 <= count < 2**60:  # libsndfile's largest number says that it cannot tell
-        _check_length(path, count, rate, max_seconds)
-    seen = 0
-    while len(block := sound.read(_BLOCK // channels, dtype="float32", always_2d=True)):
-        seen += len(block)
-        _check_length(path, seen, rate, max_seconds)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later, once
-            mean = block.mean(-1)
-        yield mean, rate
-    if known and seen < count:
-        raise ValueError("it is cut off or damaged")
+def audio_from_content(
+    content: Any, *, sample_rate: int = ENCODER_RATE, max_seconds: float = MAX_AUDIO_SECONDS
+) -> Float[np.ndarray, " n"]:
+    """As `read_audio`, of (samples, rate in Hz), such as an Audio: samples [n] or [n, channels].
 
-
-def _read_container(path: pathlib.Path, file: IO[bytes], max_seconds: float) -> _Blocks:
-    with open_container(file) as container:
-        if not container.streams.audio:
-            raise ValueError("it has no sound")
-        stream = container.streams.audio[0]
-        rate, seen = stream.rate, 0
-        _check_length(path, float((stream.duration or 0) * (stream.time_base or 0) * rate), rate, max_seconds)
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        for frame in itertools.chain(container.decode(stream), [None]):
-            for part in resampler.resample(frame):
-                block = part.to_ndarray()  # [channels, n]
-                seen += block.shape[1]
-                _check_length(path, seen, rate, max_seconds)
-                yield block.mean(0), rate
-
-
-def _check_length(path: pathlib.Path, count: float, rate: int, max_seconds: float) -> None:
-    if rate not in _RATES:
-        raise ValueError(f"a rate of {rate} Hz is not supported")
-    if count > max_seconds * rate:
-        raise UserError(f"{path} is too long: {count / rate:.1f} seconds, the limit is {max_seconds:g}")
-
-
-def _resample_blocks(blocks: _Blocks, target: int) -> np.ndarray:
-    """`resample` of the blocks laid end to end, of which little more than the result is held.
+    Floats are in [-1, 1]; integers of 8 (unsigned), 16 or 32 bits are scaled to it.
 
     Raises:
-      ValueError: samples are not finite.
+      UserError: the content is something else, empty, longer than max_seconds, or has samples that are not finite.
     """
-    made, held, size, first = [], [], 0, 0  # first: samples at the target rate, of what is held, that are made already
-    for block, rate in blocks:
-        if not np.isfinite(block).all():
+    with checked("audio"):
+        return _resampled(_array_source(content), "the audio", sample_rate, max_seconds)
+
+
+def _sound_source(sound: soundfile.SoundFile) -> _Source:
+    known = 0 <= sound.frames < 2**60  # libsndfile's largest number means unknown
+
+    def blocks() -> Iterator[np.ndarray]:
+        seen = 0
+        while len(block := sound.read(_BLOCK // sound.channels, dtype="float32", always_2d=True)):
+            seen += len(block)
+            yield block
+        if known and seen < sound.frames:
+            raise ValueError("it is cut off or damaged")
+
+    return _Source(sound.samplerate, sound.frames if known else 0, blocks())
+
+
+def _container_source(container: av.container.InputContainer) -> _Source:
+    if not container.streams.audio:
+        raise ValueError("it has no sound")
+    stream = container.streams.audio[0]
+
+    def blocks() -> Iterator[np.ndarray]:
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)  # to floats
+        for frame in itertools.chain(container.decode(stream), [None]):
+            for part in resampler.resample(frame):
+                yield part.to_ndarray().T
+
+    return _Source(stream.rate, float((stream.duration or 0) * (stream.time_base or 0) * stream.rate), blocks())
+
+
+def _array_source(content: Any) -> _Source:
+    if not isinstance(content, tuple | list) or len(content) != 2 or np.ndim(content[1]):
+        raise ValueError("give a pair of samples and their rate in Hz")
+    samples, rate = np.asarray(content[0]), content[1]
+    samples = samples[:, None] if samples.ndim == 1 else samples
+    if samples.ndim != 2 or not 0 < samples.shape[1] <= _MAX_CHANNELS:
+        raise ValueError(f"samples are [n] or [n, channels], got {list(samples.shape)}")
+    if int(rate) != rate:
+        raise ValueError(f"a rate of {rate} Hz is not supported")
+    if samples.dtype.name not in _SCALES and not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"samples are floats, {', '.join(_SCALES)}, got {samples.dtype}")
+    zero, scale = _SCALES.get(samples.dtype.name, (0, 1))
+    size = _BLOCK // samples.shape[1]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(samples), size):
+            with np.errstate(over="ignore"):
+                yield (samples[start : start + size].astype(np.float32) - zero) / np.float32(scale)
+
+    return _Source(int(rate), len(samples), blocks())
+
+
+def _resampled(source: _Source, name: str, target: int, max_seconds: float) -> Float[np.ndarray, " n"]:
+    """The mean of the channels at the rate `target`, float32."""
+    rate, seen, made = source.rate, 0, []
+    if rate not in _RATES:
+        raise ValueError(f"a rate of {rate} Hz is not supported")
+
+    def check_length(count: float) -> None:
+        if count > max_seconds * rate:
+            raise UserError(f"{name} is too long: {count / rate:.1f} seconds, the limit is {max_seconds:g}")
+
+    check_length(source.length)
+    resampler = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32")
+    for block in source.blocks:
+        seen += len(block)
+        check_length(seen)
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below, once
+            mono = block.mean(-1)
+        if not np.isfinite(mono).all():
             raise ValueError("it has samples that are not finite")
-        held.append(block)
-        size += len(block)
-        up, down = _ratio(rate, target)
-        margin = -(-_LOBES * max(up, down) // (up * down)) * down  # samples that one depends on, either side of it
-        if size < 2 * margin + down + _BLOCK:
-            continue
-        samples = np.concatenate(held)
-        ready = (size - margin) // down * down
-        made.append(resample(samples[: ready + margin], rate, target)[first : ready * up // down])
-        held, first = [samples[ready - margin :]], margin * up // down
-        size = len(held[0])
-    if held:
-        made.append(resample(np.concatenate(held), rate, target)[first:])
-    return np.concatenate(made) if made else np.zeros(0, np.float32)
+        made.append(mono if resampler is None else resampler.resample_chunk(mono))
+    if not seen:
+        raise ValueError("it has no samples")
+    if resampler is not None:
+        made.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    return np.concatenate(made)
 
 
 def resample(samples: Float[np.ndarray, " n"], rate: int, target: int) -> Float[np.ndarray, " m"]:
-    """The samples at another rate, float32: ceil(n * target / rate) of them.
+    """The samples at another rate, float32: n * target / rate of them, rounded.
 
-    A polyphase filter with a Kaiser window: frequencies that the lower rate cannot hold are attenuated by 80 dB, those
-    below 0.84 of its half are kept to 0.1 %.
+    soxr's high quality: frequencies above half the lower rate are attenuated by more than 100 dB, those below 0.9 of it
+    are kept to 0.1 %.
     """
     samples = np.asarray(samples, np.float32)
-    if rate == target:
-        return samples
-    up, down = _ratio(rate, target)
-    return scipy.signal.resample_poly(samples, up, down, window=_taps(max(up, down)))
-
-
-def _ratio(rate: int, target: int) -> tuple[int, int]:
-    divisor = math.gcd(rate, target)
-    return target // divisor, rate // divisor
-
-
-@functools.lru_cache(2)
-def _taps(most: int) -> Float[np.ndarray, " taps"]:
-    """The filter, float32: with more precise ones, all that it touches would be held in float64."""
-    return scipy.signal.firwin(2 * _LOBES * most + 1, _CUTOFF / most, window=("kaiser", _BETA)).astype(np.float32)
+    return samples if rate == target else soxr.resample(samples, rate, target)
 
 
 def write_wav(
     path: str | os.PathLike, samples: Float[np.ndarray, " n"] | Int16[np.ndarray, " n"], sample_rate: int
 ) -> None:
-    """Writes 16-bit PCM that is either whole or not there; floats are in [-1, 1], values outside are clipped.
+    """Writes 16-bit PCM atomically; floats are in [-1, 1], values outside are clipped.
 
     Raises:
       ValueError: another shape or dtype, no samples, values that are not finite, or a rate that is not positive.
@@ -179,76 +197,3 @@ def write_wav(
     soundfile.write(content, samples, sample_rate, format="WAV", subtype="PCM_16")
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getvalue())
-
-
-def fbank(
-    waveform: Float[np.ndarray, " n"],
-    *,
-    sample_rate: int = ENCODER_RATE,
-    num_mel_bins: int = 128,
-    frame_length_ms: float = 25.0,
-    frame_shift_ms: float = 10.0,
-) -> Float[np.ndarray, "frames mel"]:
-    """Log-mel filter bank energies, float32, as Kaldi computes them.
-
-    Numerics of torchaudio.compliance.kaldi.fbank with htk_compat, a Hann window, no dither and no energy: whole frames
-    only, each without its mean, pre-emphasised by 0.97, power spectrum of the next power of two, triangles that are
-    even in mel from 20 Hz to half the rate. Samples in [-1, 1] are not scaled. No frames if there is less than one.
-    """
-    length, shift = int(sample_rate * frame_length_ms / 1000), int(sample_rate * frame_shift_ms / 1000)
-    if len(waveform) < length:
-        return np.zeros((0, num_mel_bins), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(np.asarray(waveform, np.float64), length)[::shift]
-    frames = frames - frames.mean(1, keepdims=True)
-    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    size = 1 << (length - 1).bit_length()
-    spectrum = np.fft.rfft((frames - 0.97 * before) * np.hanning(length), size)
-    power = np.square(np.abs(spectrum))[:, : size // 2]  # Kaldi leaves out the last bin
-    energies = power @ _triangles(sample_rate, size, num_mel_bins).T
-    return np.log(np.maximum(energies, np.finfo(np.float32).eps)).astype(np.float32)
-
-
-@functools.cache
-def _triangles(sample_rate: int, size: int, num_mel_bins: int) -> Float[np.ndarray, "mel bins"]:
-    def mel(hertz):
-        return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
-
-    edges = np.linspace(mel(20.0), mel(sample_rate / 2), num_mel_bins + 2)
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    at = mel(np.arange(size // 2) * sample_rate / size)
-    return np.maximum(0.0, np.minimum((at - left) / (centre - left), (right - at) / (right - centre)))
-
-
-def preprocess_audio(
-    samples: Float[np.ndarray, " n"],
-    *,
-    clips: int = 3,
-    seconds: float = 2.0,
-    num_mel_bins: int = 128,
-    target_length: int = 204,
-    mean: float = _MEAN,
-    std: float = _STD,
-) -> Float[np.ndarray, "{clips} {num_mel_bins} {target_length}"]:
-    """Spectrograms of clips of `seconds` spread evenly over 16 kHz audio: float32.
-
-    A clip has its mean taken away; its filter bank is filled up with zeros on the right, or cut, to `target_length`
-    frames; then `mean` and `std` normalise it, the filling too. Of audio that is shorter than a clip each clip is the
-    whole. Matches load_and_transform_audio_data of ImageBind.
-
-    Raises:
-      UserError: the audio is shorter than one frame of the filter bank.
-    """
-    check_audio(samples)
-    spectrograms = []
-    for start in clip_starts(len(samples) / ENCODER_RATE, seconds, clips):
-        begin, end = int(start * ENCODER_RATE), int((start + Fraction(seconds)) * ENCODER_RATE)
-        clip = samples[begin:end].astype(np.float64)
-        bands = fbank(clip - clip.mean(), num_mel_bins=num_mel_bins)[:target_length].T
-        spectrograms.append(np.pad(bands, ((0, 0), (0, target_length - bands.shape[1]))))
-    return ((np.stack(spectrograms) - mean) / std).astype(np.float32)
-
-
-def check_audio(samples: Float[np.ndarray, " n"]) -> None:
-    """Raises UserError if 16 kHz audio is shorter than one frame of the filter bank, 25 ms."""
-    if len(samples) < _FRAME:
-        raise UserError(f"audio of {1000 * len(samples) / ENCODER_RATE:g} ms is too short: at least 25 ms")

@@ -5,81 +5,123 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
+from nextgpt_jax.media.content import checked
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 64  # longer side / shorter side that preprocess_image accepts
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
-# Whatever Pillow decodes by itself, but for PostScript, which it starts a program for, and for stubs without a decoder.
+# All Pillow formats except PostScript, which starts Ghostscript, and stub plugins, which have no decoder.
 Image.init()
 _FORMATS = tuple(sorted(Image.OPEN.keys() - {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}))
 
 
 def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file as RGB, turned upright by its EXIF orientation, transparency laid on white.
+    """Reads an image file as RGB, rotated by its EXIF orientation, transparent pixels composited over white.
 
-    An animation gives its first frame, 16-bit grey its upper 8 bits. The size is checked before anything is decoded.
+    An animation gives its first frame, 16-bit gray its upper 8 bits. The size is checked before pixels are decoded.
 
     Raises:
-      UserError: the file is missing, no image, damaged, or has more than max_pixels.
+      UserError: the file is missing, not an image, damaged, or has more than max_pixels.
     """
     with open_image(path, max_pixels) as image:
         return to_rgb(image)
 
 
+def image_from_content(content: Any, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """As `read_image`, of a PIL image of any mode, or an array: uint8 [H, W], [H, W, 3 or 4] or uint16 [H, W].
+
+    Raises:
+      UserError: the content is something else, damaged, or has more than max_pixels.
+    """
+    with checked("image"):
+        return to_rgb(to_picture(content, max_pixels))
+
+
 @contextlib.contextmanager
 def open_image(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
-    """An image file, decoded and upright, in the mode that it is stored in. Errors as read_image's."""
+    """An image file, decoded, upright, in the mode in which it is stored. Errors as in read_image."""
     path = pathlib.Path(path)
     with reading(path, "image"):
         try:
             with _open(path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise UserError(f"{path} is too large: {width} x {height} pixels, the limit is {max_pixels}")
-                image.load()
-                yield ImageOps.exif_transpose(image)
+                yield _decoded(image, str(path), max_pixels)
         except UnidentifiedImageError:
-            raise UserError(f"{path} is not an image in a format that is read here") from None
+            raise UserError(f"{path} is not an image in a supported format") from None
         except Image.DecompressionBombError:
             raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
 
 
 def _open(path: pathlib.Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_image has its own limit
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _decoded has its own limit
         return Image.open(path, formats=_FORMATS)
 
 
+def to_picture(content: Any, max_pixels: int) -> Image.Image:
+    """A PIL image, decoded and upright, from what image_from_content takes.
+
+    Raises:
+      ValueError: the content is something else.
+      UserError: it has more than max_pixels.
+    """
+    if isinstance(content, Image.Image):
+        return _decoded(content, "the image", max_pixels)
+    array = np.asarray(content)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    gray, colors = array.ndim == 2, array.ndim == 3 and array.shape[-1] in (3, 4)
+    if not array.size or not (array.dtype == np.uint8 and (gray or colors) or array.dtype == np.uint16 and gray):
+        raise ValueError(
+            "an image is a PIL image or an array, uint8 [H, W], [H, W, 3] or [H, W, 4] or uint16 [H, W], "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    return _decoded(Image.fromarray(np.ascontiguousarray(array)), "the image", max_pixels)
+
+
+def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UserError(f"{name} is too large: {width} x {height} pixels, the limit is {max_pixels}")
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """A PIL image of any mode, transparency laid on white; of 16-bit grey the upper 8 bits.
+    """A PIL image of any mode, transparent pixels composited over white; of 16-bit gray the upper 8 bits.
 
     Raises:
       ValueError: its pixels are floats, or have more than 16 bits.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if image.mode.startswith("I"):  # grey of 16 bits, held in 16 or 32
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError("pixels of more than 16 bits are not supported")
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode.startswith("I"):
+        return np.repeat((gray16(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
 
 
+def gray16(image: Image.Image) -> UInt16[np.ndarray, "h w"]:
+    """The pixels of a PIL image of 16-bit gray, whose mode has 16 or 32 bits. Raises ValueError for larger values."""
+    gray = np.asarray(image)
+    if gray.min() < 0 or gray.max() > 0xFFFF:
+        raise ValueError("pixels of more than 16 bits are not supported")
+    return gray.astype(np.uint16)
+
+
 def write_png(path: str | os.PathLike, image: Float[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG that is either whole or not there; floats are in [0, 1], values outside are clipped.
+    """Writes a PNG atomically; floats are in [0, 1], values outside are clipped.
 
     Raises:
       ValueError: another shape or dtype, or values that are not finite.
@@ -117,7 +159,7 @@ def check_aspect(image: np.ndarray) -> None:
 
 
 def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.ndarray, "{size} {size} 3"]:
-    """Shorter side to `size` (bicubic, antialiased), centre crop, CLIP's mean and deviation: float32.
+    """Shorter side to `size` (bicubic, antialiased), center crop, CLIP's mean and deviation: float32.
 
     Rounds as torchvision's Resize and CenterCrop do on PIL images.
 
@@ -130,7 +172,7 @@ def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.n
 
 
 def center_square(picture: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size` (bicubic, antialiased), centre crop."""
+    """Shorter side to `size` (bicubic, antialiased), center crop."""
     width, height = picture.size
     scaled = int(size * max(height, width) / min(height, width))
     resized = (size, scaled) if width <= height else (scaled, size)

@@ -1,4 +1,4 @@
-"""What video and audio share: media containers, and where the clips start that the encoder is shown."""
+"""Media containers and clip positions, for video and audio."""
 
 import os
 from fractions import Fraction
@@ -7,7 +7,7 @@ from typing import IO
 import av
 from av.container import InputContainer
 
-# Demuxers of what people have. None of them opens other files or addresses, as those of playlists do.
+# Demuxers of common formats. None of them opens other files or addresses, as those of playlists do.
 _FORMATS = (
     "aac,ac3,aiff,amr,apng,asf,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,"
     "mpegvideo,mxf,nut,obu,ogg,rm,wav,wv,yuv4mpegpipe"
@@ -15,16 +15,16 @@ _FORMATS = (
 
 
 def open_container(file: IO[bytes]) -> InputContainer:
-    """A media container, read from its file's beginning.
+    """Opens a media container at the start of the file.
 
     Raises:
-      ValueError: it is in no format that is read here, or cut off.
+      ValueError: it is in no supported format, or cut off.
     """
     try:
         file.seek(0)
         container = av.open(file, options={"format_whitelist": _FORMATS})
     except (av.FFmpegError, OSError):
-        raise ValueError("it is damaged, or in a format that is not read here") from None
+        raise ValueError("it is damaged, or in no supported format") from None
     if is_mp4(container):
         at = file.tell()
         _check_boxes(file)
@@ -37,7 +37,10 @@ def is_mp4(container: InputContainer) -> bool:
 
 
 def _check_boxes(file: IO[bytes]) -> None:
-    """An MP4 is a row of boxes that begin with their length; it opens when the index is there, whatever else is not."""
+    """Raises ValueError if a box of an MP4 is cut off: FFmpeg opens a file that has an index, whatever else is missing.
+
+    A file is a sequence of boxes, each of which starts with its length.
+    """
     end, at = file.seek(0, os.SEEK_END), 0
     while at + 8 <= end:
         file.seek(at)
@@ -55,15 +58,15 @@ def _check_boxes(file: IO[bytes]) -> None:
 
 
 def clip_starts(duration: float, seconds: float, clips: int) -> list[Fraction]:
-    """Seconds at which `clips` clips of `seconds` start that are spread evenly over `duration`, the last at its end.
+    """Start times, in seconds, of `clips` clips of `seconds`, evenly spaced over `duration`; the last one ends with it.
 
-    All start at 0 if the duration is shorter than a clip. Rational numbers, as in pytorchvideo's
-    ConstantClipsPerVideoSampler (which stops after one clip then).
+    All start at 0 if the duration is shorter than a clip (pytorchvideo's ConstantClipsPerVideoSampler stops after one
+    clip then). Rational numbers, as there.
 
     Raises:
       ValueError: no clips, or clips without length.
     """
     if clips < 1 or not seconds > 0:
-        raise ValueError(f"clips have a number and a length, got {clips} of {seconds} s")
+        raise ValueError(f"at least 1 clip of more than 0 seconds, got {clips} of {seconds} s")
     latest = max(Fraction(duration) - Fraction(seconds), Fraction(0))
     return [latest * i / max(clips - 1, 1) for i in range(clips)]

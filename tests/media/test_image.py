@@ -90,6 +90,68 @@ def test_animations_give_their_first_frame(tmp_path):
     assert media.read_image(path)[0, 0].tolist() == [255, 0, 0]
 
 
+def refused(content, *words, read=media.image_from_content, **options):
+    with pytest.raises(UserError) as caught:
+        read(content, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def in_every_mode() -> dict[str, Image.Image]:
+    """PIL images of every mode that is read."""
+    rgb = Image.fromarray(GRADIENT)
+    palette = rgb.quantize(16)
+    see_through = Image.merge("RGBA", (*rgb.split(), Image.fromarray(GRADIENT[..., 0])))
+    exif = rgb.copy()
+    exif.getexif()[0x0112] = 6
+    deep = Image.fromarray(GRADIENT[..., 0].astype(np.uint16) * 200)
+    named = {mode: rgb.convert(mode) for mode in ("L", "1", "CMYK", "YCbCr", "HSV")} | {"LA": see_through.convert("LA")}
+    return {**named, "RGB": rgb, "P": palette, "RGBA": see_through, "I;16": deep, "EXIF": exif}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "I;16", "EXIF"])
+def test_pictures_are_taken_as_files_are(tmp_path, mode):
+    picture = in_every_mode()[mode]
+    save(tmp_path / "a.png", picture, exif=picture.getexif())
+    expected = media.read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(media.image_from_content(picture), expected)
+    with Image.open(tmp_path / "a.png") as lazy:  # not decoded yet
+        np.testing.assert_array_equal(media.image_from_content(lazy), expected)
+    if mode in ("RGB", "RGBA", "L", "I;16"):
+        np.testing.assert_array_equal(media.image_from_content(np.asarray(picture)), expected)
+
+
+def test_pictures_of_other_modes_and_arrays():
+    for mode in ("CMYK", "YCbCr", "HSV"):
+        assert media.image_from_content(in_every_mode()[mode]).shape == GRADIENT.shape
+    np.testing.assert_array_equal(media.image_from_content(GRADIENT[..., :1]), GRADIENT[..., :1].repeat(3, -1))
+    np.testing.assert_array_equal(media.image_from_content(torch.from_numpy(GRADIENT)), GRADIENT)
+
+
+def test_bad_content_gives_one_line(tmp_path):
+    for content in (
+        GRADIENT.astype(np.float32),
+        GRADIENT.astype(np.int64),
+        GRADIENT.astype(np.uint16),
+        GRADIENT[..., :2],
+        GRADIENT[:0],
+        GRADIENT[None],
+        "a.png",
+        None,
+    ):
+        refused(content, "not a usable image", "a PIL image or an array, uint8 [H, W]")
+    refused(Image.fromarray(np.ones((4, 4), np.float32)), "floating-point")
+    refused(Image.fromarray(np.full((4, 4), 70000, np.int32)), "16 bits")
+    refused(GRADIENT, "the image is too large: 60 x 40 pixels, the limit is 2399", max_pixels=2399)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = save(tmp_path / "a.png", Image.fromarray(noise)).read_bytes()
+    (tmp_path / "part.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "part.png") as lazy:
+        refused(lazy, "not a usable image")
+
+
 def fails(path, *words, **options):
     with pytest.raises(UserError) as caught:
         media.read_image(path, **options)

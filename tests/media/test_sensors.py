@@ -1,5 +1,7 @@
 """Reading and preprocessing depth maps, thermal images and IMU recordings."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import sensors
 
 RNG = np.random.default_rng(0)
+read_imu = functools.partial(media.read_imu, channels=6)
 MOTION = RNG.normal(0, 3, (50, 6)).astype(np.float32)
 
 
@@ -121,19 +124,19 @@ def test_maps_keep_their_range():
 
 def test_recordings(tmp_path):
     np.save(tmp_path / "a.npy", MOTION.astype(np.float64))
-    np.testing.assert_array_equal(media.read_imu(tmp_path / "a.npy"), MOTION)
+    np.testing.assert_array_equal(read_imu(tmp_path / "a.npy"), MOTION)
     rows = "".join(",".join(map(repr, row)) + "\n" for row in MOTION.tolist())
     for head in ("", "ax,ay,az,gx,gy,gz\n", "\ufeff", "\n\n"):
         (tmp_path / "a.csv").write_text(head + rows, encoding="utf-8")
-        read = media.read_imu(tmp_path / "a.csv")
+        read = read_imu(tmp_path / "a.csv")
         assert read.dtype == np.float32
         np.testing.assert_array_equal(read, MOTION)
 
 
 def test_unreadable_recordings_give_one_line(tmp_path, monkeypatch, recwarn):
     path = tmp_path / "a.csv"
-    fails(path, "no such IMU recording", read=media.read_imu)
-    fails(tmp_path, "directory", read=media.read_imu)
+    fails(path, "no such IMU recording", read=read_imu)
+    fails(tmp_path, "directory", read=read_imu)
     for text, reason in [
         ("", "no rows"),
         ("ax,ay,az,gx,gy,gz\n", "no rows"),
@@ -143,17 +146,62 @@ def test_unreadable_recordings_give_one_line(tmp_path, monkeypatch, recwarn):
         ("1,2,3,4,5,nan\n", "not finite"),
     ]:
         path.write_text(text)
-        fails(path, reason, read=media.read_imu)
+        fails(path, reason, read=read_imu)
     path.write_bytes(bytes(range(256)))
-    fails(path, "utf-8", read=media.read_imu)
+    fails(path, "utf-8", read=read_imu)
     np.save(tmp_path / "a.npy", np.zeros((6, 50)))
-    fails(tmp_path / "a.npy", "[6, 50]", read=media.read_imu)
+    fails(tmp_path / "a.npy", "[6, 50]", read=read_imu)
     monkeypatch.setattr(sensors, "MAX_IMU_SAMPLES", 2)
     path.write_text("1,2,3,4,5,6\n" * 3)
-    fails(path, "too long", read=media.read_imu)
-    monkeypatch.setattr(sensors, "_MAX_TABLE_BYTES", 30)
-    fails(path, "too large", read=media.read_imu)
+    fails(path, "too long", read=read_imu)
+    path.write_text(f"{'1' * 600},2,3,4,5,6\n")
+    fails(path, "too large: the limit is 512 bytes", read=read_imu)
     assert not recwarn.list
+
+
+def test_arrays_and_pictures_are_taken_as_files_are(tmp_path):
+    for array in (
+        RNG.integers(0, 255, (5, 7), np.uint8),
+        RNG.integers(0, 65535, (5, 7), np.uint16),
+        RNG.uniform(0, 40, (5, 7)),
+        RNG.uniform(0, 40, (5, 7)).astype(np.float16),
+    ):
+        np.save(tmp_path / "a.npy", array)
+        found = media.grayscale_from_content(array)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, media.read_grayscale(tmp_path / "a.npy"))
+    for pixels in (
+        RNG.integers(0, 255, (5, 7), np.uint8),
+        RNG.integers(0, 65535, (5, 7), np.uint16),
+        RNG.integers(0, 255, (5, 7, 3), np.uint8),
+        RNG.integers(0, 255, (5, 7, 4), np.uint8),
+    ):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        expected = media.read_grayscale(tmp_path / "a.png")
+        for content in (pixels, Image.fromarray(pixels)):
+            np.testing.assert_array_equal(media.grayscale_from_content(content), expected)
+    np.save(tmp_path / "b.npy", MOTION)
+    for content in (MOTION, MOTION.astype(np.float64), MOTION.tolist()):
+        np.testing.assert_array_equal(media.imu_from_content(content, 6), media.read_imu(tmp_path / "b.npy", 6))
+
+
+def test_bad_content_gives_one_line(monkeypatch):
+    monkeypatch.setattr(sensors, "MAX_IMU_SAMPLES", 60)
+    for take, content, reason in [
+        (media.grayscale_from_content, np.zeros(5), "no map of one channel"),
+        (media.grayscale_from_content, np.zeros((4, 4, 3)), "no map of one channel"),
+        (media.grayscale_from_content, np.zeros((4, 4), np.int32), "no known scale"),
+        (media.grayscale_from_content, np.array([["a"]]), "not one of numbers"),
+        (media.grayscale_from_content, np.array([[np.nan]]), "not finite"),
+        (media.grayscale_from_content, "a.png", "not one of numbers"),
+        (functools.partial(media.grayscale_from_content, max_pixels=15), np.zeros((4, 4)), "the image is too large"),
+        (functools.partial(media.imu_from_content, channels=6), np.zeros((6, 50)), "[6, 50] values, not rows of 6"),
+        (functools.partial(media.imu_from_content, channels=6), np.full((2, 6), np.inf), "not finite"),
+        (functools.partial(media.imu_from_content, channels=6), np.zeros((61, 6)), "the recording is too long"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            take(content)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_recordings_are_stretched():

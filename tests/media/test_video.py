@@ -14,7 +14,7 @@ from PIL import Image
 
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.media import video as video_module
+from nextgpt_jax.media import video_decoding
 
 CLIPS = {"clips": 3, "frames": 4, "seconds": 0.5}
 
@@ -116,25 +116,25 @@ def test_bad_arrays_are_refused_and_leave_nothing(tmp_path, monkeypatch):
         (good[:0], 4, r"\[0, 16, 16, 3\]"),
         (good.astype(int), 4, "int64"),
         (good * np.nan, 4, "finite"),
-        (good, 0, "frames a second"),
-        (good, float("nan"), "frames a second"),
+        (good, 0, "frames per second"),
+        (good, float("nan"), "frames per second"),
     ]:
         with pytest.raises(ValueError, match=reason):
             media.write_mp4(tmp_path / "a.mp4", frames, fps)
     assert not list(tmp_path.iterdir())
 
-    def full(*_args):
+    def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video_module, "_encode", full)
+    monkeypatch.setattr(av, "open", full)
     with pytest.raises(UserError, match="a.mp4 can't be written: No space left on device"):
         media.write_mp4(tmp_path / "a.mp4", good, 4)
     assert not list(tmp_path.iterdir())
 
-    def broken(*_args):
+    def broken(*_args, **_options):
         raise av.error.ExternalError(542398533, "Generic error in an external library")
 
-    monkeypatch.setattr(video_module, "_encode", broken)
+    monkeypatch.setattr(av, "open", broken)
     with pytest.raises(UserError, match="a.mp4 can't be written: Generic error"):
         media.write_mp4(tmp_path / "a.mp4", good, 4)
     assert not list(tmp_path.iterdir())
@@ -191,17 +191,19 @@ def test_gif(tmp_path):
     assert media.read_clips(tmp_path / "a.gif", **CLIPS).shape == (3, 4, 32, 48, 3)
 
 
-def test_only_needed_frames_are_decoded(tmp_path, monkeypatch):
+def test_only_needed_frames_are_decoded(tmp_path):
+    """All other groups of pictures are destroyed: decoding any of them fails."""
     path = encode(tmp_path / "a.mp4", shades(50), 1, g="5", bf="0")  # 50 seconds
-    converted = []
-    original = video_module._pixels
-    monkeypatch.setattr(video_module, "_pixels", lambda *args: converted.append(args[1].pts) or original(*args))
-    assert numbers(media.read_clips(path, clips=3)) == [[0, 1], [24, 25], [48, 49]]
-    assert len(converted) == 6
-    walked = []
-    monkeypatch.setattr(video_module, "_walk_frames", lambda *args: walked.append(args))
-    media.read_clips(path, clips=4)
-    assert not walked
+    expected = media.read_clips(path, clips=3)
+    assert numbers(expected) == [[0, 1], [24, 25], [48, 49]]
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as file:
+        for i, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
+            if i // 5 not in (0, 4, 5, 9):
+                content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    path.write_bytes(content)
+    fails(path, read=media.read_video)
+    np.testing.assert_array_equal(media.read_clips(path, clips=3), expected)
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
@@ -225,11 +227,11 @@ def test_unreadable_files_give_one_line(tmp_path, monkeypatch, capfd):
         fails(tmp_path / "nothing.mp4", "no such video", read=read)
         fails(tmp_path, "directory", read=read)
         (tmp_path / "text.mp4").write_text("not a video\nat all")
-        fails(tmp_path / "text.mp4", "not read here", read=read)
+        fails(tmp_path / "text.mp4", "no supported format", read=read)
         (tmp_path / "empty.mp4").touch()
-        fails(tmp_path / "empty.mp4", "not read here", read=read)
+        fails(tmp_path / "empty.mp4", "no supported format", read=read)
         (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\na.mp4\n#EXT-X-ENDLIST\n")
-        fails(tmp_path / "list.mp4", "not read here", read=read)  # would open other files
+        fails(tmp_path / "list.mp4", "no supported format", read=read)  # would open other files
         media.write_wav(tmp_path / "sound.mp4", np.zeros(800), 16000)
         fails(tmp_path / "sound.mp4", "no moving pictures", read=read)
         with av.open(str(tmp_path / "none.mp4"), "w") as file:
@@ -276,13 +278,13 @@ def test_limits(tmp_path, monkeypatch):
     fails(path, "too large", "19 frames", read=media.read_video, max_frames=19)
     for read in (media.read_video, media.read_clips):
         fails(path, "too large: frames of 48 x 32 pixels, the limit is 1535", read=read, max_pixels=1535)
-    monkeypatch.setattr(video_module, "MAX_BYTES", 19 * 1536 * 3)
+    monkeypatch.setattr(video_decoding, "MAX_BYTES", 19 * 1536 * 3)
     fails(path, "too large", read=media.read_video)
-    monkeypatch.setattr(video_module, "MAX_VIDEO_SECONDS", 4.9)
+    monkeypatch.setattr(video_decoding, "MAX_VIDEO_SECONDS", 4.9)
     fails(path, "too long")
-    monkeypatch.setattr(video_module, "MAX_VIDEO_SECONDS", 5)
+    monkeypatch.setattr(video_decoding, "MAX_VIDEO_SECONDS", 5)
     media.read_clips(path)
-    monkeypatch.setattr(video_module, "_MAX_VIDEO_FRAMES", 19)
+    monkeypatch.setattr(video_decoding, "MAX_TIMESTAMPS", 19)
     fails(path, "too long", "19 frames")
 
 
@@ -317,8 +319,8 @@ def test_clips_are_those_of_pytorchvideo():
     st.floats(0.01, 20),
 )
 def test_sampled_indices_stay_in_range(count, fps, clips, frames, seconds):
-    times = np.arange(count) / fps
-    indices = video_module._indices(times, fps, clips=clips, frames=frames, seconds=seconds)
+    video = media.Video(np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, -1), fps)
+    indices = media.sample_clips(video, clips=clips, frames=frames, seconds=seconds)[..., 0, 0, 0].astype(int)
     assert indices.shape == (clips, frames)
     assert indices.min() >= 0
     assert indices.max() < count
@@ -327,6 +329,40 @@ def test_sampled_indices_stay_in_range(count, fps, clips, frames, seconds):
     assert indices[0, 0] == 0
     if seconds >= count / fps and frames > 1:
         assert (indices[:, -1] == count - 1).all()
+
+
+def test_content_is_taken_as_files_are(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (30, 16, 24, 3), np.uint8)
+    path = encode(tmp_path / "a.mkv", frames, 10, "ffv1", pix_fmt="bgr0")
+    expected = media.read_clips(path, **CLIPS)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for content in ((frames, 10), media.Video(frames, 10.0), [frames / 255, 10], (pictures, 10), (list(frames), 10)):
+        found = media.clips_from_content(content, **CLIPS)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_bad_content_gives_one_line():
+    frames = np.zeros((20, 16, 24, 3), np.uint8)
+    for content, reason in [
+        (frames, "give a pair of frames and their number per second"),
+        ("a.mp4", "give a pair"),
+        ((frames, 0), "frames per second"),
+        ((frames, float("nan")), "frames per second"),
+        ((frames[0], 4), "[T, H, W, 3], got [16, 24, 3]"),
+        ((frames[:0], 4), "[0, 16, 24, 3]"),
+        (([], 4), "no frames"),
+        ((frames.astype(int), 4), "int64"),
+        ((frames * np.nan, 4), "finite"),
+        ((["a.png"], 4), "not a usable image"),
+        (([frames[0], frames[0, 1:]] * 2, 4), "differ in size: [15, 24, 3], [16, 24, 3]"),
+        ((frames, 1e-4), "the video is too long: 55.6 hours, the limit is 6"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            media.clips_from_content(content)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="the video is too large: frames of 24 x 16 pixels, the limit is 383"):
+        media.clips_from_content((frames, 4), max_pixels=383)
 
 
 def imagebind_views(clips: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""The table of media: each modality by name, from files and from memory, and a row that a user adds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextgpt_jax import media
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.modalities import MODALITIES
+
+RNG = np.random.default_rng(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The fields of an encoder's config that the formats read."""
+
+    image_size: int = 16
+    video_clips: int = 2
+    video_frames: int = 2
+    video_crops: int = 1
+    clip_seconds: float = 0.5
+    audio_clips: int = 2
+    audio_num_mel_bins: int = 16
+    audio_target_len: int = 20
+
+    def input_shape(self, modality: str) -> tuple[int, ...]:
+        pixels = (self.image_size, self.image_size)
+        return {
+            "image": (*pixels, 3),
+            "video": (2, 2, *pixels, 3),
+            "audio": (2, 16, 20),
+            "depth": pixels,
+            "thermal": pixels,
+            "imu": (6, 40),
+        }[modality]
+
+
+ENCODER = Encoder()
+IMAGE = RNG.integers(0, 256, (20, 30, 3), np.uint8)
+FRAMES = RNG.integers(0, 256, (8, 20, 30, 3), np.uint8)
+SAMPLES = RNG.integers(-9000, 9000, 16000).astype(np.int16)
+MAP = RNG.integers(0, 65536, (20, 30), np.uint16)
+MOTION = RNG.normal(size=(50, 6))
+
+
+def files(folder) -> dict[str, tuple]:
+    """A file of each modality, and the same content in memory."""
+    media.write("image", folder / "a.png", IMAGE)
+    media.write("video", folder / "a.mp4", media.Video(FRAMES, 8.0))
+    media.write("audio", folder / "a.wav", media.Audio(SAMPLES, 8000))
+    Image.fromarray(MAP).save(folder / "d.png")
+    np.save(folder / "i.npy", MOTION)
+    return {
+        "image": (folder / "a.png", IMAGE),
+        "video": (folder / "a.mp4", media.read_video(folder / "a.mp4")),
+        "audio": (str(folder / "a.wav"), (SAMPLES, 8000)),
+        "depth": (folder / "d.png", MAP),
+        "thermal": (folder / "d.png", Image.fromarray(MAP)),
+        "imu": (folder / "i.npy", MOTION),
+    }
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_files_and_content_give_the_same_input(tmp_path, modality):
+    path, content = files(tmp_path)[modality]
+    np.testing.assert_array_equal(media.read(modality, path, ENCODER), media.from_content(modality, content, ENCODER))
+    found = media.load(modality, path, ENCODER)
+    assert found.dtype == np.float32
+    assert found.shape == ENCODER.input_shape(modality)
+    np.testing.assert_array_equal(found, media.load(modality, content, ENCODER))
+
+
+def test_errors_name_the_file(tmp_path):
+    media.write("image", tmp_path / "strip.png", np.zeros((1, 65, 3), np.uint8))
+    with pytest.raises(UserError, match=f"{tmp_path}/strip.png: an image of 65 x 1 pixels is too narrow"):
+        media.load("image", tmp_path / "strip.png", ENCODER)
+    with pytest.raises(UserError, match="^an image of 65 x 1 pixels is too narrow"):
+        media.load("image", np.zeros((1, 65, 3), np.uint8), ENCODER)
+
+
+def test_modalities_without_a_row_or_a_writer(tmp_path):
+    for call in (media.read, media.load, media.from_content, media.preprocess):
+        with pytest.raises(UserError, match=r"'smell' .*only image, video, .*add a row to media.FORMATS"):
+            call("smell", tmp_path / "a", ENCODER)
+    with pytest.raises(UserError, match="'smell'"):
+        media.write("smell", tmp_path / "a", np.zeros(4))
+    with pytest.raises(UserError, match="files of 'imu' cannot be written"):
+        media.write("imu", tmp_path / "a", np.zeros(4))
+
+
+def test_a_row_can_be_added(tmp_path, monkeypatch):
+    format = media.MediaFormat(
+        read=lambda path, config: np.load(path),
+        from_content=lambda content, config: np.asarray(content),
+        preprocess=lambda values, config: values[: config.image_size].astype(np.float32),
+        write=np.save,
+    )
+    monkeypatch.setitem(media.FORMATS, "touch", format)
+    media.write("touch", tmp_path / "a.npy", np.arange(40))
+    expected = np.arange(16, dtype=np.float32)
+    np.testing.assert_array_equal(media.load("touch", tmp_path / "a.npy", ENCODER), expected)
+    np.testing.assert_array_equal(media.load("touch", list(range(40)), ENCODER), expected)
