@@ -111,7 +111,7 @@ class SentencePiece:
     """The fixtures' LLaMA tokenizer."""
 
     def __init__(self):
-        from nextgpt_jax.weights.load import load_tokenizer
+        from nextgpt_jax.weights.tokenizers import load_tokenizer
 
         self.tokenizer = load_tokenizer(FIXTURES / "vicuna")
         self.bos_token_id = self.tokenizer.bos_token_id

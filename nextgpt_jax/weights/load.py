@@ -1,7 +1,6 @@
 """From a ModelConfig to a system in memory: the parts' configs, their base weights, the tokenizers, a delta."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from nextgpt_jax import sharding
 from nextgpt_jax.config import ModelConfig
-from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
 from nextgpt_jax.models import hf_config, quantize
 from nextgpt_jax.models.diffusion.audioldm import AudioLDMConfig
@@ -31,6 +30,7 @@ from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
 from nextgpt_jax.weights.tables import llama as llama_table
+from nextgpt_jax.weights.tokenizers import load_tokenizer
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 
@@ -348,23 +348,3 @@ def _restored_delta(path: pathlib.Path, state: nnx.State, table: Table) -> tuple
         return nextgpt_delta.load_delta(open_checkpoint(path), state, table)
     wanted, held = nextgpt_delta.saved_delta(path, state)
     return orbax_params.restore(path, wanted), held
-
-
-def load_tokenizer(folder: str | pathlib.Path) -> Any:
-    """A transformers tokenizer from a local folder.
-
-    Raises:
-      UserError: the folder holds none.
-    """
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not needed
-    # AutoTokenizer imports torch if it is installed, which takes seconds: only files without tokenizer.json need it.
-    if (pathlib.Path(folder) / "tokenizer.json").is_file():
-        from transformers import PreTrainedTokenizerFast as Loader
-    else:
-        from transformers import AutoTokenizer as Loader
-    try:
-        # Lengths are checked where they matter; the tokenizer's own limit would only add a line to the error.
-        return Loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
-    except Exception as error:  # the libraries behind it raise many kinds, bare Exception among them
-        reason = first_line(error)
-        raise UserError(f"{folder} holds no readable tokenizer: {reason}") from None

@@ -1,41 +1,53 @@
-"""Writing safetensors in the hub's layout: one file, or shards with an index, tensor by tensor."""
+"""Writing safetensors in the hub's layout: one file, or shards with an index. Tensors are read and written one by one.
+
+huggingface_hub and safetensors write tensors that are in memory; a 7B model would need 14 GB.
+"""
 
 import json
+import math
 import pathlib
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.weights.torch_checkpoint import SAFETENSORS_DTYPES, Checkpoint, Tensor
 
-SHARD_BYTES = 5 * 10**9  # as transformers and diffusers cut them
+SHARD_BYTES = 5 * 10**9  # the hub's default
 _DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
 def save_safetensors(
     checkpoint: Checkpoint, path: str | pathlib.Path, *, dtype=None, shard_bytes: int = SHARD_BYTES
 ) -> list[pathlib.Path]:
-    """Writes a file that is either whole or not there; floats are cast to `dtype` if given. Returns what was written.
+    """Writes a checkpoint, each file atomically, and returns the paths of its files.
 
-    Above `shard_bytes` there are several files, named as PATH with -00001-of-0000N, and PATH.index.json beside them.
+    Args:
+      checkpoint: the tensors.
+      path: of the file. Above `shard_bytes` the files are PATH with -00001-of-0000N, and PATH.index.json.
+      dtype: cast floating-point tensors. Default: each keeps its own.
+      shard_bytes: size limit of a file; a larger tensor has a file of its own.
+
+    Raises:
+      UserError: a file cannot be written, or a tensor cannot be read.
     """
     path, dtype = pathlib.Path(path), None if dtype is None else np.dtype(dtype)
     tensors = {key: _cast(tensor, dtype) for key, tensor in checkpoint.tensors.items()}
-    shards = _shards(tensors, shard_bytes)
-    if len(shards) == 1:
-        _write(tensors, path)
-        return [path]
-    names = [f"{path.stem}-{i + 1:05d}-of-{len(shards):05d}{path.suffix}" for i in range(len(shards))]
-    for name, keys in zip(names, shards, strict=True):
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=_bytes,
+        filename_pattern=f"{path.stem}{{suffix}}{path.suffix}",
+        max_shard_size=shard_bytes,
+    )
+    for name, keys in split.filename_to_tensors.items():
         _write({key: tensors[key] for key in keys}, path.with_name(name))
-    index = {
-        "metadata": {"total_size": sum(map(_bytes, tensors.values()))},
-        "weight_map": {key: name for name, keys in zip(names, shards, strict=True) for key in keys},
-    }
-    with atomic_write(path.with_name(f"{path.name}.index.json")) as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n")
-    return [path.with_name(name) for name in names]
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        with atomic_write(path.with_name(f"{path.name}.index.json")) as temporary:
+            temporary.write_text(json.dumps(index, indent=2) + "\n")
+    return [path.with_name(name) for name in split.filename_to_tensors]
 
 
 def _cast(tensor: Tensor, dtype: np.dtype | None) -> Tensor:
@@ -45,22 +57,11 @@ def _cast(tensor: Tensor, dtype: np.dtype | None) -> Tensor:
 
 
 def _bytes(tensor: Tensor) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def _shards(tensors: dict[str, Tensor], limit: int) -> list[list[str]]:
-    shards, size = [[]], 0
-    for key, tensor in tensors.items():
-        if shards[-1] and size + _bytes(tensor) > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(key)
-        size += _bytes(tensor)
-    return shards
-
-
-def _write(tensors: dict[str, Tensor], path: pathlib.Path) -> None:
-    # The widest dtypes first, as the library has it: then every tensor is aligned to its items.
+def _write(tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:
+    # Wide dtypes first, as in the safetensors library, which aligns every tensor to its items.
     keys = sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for key in keys:

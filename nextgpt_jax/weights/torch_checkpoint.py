@@ -180,7 +180,10 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
     except ImportError:
-        raise UserError(f"{path} is a pickle: reading it needs torch (pip install 'nextgpt-jax[convert]')") from None
+        raise UserError(
+            f"{path} is a pickle, and reading it needs PyTorch: pip install 'nextgpt-jax[convert]', convert it on a "
+            "machine that has it, or take the model's safetensors files"
+        ) from None
     try:
         if zipped := zipfile.is_zipfile(path):
             with FakeTensorMode():  # no values are read, only where they are

@@ -1,27 +1,13 @@
-"""Systems from configs: tokenizers, parts that are missing or of another size."""
+"""Models from configs: parts that are missing or of another size."""
 
 import json
 import shutil
 
 import pytest
 
-from examples.keypad.language import WORDS
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.weights.load import load_system, load_tokenizer
+from nextgpt_jax.weights.load import load_system
 from tests import tiny
-
-
-@pytest.mark.parametrize("name", ["llm", "stable-diffusion/tokenizer"])
-def test_tokenizers_are_silent_about_long_texts(name, caplog, capsys):
-    tokenizer = load_tokenizer(tiny.TOKENIZERS / name)
-    ids = tokenizer.encode(" ".join(WORDS * 60), add_special_tokens=False)
-    assert len(ids) > 500 and tokenizer.decode(ids).split()[:3] == list(WORDS[:3])
-    assert not caplog.records and capsys.readouterr() == ("", "")
-
-
-def test_a_folder_without_a_tokenizer(tmp_path):
-    with pytest.raises(UserError, match="no readable tokenizer"):
-        load_tokenizer(tmp_path)
 
 
 @pytest.fixture
