@@ -46,7 +46,7 @@ from flax import nnx
 
 from configs import keypad, nextgpt_7b
 from nextgpt_jax import chips, compiler, flops
-from nextgpt_jax.aot import plan
+from nextgpt_jax.aot import programs
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.generation.loop import generate
 from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig
@@ -282,7 +282,7 @@ def train(small: bool) -> Iterator[Result]:
         config.optim.warmup_ratio = 0.0
         mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh):
-            program = plan.training_program(config, mesh, *plan.default_media(stage))
+            program = programs.training_program(config, mesh, *programs.default_modalities(stage))
             counted = flops.count(program.function.trace(*program.arguments).jaxpr)
             trainable, opt, frozen, batch, _ = program.arguments
             trainable, frozen = filled(trainable), filled(frozen)
@@ -296,8 +296,9 @@ def train(small: bool) -> Iterator[Result]:
         assert np.isfinite(losses).all() and losses[-1] < losses[0], losses
         taken = statistics.median(seconds[2:])
         yield Result(
-            "train", f"{stage}, {program.rows} x {config.data.max_length}", taken, program.rows / taken, "rows/s",
-            *mfu(counted.needed / mesh.size / taken), peak_memory(), seconds[0],
+            "train", f"{stage}, {program.batch_size} x {config.data.max_length}", taken, program.batch_size / taken,
+            "rows/s",
+            *mfu(counted.model / mesh.size / taken), peak_memory(), seconds[0],
             note=f"loss {losses[0]:.3f} to {losses[-1]:.3f} in 20 steps",
         )  # fmt: skip
         del trainable, opt, frozen, batch
@@ -347,8 +348,8 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
             table,
             np.full(batch, 7.5, np.float32),
         )
-        once = flops.count(run.trace(model, *inputs).jaxpr).needed  # with one evaluation, as their number is traced
-        evaluation = flops.count(denoise.trace(model, init_state(table, noise), *inputs[:2], *inputs[3:]).jaxpr).needed
+        once = flops.count(run.trace(model, *inputs).jaxpr).model  # with one evaluation, as their number is traced
+        evaluation = flops.count(denoise.trace(model, init_state(table, noise), *inputs[:2], *inputs[3:]).jaxpr).model
         needed = once + (int(table.num_evaluations) - 1) * evaluation
         first, seconds = times(lambda inputs=inputs: np.asarray(run(model, *inputs)))
         found[batch] = Result(

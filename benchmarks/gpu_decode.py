@@ -15,18 +15,17 @@ import jax
 
 from configs import nextgpt_7b
 from nextgpt_jax import compiler
-from nextgpt_jax.aot import plan
+from nextgpt_jax.aot import programs
+from nextgpt_jax.aot.compile import compile_programs
+from nextgpt_jax.aot.report import ProgramCost, format_seconds
 from nextgpt_jax.cli.flags import run_command
-from nextgpt_jax.sharding import make_mesh
 
 
-def planned(program: str, topology: str, rows: int) -> plan.Plan:
-    """The plan of prefill (512 tokens) or decode."""
+def compiled(program: str, topology: str, rows: int) -> ProgramCost:
+    """The costs of prefill (512 tokens) or decode."""
     config = nextgpt_7b.get_config("infer")
     config.data.batch_size = rows
-    mesh = make_mesh(config.mesh, plan.topology_devices(topology))
-    with jax.set_mesh(mesh):
-        return plan.make(plan.inference_program(config, mesh, program))
+    return next(compile_programs(config, topology, programs=[program]))
 
 
 def main() -> None:
@@ -34,19 +33,22 @@ def main() -> None:
     parser.add_argument("--topology", default="h100:1")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8])
     args = parser.parse_args()
-    plan.prepare()
+    jax.config.update("jax_platforms", "cpu")
     print(f"jax {jax.__version__}, {args.topology}")
     print(
         "| program | rows | in a stack | apart | as many bytes | time of those at the peak rate |\n" + "|---" * 6 + "|"
     )
     for program in ("decode", "prefill"):
         for rows in args.rows:
-            with mock.patch.object(plan, "prepare_llm", lambda *_: None), mock.patch.dict(compiler.OPTIONS, clear=True):
-                stacked = planned(program, args.topology, rows)
-            apart = planned(program, args.topology, rows)
+            with (
+                mock.patch.object(programs, "prepare_llm", lambda *_: None),
+                mock.patch.dict(compiler.OPTIONS, clear=True),
+            ):
+                stacked = compiled(program, args.topology, rows)
+            apart = compiled(program, args.topology, rows)
             cells = [
-                program, rows, f"{stacked.bytes / 1e9:.1f} GB", f"{apart.bytes / 1e9:.1f} GB",
-                f"{apart.bytes / stacked.bytes:.2f} x", plan.duration(apart.seconds["memory"]),
+                program, rows, f"{stacked.hbm_bytes / 1e9:.1f} GB", f"{apart.hbm_bytes / 1e9:.1f} GB",
+                f"{apart.hbm_bytes / stacked.hbm_bytes:.2f} x", format_seconds(apart.seconds["HBM"]),
             ]  # fmt: skip
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

@@ -1,21 +1,21 @@
-"""What accelerators can do at most, by the device kind that JAX reports; from their makers' data sheets."""
+"""Peak rates of accelerators by JAX's device kind, from the vendors' data sheets."""
 
 import dataclasses
 
 GIB = 2**30
-GPU_MEMORY_FRACTION = 0.92  # of a GPU's memory that programs may use: the rest is CUDA's and its libraries'
+GPU_MEMORY_FRACTION = 0.92  # usable by programs: the rest is for CUDA and its libraries
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one device. Bandwidths are bytes a second; those of links are one way, all links of a chip together."""
+    """Peak rates of one device. Bandwidths in bytes/s; interconnect bandwidths one way, summed over a chip's links."""
 
     name: str
-    flops: float  # dense bfloat16 (float16 where there is no bfloat16) operations a second
-    memory: float  # bytes that programs may use
-    memory_bandwidth: float
-    link_bandwidth: float  # within a slice, or between the GPUs of a host
-    network_bandwidth: float  # between slices or hosts
+    flops: float  # FLOP/s, dense bfloat16 (float16 where there is no bfloat16)
+    memory: float  # bytes usable by programs
+    hbm_bandwidth: float
+    ici_bandwidth: float  # within a slice (TPU), or NVLink or PCIe within a host (GPU)
+    dcn_bandwidth: float  # between slices or hosts
     capability: tuple[int, int] = (0, 0)  # CUDA compute capability
 
 
@@ -23,7 +23,7 @@ def _usable(memory: float) -> float:
     return GPU_MEMORY_FRACTION * memory
 
 
-# The first name that is part of the device kind, in lower case, counts.
+# Lower-case substrings of the device kind; the first match counts.
 CHIPS = {
     "v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 4 * 45e9, 3.125e9),
     "v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 4 * 90e9, 12.5e9),
@@ -40,5 +40,5 @@ CHIPS = {
 
 
 def chip(device_kind: str) -> Chip | None:
-    """The chip of a JAX device kind; None: its peaks are not known."""
+    """The chip of a JAX device kind; None if its peak rates are unknown."""
     return next((chip for name, chip in CHIPS.items() if name in device_kind.lower()), None)

@@ -1,4 +1,4 @@
-"""XLA's options for our programs, by platform, in one place."""
+"""XLA options by platform."""
 
 import functools
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from nextgpt_jax import sharding
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gpu": {
-        # Products of one array with several kernels (queries, keys and values) would become one product with the joined
-        # kernels, which are joined anew each time: 3 times the traffic of those weights, 8 of 31 GB in a prefill of
-        # 512 tokens of the 7B.
+        # By default matmuls of one array with several kernels (queries, keys and values) are merged into one, whose
+        # kernel is concatenated at each call: 3 times the traffic of those weights, 8 of 31 GB in a prefill of 512
+        # tokens of the 7B model.
         "xla_gpu_dot_merger_threshold_mb": 0,
-        # Collectives need nothing: by default gathers of a layer's weights run beside the products before it. Of the
-        # 25.8 GB that a step of stage 3 gathers on 8 H100s (fsdp=8, 16 rows each), 4.6 arrive with no product beside
-        # them, as compiled; xla_gpu_enable_pipelined_collectives leaves that, ..._pipelined_all_gather makes it 17.7.
+        # Collectives need no option: by default all-gathers of a layer's weights overlap with the matmuls before it.
+        # In a stage-3 step on 8 H100s (fsdp=8, 16 examples each), 4.6 of 25.8 GB are received with no matmul running;
+        # xla_gpu_enable_pipelined_collectives does not change that, ..._pipelined_all_gather makes it 17.7 GB.
     },
 }
 
 
 def jit(function: Callable, **arguments: Any) -> Callable:
-    """jax.jit(function, **arguments) with the options of the platform: of the mesh in use, or of the default device.
+    """jax.jit(function, **arguments) with the options of the platform: the mesh's in use, or the default device's.
 
-    The result has `trace` and `lower`, as that of jax.jit has.
+    The result has `trace` and `lower`, like that of jax.jit.
     """
 
     @functools.cache

@@ -1,4 +1,4 @@
-"""How many floating-point operations a program needs, counted on its jaxpr: loops by their length, not once."""
+"""FLOPs of a program, counted on its jaxpr with loop bodies counted once per iteration."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,38 +8,41 @@ from jax.extend import core
 
 
 class Flops(NamedTuple):
-    """Operations of matrix products and convolutions, two a multiply-add; what is elementwise is not counted."""
+    """FLOPs of matmuls and convolutions, 2 per multiply-add; elementwise operations are not counted."""
 
-    needed: float
-    recomputed: float = 0.0  # that the backward pass does again to save memory
+    model: float  # without recomputation: what model FLOP utilization (MFU) counts
+    recomputed: float = 0.0  # activations that the backward pass computes again, to save memory
+
+    @property
+    def hardware(self) -> float:
+        """All executed FLOPs."""
+        return self.model + self.recomputed
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.needed + other.needed, self.recomputed + other.recomputed)
+        return Flops(self.model + other.model, self.recomputed + other.recomputed)
 
     def times(self, n: float) -> "Flops":
-        return Flops(self.needed * n, self.recomputed * n)
+        return Flops(self.model * n, self.recomputed * n)
 
 
-def count(jaxpr: core.Jaxpr | core.ClosedJaxpr, *, branch: Callable = max, again: bool = False) -> Flops:
-    """The operations of a program on all devices together.
+def count(jaxpr: core.Jaxpr | core.ClosedJaxpr, *, branch: Callable = max, recomputed: bool = False) -> Flops:
+    """FLOPs of a program, of all devices together. A while loop of unknown length counts as one iteration.
 
     Args:
-      branch: which branch of a conditional counts, by its operations: max, or min for what is done in any case.
-      again: is all of it recomputation?
-
-    A while loop whose length is not known before it runs counts as one round of it.
+      branch: how to choose the branch of a cond: max or min FLOPs.
+      recomputed: count everything as recomputation.
     """
     total = Flops(0.0)
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        repeated = again or "rematted_computation" in str(eqn.source_info.name_stack)
+        repeated = recomputed or "rematted_computation" in str(eqn.source_info.name_stack)
         if eqn.primitive.name in _PRIMITIVES:
-            done = float(_PRIMITIVES[eqn.primitive.name](eqn))
-            total += Flops(0.0, done) if repeated else Flops(done)
+            found = float(_PRIMITIVES[eqn.primitive.name](eqn))
+            total += Flops(0.0, found) if repeated else Flops(found)
             continue
-        inner = [count(body, branch=branch, again=repeated) for body in _bodies(eqn)]
+        inner = [count(body, branch=branch, recomputed=repeated) for body in _bodies(eqn)]
         if eqn.primitive.name == "cond":
             inner = [branch(inner, key=sum)]
-        total += sum(inner, Flops(0.0)).times(_rounds(eqn))
+        total += sum(inner, Flops(0.0)).times(_trip_count(eqn))
     return total
 
 
@@ -55,7 +58,7 @@ def _conv_general_dilated(eqn) -> int:
 
 
 def _attention(products: int) -> Callable:
-    """Of cuDNN's attention, which is no jaxpr. All scores count, as in XLA's, though a causal mask empties half."""
+    """cuDNN's attention, which is opaque in a jaxpr. All scores count, causal or not, as in XLA's attention."""
 
     def count(eqn) -> int:
         (b, t, h, d), (_, s, _, _) = (x.aval.shape for x in eqn.invars[:2])
@@ -68,7 +71,7 @@ _PRIMITIVES = {
     "dot_general": _dot_general,
     "conv_general_dilated": _conv_general_dilated,
     "dot_product_attention_fwd_wrapper": _attention(2),
-    "dot_product_attention_bwd_wrapper": _attention(4),  # and one that makes the scores again
+    "dot_product_attention_bwd_wrapper": _attention(4),  # and one matmul that recomputes the scores
 }
 
 
@@ -79,7 +82,7 @@ def _bodies(eqn) -> Iterator[Any]:
                 yield item
 
 
-def _rounds(eqn) -> int:
+def _trip_count(eqn) -> int:
     if eqn.primitive.name == "scan":
         return eqn.params["length"]
     if eqn.primitive.name == "pallas_call":

@@ -1,1 +1,1 @@
-"""What a program will need on a machine that is not there: memory, operations, bytes, collectives, time."""
+"""Ahead-of-time estimates of memory, FLOPs and communication for a target topology."""

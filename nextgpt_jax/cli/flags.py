@@ -65,9 +65,11 @@ def _print_help(values: flags.FlagValues, usage: str, config: bool) -> None:
     if config:
         print(f"  --config: config file or name ({', '.join(config_names())}), with :VARIANT")
         print("  --config.SECTION.FIELD: sets a field of the config; nextgpt_jax/config.py lists them")
-    for name in sorted(values):
-        default = values[name].value
-        print(f"  --{name}: {values[name].help}" + (f" (default {default!r})" if default not in (None, "", []) else ""))
+    for name in values:  # in the order of their definition
+        flag = values[name]
+        if not flag.help.startswith("Alias for "):
+            default = f" (default {flag.value!r})" if flag.value not in (None, "", []) else ""
+            print(f"  --{name}: {flag.help.split(chr(10))[0].rstrip(';')}{default}")
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""The command line of training: flags to training.loop."""
+"""The command line of training."""
 
 import re
 import sys
@@ -6,67 +6,44 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from nextgpt_jax.cli import plan
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training import distributed
 
-USAGE = """train.py --config=configs/FILE.py:STAGE --workdir=DIR [--init_from=DIR] [--config.a.b=value ...]
+USAGE = """{program} --config=NAME_OR_FILE:STAGE --workdir=DIR [--init_from=DIR] [--config.a.b=value ...]
 
-Runs a training stage; the same command again resumes it. With --compile_only --topology=v5e:4x4 it says what the run
-needs there instead. Options:"""
+Runs a training stage; the same command again resumes it. With --compile_only --topology=v5e:4x4 it prints an estimate
+of the step's memory and time on that topology instead. Options:"""
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "folder of this run's checkpoints and logs", flag_values=values)
-    flags.DEFINE_string("init_from", "", "workdir of a previous stage to start from", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder for this run's checkpoints and logs", flag_values=values)
+    flags.DEFINE_string("init_from", "", "workdir of an earlier stage: start from its weights", flag_values=values)
+    flags.DEFINE_string("profile", "", "trace these steps (first,last), e.g. 10,12", flag_values=values)
     flags.DEFINE_bool(
-        "compile_only", False, "plan the run: compile it for --topology and train nothing", flag_values=values
+        "compile_only", False, "compile for --topology and print the costs, without training", flag_values=values
     )
-    flags.DEFINE_string(
-        "topology",
-        "",
-        "of a plan: a TPU and its shape (v5e:4x4), or GPUs (h100:8, h100:2x8 for two hosts)",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("slices", 1, "of a plan: how many such slices", flag_values=values)
-    flags.DEFINE_list(
-        "programs", ["step"], "of a plan: step, or prefill, decode, image, video, audio", flag_values=values
-    )
-    flags.DEFINE_list("inputs", None, "of a plan: the media that each row reads", flag_values=values)
-    flags.DEFINE_list("outputs", None, "of a plan: the media that each row asks for", flag_values=values)
-    flags.DEFINE_string("report", "", "of a plan: write it to this file too, as JSON", flag_values=values)
-    flags.DEFINE_string("profile", "", "first and last step of a trace, such as 10,12", flag_values=values)
+    plan.define_flags(values, prefix="with --compile_only: ")
     distributed.define_flags(values)
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Parses flags and trains or plans. Raises UserError for what the user can mend."""
+    """Parses flags, then trains or prints a cost report. Raises UserError for what the user can mend."""
     values = parse_flags(argv, _define, USAGE)
     if values.compile_only:
-        from nextgpt_jax.aot import plan
-
-        if not values.topology:
-            raise UserError("--topology is missing: what to plan for, such as v5e:4x4 or h100:8")
-        return plan.run(
-            values.config,
-            topology=values.topology,
-            slices=values.slices,
-            programs=values.programs,
-            inputs=values.inputs,
-            outputs=values.outputs,
-            report=values.report,
-        )
+        return plan.run(values)
     if not values.workdir:
         raise UserError("--workdir=DIR is missing: the folder for this run's checkpoints and logs")
-    profile = _span(values.profile)
+    profile = _parse_profile(values.profile)
     configure_jax()
     distributed.initialize(values)
-    from nextgpt_jax.training.loop import train  # after the flags: a typo should not wait for imports
+    from nextgpt_jax.training.loop import train  # after parsing, so that a typo is reported without slow imports
 
     train(values.config, values.workdir, values.init_from, profile)
 
 
-def _span(text: str) -> tuple[int, int] | None:
+def _parse_profile(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     found = re.fullmatch(r"(\d+),(\d+)", text)

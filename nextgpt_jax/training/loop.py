@@ -198,7 +198,7 @@ class ThroughputMeter:
         """One more step, of a compiled function and its arguments."""
         shape = arguments[3]["tokens"].shape
         if shape not in self._known:
-            self._known[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).needed
+            self._known[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).model
         self._steps += 1
         self._flops += self._known[shape]
 

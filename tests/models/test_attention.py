@@ -150,7 +150,7 @@ def test_float32_and_masks_are_for_xla():
 @pytest.mark.slow
 def test_the_paper_s_system_has_no_other_attentions(monkeypatch):
     from configs import nextgpt_7b
-    from nextgpt_jax.aot import plan
+    from nextgpt_jax.aot import programs
     from nextgpt_jax.modalities import MODALITIES, output_modalities
     from nextgpt_jax.sharding import make_mesh
 
@@ -162,10 +162,10 @@ def test_the_paper_s_system_has_no_other_attentions(monkeypatch):
     with jax.set_mesh(mesh):
         for stage, inputs, outputs in (("stage1", MODALITIES, ()), ("stage2", (), output_modalities())):
             config.train.stage = stage
-            program = plan.training_program(config, mesh, inputs, outputs)
+            program = programs.training_program(config, mesh, inputs, outputs)
             program.function.trace(*program.arguments)
         for name in ("decode", *output_modalities()):
-            program = plan.inference_program(config, mesh, name)
+            program = programs.inference_program(config, mesh, name)
             program.function.trace(*program.arguments)
     assert seen == {Case(*sizes, BF16, **more) for (_, sizes), (more, _) in PAPER.items()}
 

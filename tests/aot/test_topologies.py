@@ -1,4 +1,4 @@
-"""Plans for GPUs that are not there. They need the CUDA plugin: pip install '.[cuda]'."""
+"""GPU topologies and costs on them. They need the CUDA plugin: pip install '.[cuda]'."""
 
 import importlib.util
 import json
@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from nextgpt_jax import chips, compiler
-from nextgpt_jax.aot import gpu
-from tests.aot.test_plan import plan, refused
+from nextgpt_jax.aot.topologies import GPU_COMPILER_OPTIONS, GPU_TARGETS
+from tests.cli.test_plan import plan, refused
 
 needs_plugin = pytest.mark.skipif(
     not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
@@ -18,16 +18,16 @@ PROGRAMS = ("step", "prefill", "decode", "image", "video", "audio")
 
 
 def test_targets_are_chips_with_their_capability_and_memory():
-    for target in gpu.TARGETS.values():
+    for target in GPU_TARGETS.values():
         chip = chips.chip(target.kind)
         assert chip.capability == target.capability
         assert chip.memory == chips.GPU_MEMORY_FRACTION * target.memory
-        assert 0.9 < chip.memory_bandwidth / target.bandwidth < 1.1
+        assert 0.9 < chip.hbm_bandwidth / target.bandwidth < 1.1
 
 
 @pytest.mark.parametrize("platform", compiler.OPTIONS)
 def test_this_xla_knows_our_options(platform):
-    for name, value in (compiler.OPTIONS[platform] | gpu.COMPILER_OPTIONS).items():
+    for name, value in (compiler.OPTIONS[platform] | GPU_COMPILER_OPTIONS).items():
         jax.jit(lambda x: x + 1, compiler_options={name: value})(1.0)
     with pytest.raises(Exception, match="No such compile option"):
         jax.jit(lambda x: x + 1, compiler_options={"xla_no_such_option": 1})(1.0)
@@ -36,13 +36,13 @@ def test_this_xla_knows_our_options(platform):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--topology=h100:0"], "--topology=h100:0: give a GPU, hosts and GPUs of a host, such as h100:8"),
-        (["--topology=h100:2x2x2"], "--topology=h100:2x2x2: give a GPU, hosts and GPUs of a host"),
+        (["--topology=h100:0"], "--topology=h100:0: give a GPU, hosts and GPUs per host, such as h100:8"),
+        (["--topology=h100:2x2x2"], "--topology=h100:2x2x2: give a GPU, hosts and GPUs per host"),
         (["--topology=h300:8"], "or GPUs (a100, h100, h200, b200), such as h100:8"),
-        (["--topology=h100:8", "--slices=2"], "give the hosts of GPUs in the topology, such as h100:2x8"),
+        (["--topology=h100:8", "--num_slices=2"], "give the hosts of GPUs in the topology, such as h100:2x8"),
     ],
 )
-def test_topologies_that_are_none(argv, message):
+def test_unknown_topologies(argv, message):
     assert message in refused(*argv)
 
 
@@ -54,21 +54,23 @@ def test_the_keypad_s_third_stage(topology, domains, tmp_path):
     done = plan(f"--topology={topology}", *flags, f"--report={report}", config="keypad")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(report.read_text())
-    assert found["devices"] == 2 and found["fits"]
-    assert 1.0 <= found["flops"] / found["needed_flops"] < 1.2
-    assert {c["between_slices"] for c in found["collectives"]} == {domains > 1}
+    assert found["num_devices"] == 2 and found["fits"]
+    assert 1.0 <= found["hardware_flops"] / found["model_flops"] < 1.2
+    assert {c["crosses_slices"] for c in found["collectives"]} == {domains > 1}
     assert ("between hosts" in done.stdout) == (domains > 1)
 
 
 @needs_plugin
 def test_decoding_reads_the_weights_once(tmp_path):
-    """Nothing but them and the cache, of half of which a prompt has filled."""
+    """Nothing but them and the cache is read."""
     report = tmp_path / "plan.json"
     done = plan("--topology=h100:1", "--programs=decode", "--config.data.batch_size=1", f"--report={report}")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(report.read_text())
-    assert found["memory"]["weights"] < found["bytes"] < 1.03 * (found["memory"]["weights"] + found["memory"]["cache"])
-    assert "limited by memory" in done.stdout
+    assert (
+        found["memory"]["weights"] < found["hbm_bytes"] < 1.03 * (found["memory"]["weights"] + found["memory"]["cache"])
+    )
+    assert "HBM-bound" in done.stdout
 
 
 @needs_plugin
@@ -76,9 +78,12 @@ def test_decoding_reads_the_weights_once(tmp_path):
 @pytest.mark.parametrize("topology, fsdp", [("h100:1", 1), ("h100:8", 1), ("h100:8", 8)])
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
 def test_the_paper_s_stages(stage, topology, fsdp):
-    """Every modality that a stage reads or makes, in one row."""
+    """With one medium of every modality in each example."""
     flags = [f"--config.mesh.fsdp={fsdp}", f"--config.data.batch_size={4 * int(topology[-1])}"]
-    media = {"stage1": ["--inputs=image,video,audio,depth,thermal,imu"], "stage2": ["--outputs=image,video,audio"]}
+    media = {
+        "stage1": ["--input_modalities=image,video,audio,depth,thermal,imu"],
+        "stage2": ["--output_modalities=image,video,audio"],
+    }
     done = plan(f"--topology={topology}", *flags, *media.get(stage, []), f"--config.train.stage={stage}")
     assert done.returncode == 0, done.stderr
     assert "fits" in done.stdout
@@ -95,7 +100,7 @@ def test_the_paper_s_answers(topology, tensor):
 
 
 @needs_plugin
-def test_a_plan_that_does_not_fit_says_what_would():
+def test_suggestions_for_a_program_that_does_not_fit():
     done = plan("--topology=h100:1", "--config.data.batch_size=64", "--config.train.remat=dots")
     assert done.returncode == 1, done.stderr
     assert "DOES NOT FIT" in done.stdout and "--config.train.remat=full" in done.stdout
