@@ -126,7 +126,7 @@ def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.
     if orbax_params.is_converted(adapter):
         updates = orbax_params.parameters(adapter, low_rank.state, low_rank.table)
     else:
-        updates = matching.fit(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
+        updates = matching.match(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
     weights = orbax_params.parameters(source, part.state, part.table)
     merged = llama_table.merged(weights, updates, config.alpha / config.rank)
     folders.export_parts(source, output, [(part, merged)], dtype=dtype)
@@ -156,7 +156,7 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
         if orbax_params.is_converted(path):
             wanted, _ = nextgpt_delta.saved_delta(path, state)
             return orbax_params.parameters(path, wanted, table)
-        return nextgpt_delta.fit_delta(open_checkpoint(path), state, table)[1].parameters
+        return nextgpt_delta.match_delta(open_checkpoint(path), state, table)[1].parameters
     rows = nnx.from_flat_state(
         (path[1:], leaf)
         for path, leaf in nnx.to_flat_state(nextgpt_delta.delta_state(state))
@@ -166,18 +166,18 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
     if orbax_params.is_converted(folder):
         found = orbax_params.parameters(folder, rows, llama_table.BASE)
     else:
-        found = matching.fit(open_checkpoint(folder), rows, llama_table.BASE, allow_unused=True).parameters
+        found = matching.match(open_checkpoint(folder), rows, llama_table.BASE, allow_unused=True).parameters
     return {f"llm.{name}": parameter for name, parameter in found.items()}
 
 
 def _trained_delta(trained: nnx.State, rows, state: nnx.State, table: Table) -> Checkpoint:
     """The delta file of trained parameters, with the base model's rows."""
     wanted = nextgpt_delta.delta_state(state)
-    sources, leaves = matching.plan(wanted, table), dict(nnx.to_flat_state(trained))
+    rules, leaves = matching.match_rules(wanted, table), dict(nnx.to_flat_state(trained))
     parameters = dict(rows)
     for path, name in matching.flat_paths(wanted).items():
         if path in leaves:
-            parameters[name] = matching.Parameter.of(leaves[path][...], sources[name].stacked)
+            parameters[name] = matching.Parameter.of(leaves[path][...], rules[name].stacked)
     return nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
 
 

@@ -43,21 +43,21 @@ class MatchedPart:
       part: the folder, the abstract parameters and the conversion table.
       checkpoint: what was opened.
       parameters: the converted parameters by dotted path.
-      sources: the checkpoint's keys for each parameter.
+      source_keys: the checkpoint's keys for each parameter.
       unmatched: the checkpoint's keys that hold no weights.
     """
 
     part: Part
     checkpoint: Checkpoint
     parameters: dict[str, matching.Parameter]
-    sources: dict[str, list[str]]
+    source_keys: dict[str, list[str]]
     unmatched: tuple[str, ...]
 
     @classmethod
     def of(cls, part: Part, checkpoint: Checkpoint, match: matching.Match, dtype: np.dtype | None) -> "MatchedPart":
         """The part with the tensors of `match`, cast to `dtype` (None: unchanged)."""
         parameters = {name: parameter.cast(dtype) for name, parameter in match.parameters.items()}
-        return cls(part, checkpoint, parameters, match.sources, match.left)
+        return cls(part, checkpoint, parameters, match.source_keys, match.unmatched)
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +71,7 @@ def match_part(part: Part, checkpoint: Checkpoint, dtype: np.dtype | None) -> Ma
     Raises:
       ConversionError: it does not; all mismatches are listed.
     """
-    return MatchedPart.of(part, checkpoint, matching.fit(checkpoint, part.state, part.table), dtype)
+    return MatchedPart.of(part, checkpoint, matching.match(checkpoint, part.state, part.table), dtype)
 
 
 def report(component: str, source: Any, parts: list[MatchedPart]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def report(component: str, source: Any, parts: list[MatchedPart]) -> dict[str, A
             matched.part.folder or ".": {
                 "checkpoint": matched.checkpoint.source,
                 "parameters": {
-                    name: {"from": matched.sources[name], "shape": list(p.shape), "dtype": str(p.dtype)}
+                    name: {"from": matched.source_keys[name], "shape": list(p.shape), "dtype": str(p.dtype)}
                     for name, p in matched.parameters.items()
                 },
                 "ignored": list(matched.unmatched),

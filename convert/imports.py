@@ -238,7 +238,7 @@ def _match_delta(
 ) -> _Conversion:
     state, table = delta_state(config.model, source.path)
     checkpoint = open_checkpoint(source.path)
-    wanted, match, pieces = nextgpt_delta.fit_delta(checkpoint, state, table, allow_partial=allow_partial)
+    wanted, match, pieces = nextgpt_delta.match_delta(checkpoint, state, table, allow_partial=allow_partial)
     _print(verbose, f"{checkpoint.source} holds {', '.join(pieces)}")
     parts = [MatchedPart.of(Part("", wanted, table), checkpoint, match, dtype)]
     return _Conversion("delta", source, parts, {"config": config_hash(config)})

@@ -25,7 +25,7 @@ from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel, is
 from nextgpt_jax.prompts import TEMPLATES, Template
 from nextgpt_jax.weights import nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import decoder_tables, imagebind_config
-from nextgpt_jax.weights.matching import fill, fit, sharding_of
+from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -328,7 +328,7 @@ def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quant
         def read(part: nnx.State) -> nnx.State:
             return orbax_params.read(folder, part, dtype=dtype)
     else:
-        parameters = fit(open_checkpoint(folder), kept, table).parameters
+        parameters = match(open_checkpoint(folder), kept, table).parameters
 
         def read(part: nnx.State) -> nnx.State:
             return fill(part, parameters, dtype)

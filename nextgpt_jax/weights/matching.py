@@ -1,8 +1,7 @@
-"""The engine behind every table: match, check everything, then move the tensors one by one.
+"""Matches checkpoints with models by conversion tables, in both directions.
 
-A conversion either fills every target with a tensor of the right shape and uses every key of the source, or it raises
-one ConversionError that lists all problems, before anything is read or written. Nothing here holds more than it was
-asked for: both sides are tensors that are read when they are needed.
+All mismatches are listed in one ConversionError before any tensor is read. Tensors and parameters are lazy: memory
+holds one at a time.
 """
 
 import collections
@@ -23,17 +22,24 @@ from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
 
 
 class ConversionError(UserError):
-    """The checkpoint and the model do not fit; the message lists how."""
+    """A checkpoint does not fit a model; the message lists the mismatches."""
 
     @classmethod
     def of(cls, source: str, problems: list[str], shown: int = 8) -> "ConversionError":
-        """The first problems of what is called `source`, and how many more there are."""
+        """The first `shown` problems of the checkpoint called `source`, and the number of the others."""
         more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
         return cls(f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}")
 
 
-class Source(NamedTuple):
-    """Where a Flax parameter comes from: the spellings of each of its PyTorch tensors (several if it is stacked)."""
+class MatchedRule(NamedTuple):
+    """The rule of a table that applies to one Flax parameter, with its indices filled in.
+
+    Attributes:
+      keys: for each PyTorch tensor of the parameter (several if layers are stacked), its alternative spellings.
+      stacked: whether the tensors are stacked on a leading axis.
+      transform: from one PyTorch tensor to the parameter, or to its layer.
+      torch_shape: of one PyTorch tensor.
+    """
 
     keys: tuple[tuple[str, ...], ...]
     stacked: bool
@@ -51,39 +57,45 @@ def sharding_of(leaf: nnx.Variable) -> jax.sharding.Sharding | None:
     return getattr(leaf.get_raw_value(), "sharding", None)
 
 
-def plan(state: nnx.State, table: Table) -> dict[str, Source]:
-    """Which PyTorch tensors fill each parameter of `state` (abstract or real), keyed by dotted path.
+def match_rules(state: nnx.State, table: Table) -> dict[str, MatchedRule]:
+    """The rule for each parameter of `state` (abstract or real), by dotted path.
 
     Raises:
-      ValueError: no row or several rows of the table match a parameter: the table is wrong.
+      ValueError: no rule or several rules apply to a parameter: the table is wrong.
     """
-    sources, names = {}, flat_paths(state)
+    rules, names = {}, flat_paths(state)
     for path, leaf in nnx.to_flat_state(state):
         name = names[path]
-        matches = [(r, found) for r in table.rules if (found := r.match(name)) is not None]
-        if len(matches) != 1:
-            rows = [r.flax for r, _ in matches]
-            raise ValueError(f"{len(matches)} rows match the parameter {name} {leaf.shape}: {rows}")
-        sources[name] = _source(*matches[0], leaf.shape)
-    return sources
+        found = [(r, indices) for r in table.rules if (indices := r.match(name)) is not None]
+        if len(found) != 1:
+            rows = [r.flax for r, _ in found]
+            raise ValueError(f"{len(found)} rows match the parameter {name} {leaf.shape}: {rows}")
+        rules[name] = _matched(*found[0], leaf.shape)
+    return rules
 
 
-def _source(row: Rule, indices: dict[str, str], shape: tuple[int, ...]) -> Source:
-    stack = row.stacked_index()
+def _matched(rule: Rule, indices: dict[str, str], shape: tuple[int, ...]) -> MatchedRule:
+    stack = rule.stacked_index()
     layers = [{**indices, stack: str(i)} for i in range(shape[0])] if stack else [indices]
-    view = np.broadcast_to(np.zeros(()), shape[1:] if stack else shape)
-    keys = tuple(tuple(dict.fromkeys(t.format(**layer) for t in row.torch)) for layer in layers)
-    return Source(keys, bool(stack), row.transform, row.transform.to_torch(view).shape)
+    abstract = np.broadcast_to(np.zeros(()), shape[1:] if stack else shape)
+    keys = tuple(tuple(dict.fromkeys(t.format(**layer) for t in rule.torch)) for layer in layers)
+    return MatchedRule(keys, bool(stack), rule.transform, rule.transform.to_torch(abstract).shape)
 
 
 def torch_shapes(state: nnx.State, table: Table) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of the PyTorch checkpoint that fits `state`, in the spelling that export writes."""
-    return {key[0]: s.torch_shape for s in plan(state, table).values() for key in s.keys}
+    return {key[0]: rule.torch_shape for rule in match_rules(state, table).values() for key in rule.keys}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A Flax parameter that is read when it is asked for: in one piece, or layer by layer if layers are stacked."""
+    """A lazy Flax parameter.
+
+    Attributes:
+      shape, dtype: of the whole parameter.
+      pieces: functions that read it: one for each layer if layers are stacked, else one.
+      stacked: whether layers are stacked on the leading axis.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -92,13 +104,13 @@ class Parameter:
 
     @classmethod
     def of(cls, array: np.ndarray | jax.Array, stacked: bool) -> "Parameter":
-        """One that is in memory."""
+        """A parameter that is in memory."""
         array = np.asarray(array)
         pieces = [lambda i=i: array[i] for i in range(len(array))] if stacked else [lambda: array]
         return cls(array.shape, array.dtype, tuple(pieces), stacked)
 
     def cast(self, dtype: np.dtype | None) -> "Parameter":
-        """With another dtype, if it is one of floating-point numbers."""
+        """The parameter with another dtype, if it holds floating-point numbers. None: unchanged."""
         if dtype is None or self.dtype == dtype or not jnp.issubdtype(self.dtype, jnp.floating):
             return self
         pieces = [lambda read=read: read().astype(dtype) for read in self.pieces]
@@ -110,56 +122,66 @@ class Parameter:
 
 
 class Match(NamedTuple):
-    """What fills a model: its parameters by dotted path, the checkpoint's keys for each, and the keys that are left."""
+    """A checkpoint matched with a model.
+
+    Attributes:
+      parameters: the model's parameters by dotted path.
+      source_keys: the checkpoint's keys for each parameter.
+      unmatched: the checkpoint's other keys.
+    """
 
     parameters: dict[str, Parameter]
-    sources: dict[str, list[str]]
-    left: tuple[str, ...]
+    source_keys: dict[str, list[str]]
+    unmatched: tuple[str, ...]
 
 
-def fit(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused: bool = False) -> Match:
-    """Which parameters `checkpoint` gives `state` (abstract or real). Nothing is read yet.
+def match(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unused: bool = False) -> Match:
+    """Matches `checkpoint` with the parameters of `state` (abstract or real). No tensor is read.
 
-    `allow_unused` takes a part out of a larger checkpoint.
+    Args:
+      checkpoint: the PyTorch tensors.
+      state: the parameters to fill.
+      table: the conversion table.
+      allow_unused: accept keys that no rule uses: `state` is a part of what the checkpoint holds.
 
     Raises:
-      ConversionError: keys missing, unexpected or of the wrong shape; all of them are listed.
+      ConversionError: keys are missing, unexpected or of the wrong shape; all of them are listed.
     """
-    sources, checkpoint = plan(state, table), table.view(checkpoint)
+    rules, checkpoint = match_rules(state, table), table.preprocess(checkpoint)
     parameters, chosen, problems = {}, collections.defaultdict(list), []
-    for name, source in sources.items():
+    for name, rule in rules.items():
         tensors = []
-        for spellings in source.keys:
+        for spellings in rule.keys:
             key = next((k for k in spellings if k in checkpoint.tensors), None)
             if key is None:
-                problems.append(f"missing {spellings[0]} {list(source.torch_shape)}")
+                problems.append(f"missing {spellings[0]} {list(rule.torch_shape)}")
                 continue
             chosen[name].append(key)
             tensors.append(checkpoint.tensors[key])
-            if tensors[-1].shape != source.torch_shape:
-                found, wanted = list(tensors[-1].shape), list(source.torch_shape)
+            if tensors[-1].shape != rule.torch_shape:
+                found, wanted = list(tensors[-1].shape), list(rule.torch_shape)
                 problems.append(f"{key} has shape {found}, the model needs {wanted}")
         if not problems:
-            parameters[name] = _parameter(source, tensors)
+            parameters[name] = _parameter(rule, tensors)
     ignored = re.compile("|".join(f"(?:{p})" for p in table.ignored) or r"(?!)")
     used = {key for keys in chosen.values() for key in keys}
-    left = [key for key in checkpoint.tensors if key not in used]
+    unmatched = [key for key in checkpoint.tensors if key not in used]
     if not allow_unused:
-        rest = [key for key in left if not ignored.fullmatch(key)]
-        problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in rest]
+        unexpected = [key for key in unmatched if not ignored.fullmatch(key)]
+        problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in unexpected]
     if problems:
         raise ConversionError.of(checkpoint.source, problems)
-    return Match(parameters, dict(chosen), tuple(left))
+    return Match(parameters, dict(chosen), tuple(unmatched))
 
 
-def _parameter(source: Source, tensors: list[Tensor]) -> Parameter:
+def _parameter(rule: MatchedRule, tensors: list[Tensor]) -> Parameter:
     dtype = functools.reduce(jnp.promote_types, (tensor.dtype for tensor in tensors))
-    view = source.transform.to_flax(np.broadcast_to(np.zeros((), np.int8), source.torch_shape))
-    shape = (len(tensors), *view.shape) if source.stacked else view.shape
+    abstract = rule.transform.to_flax(np.broadcast_to(np.zeros((), np.int8), rule.torch_shape))
+    shape = (len(tensors), *abstract.shape) if rule.stacked else abstract.shape
     pieces = [
-        lambda tensor=tensor: source.transform.to_flax(tensor.read()).astype(dtype, copy=False) for tensor in tensors
+        lambda tensor=tensor: rule.transform.to_flax(tensor.read()).astype(dtype, copy=False) for tensor in tensors
     ]
-    return Parameter(shape, np.dtype(dtype), tuple(pieces), source.stacked)
+    return Parameter(shape, np.dtype(dtype), tuple(pieces), rule.stacked)
 
 
 def load(
@@ -168,13 +190,14 @@ def load(
     """Fills `state` (usually abstract) from `checkpoint`; floating-point tensors are cast to `dtype`.
 
     Raises:
-      ConversionError: as `fit`.
+      ConversionError: see `match`.
     """
-    return fill(state, fit(checkpoint, state, table, allow_unused=allow_unused).parameters, dtype)
+    return fill(state, match(checkpoint, state, table, allow_unused=allow_unused).parameters, dtype)
 
 
 def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float32) -> nnx.State:
-    """`state` with parameters that fit it; floating-point ones are cast to `dtype`. Leaves with a sharding get it."""
+    """`state` with the values of matched parameters; floating-point ones are cast to `dtype`. Shardings of leaves are
+    kept."""
     names = flat_paths(state)
 
     def filled(path, leaf):
@@ -188,22 +211,21 @@ def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float3
 
 
 def export(state: nnx.State, table: Table) -> Checkpoint:
-    """The PyTorch tensors of `state`, contiguous, in the dtype they have."""
-    sources = plan(state, table)
-    names = flat_paths(state)
+    """The PyTorch tensors of `state`, contiguous, in their dtypes."""
+    rules, names = match_rules(state, table), flat_paths(state)
     leaves = {names[path]: leaf[...] for path, leaf in nnx.to_flat_state(state)}
-    return export_parameters({name: Parameter.of(leaves[name], s.stacked) for name, s in sources.items()}, state, table)
+    return export_parameters({name: Parameter.of(leaves[name], r.stacked) for name, r in rules.items()}, state, table)
 
 
 def export_parameters(parameters: Mapping[str, Parameter], state: nnx.State, table: Table) -> Checkpoint:
-    """The PyTorch tensors of parameters that belong to `state` (abstract or real)."""
+    """The PyTorch tensors of the parameters of `state` (abstract or real)."""
     tensors = {}
-    for name, source in plan(state, table).items():
+    for name, rule in match_rules(state, table).items():
         parameter = parameters[name]
-        for key, read in zip(source.keys, parameter.pieces, strict=True):
-            tensors[key[0]] = Tensor(source.torch_shape, parameter.dtype, _torch_reader(source, read))
+        for key, read in zip(rule.keys, parameter.pieces, strict=True):
+            tensors[key[0]] = Tensor(rule.torch_shape, parameter.dtype, _torch_reader(rule, read))
     return Checkpoint("exported", tensors)
 
 
-def _torch_reader(source: Source, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: np.ascontiguousarray(source.transform.to_torch(read())).reshape(source.torch_shape)
+def _torch_reader(rule: MatchedRule, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: np.ascontiguousarray(rule.transform.to_torch(read())).reshape(rule.torch_shape)

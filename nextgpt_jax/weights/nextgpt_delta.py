@@ -156,14 +156,14 @@ def delta_state(state: nnx.State, held: Collection[str] | None = None) -> nnx.St
 
 def pieces(checkpoint: Checkpoint, state: nnx.State, rows: Table) -> tuple[list[str], list[str]]:
     """Which pieces of a delta a checkpoint (after split_rows) holds, if only in part, and which it lacks."""
-    sources, found = matching.plan(delta_state(state), rows), {}
+    rules, found = matching.match_rules(delta_state(state), rows), {}
     for path, name in matching.flat_paths(delta_state(state)).items():
-        keys = sources[name].keys
+        keys = rules[name].keys
         found[group(path)] = found.get(group(path), False) or any(k in checkpoint for some in keys for k in some)
     return [g for g, there in found.items() if there], [g for g, there in found.items() if not there]
 
 
-def fit_delta(
+def match_delta(
     checkpoint: Checkpoint, state: nnx.State, rows: Table, *, allow_partial: bool = False
 ) -> tuple[nnx.State, matching.Match, list[str]]:
     """Which parameters of `state` (abstract or real) a delta file gives.
@@ -187,7 +187,7 @@ def fit_delta(
             "with --allow_partial"
         )
     wanted = delta_state(state, held)
-    return wanted, matching.fit(checkpoint, wanted, rows), held
+    return wanted, matching.match(checkpoint, wanted, rows), held
 
 
 def load_delta(
@@ -199,10 +199,10 @@ def load_delta(
       The filled state, and the names of the pieces that were taken.
 
     Raises:
-      ConversionError: as `fit_delta`.
+      ConversionError: as `match_delta`.
     """
-    wanted, fitted, held = fit_delta(checkpoint, state, rows)
-    return matching.fill(wanted, fitted.parameters, dtype), held
+    wanted, found, held = match_delta(checkpoint, state, rows)
+    return matching.fill(wanted, found.parameters, dtype), held
 
 
 def saved_delta(folder: pathlib.Path, state: nnx.State) -> tuple[nnx.State, list[str]]:

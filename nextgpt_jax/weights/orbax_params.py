@@ -1,8 +1,8 @@
-"""Converted parameters on disk: an Orbax checkpoint in the folder params/ of a part, beside its config.
+"""Converted parameters on disk: an Orbax checkpoint in the folder params/ of a part.
 
-It is written layer by layer and never whole in memory. Each parameter is a plain zarr array, cut into pieces of at most
-32 MiB, so that a process that needs a slice reads little else. Any version of Orbax that reads PyTree checkpoints
-restores it, by the names that the modules have here.
+It is written layer by layer, so memory holds one layer at a time. Each parameter is a plain zarr array in chunks of at
+most 32 MiB: a process that needs a slice reads little more than that. Any version of Orbax that reads PyTree
+checkpoints can restore it, by the attribute names of the modules.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ import tensorstore as ts
 from flax import nnx
 
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, plan, sharding_of
+from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, match_rules, sharding_of
 from nextgpt_jax.weights.rules import Table
 
 FOLDER = "params"
-_PIECE_BYTES = 32 * 2**20
-_MOVING_BYTES = 256 * 2**20  # that may be on their way to or from the disk
-_ALIGNMENT = 64  # bytes: a CPU device takes over an array that begins at a multiple of them
+_CHUNK_BYTES = 32 * 2**20
+_PENDING_BYTES = 256 * 2**20  # limit of reads or writes in flight
+_ALIGNMENT = 64  # bytes: JAX uses an aligned numpy array on a CPU device without copying it
 
 
 def is_converted(folder: pathlib.Path) -> bool:
-    """Does a part's folder hold converted parameters?"""
+    """Whether a part's folder holds converted parameters."""
     return (folder / FOLDER).is_dir()
 
 
 def save(parameters: Mapping[str, Parameter], folder: pathlib.Path) -> None:
-    """Writes parameters, by dotted path, to `folder`/params, which must not exist.
+    """Writes parameters, by dotted path, to the new folder `folder`/params.
 
     Raises:
-      UserError: the disk is full, or something else prevents the writing.
+      UserError: the folder cannot be written, for example because the disk is full.
     """
     try:
         with _quiet():
@@ -64,7 +64,7 @@ def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Streamed(ocp.type_handlers.NumpyHandler):
-    """Writes Parameters piece by piece. What it leaves is read by Orbax's own handler of arrays."""
+    """Writes lazy Parameters piece by piece, in the format of Orbax's own handler of arrays, which reads them."""
 
     def typestr(self) -> str:
         return "jax.Array"
@@ -75,7 +75,7 @@ class _Streamed(ocp.type_handlers.NumpyHandler):
         infos: Sequence[ocp.type_handlers.ParamInfo],
         args: Sequence[ocp.type_handlers.SaveArgs] | None = None,
     ) -> list:
-        """Returns when everything is on the disk: there are no futures to wait for."""
+        """Writes everything before it returns, so there are no futures."""
         pending: collections.deque[tuple[int, ts.WriteFutures]] = collections.deque()
         for parameter, info in zip(values, infos, strict=True):
             await info.await_path_creation()
@@ -85,7 +85,7 @@ class _Streamed(ocp.type_handlers.NumpyHandler):
                 target = array[i] if parameter.stacked else array
                 pending.append((piece.nbytes, target.write(piece, can_reference_source_data_indefinitely=True)))
                 del piece
-                while sum(size for size, _ in pending) > _MOVING_BYTES:
+                while sum(size for size, _ in pending) > _PENDING_BYTES:
                     await pending.popleft()[1]
         while pending:
             await pending.popleft()[1]
@@ -98,14 +98,14 @@ def _spec(path: Any, parameter: Parameter) -> ts.Spec:
         "shape": list(parameter.shape),
         "chunks": _chunks(parameter),
         "dtype": "bfloat16" if bfloat16 else parameter.dtype.str,
-        "compressor": None,  # weights hardly compress
+        "compressor": None,  # weights are nearly incompressible
     }
     return ts.Spec({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}, "metadata": metadata})
 
 
 def _chunks(parameter: Parameter) -> list[int]:
     chunk = [1, *parameter.shape[1:]] if parameter.stacked else list(parameter.shape)
-    while math.prod(chunk) * parameter.dtype.itemsize > _PIECE_BYTES:
+    while math.prod(chunk) * parameter.dtype.itemsize > _CHUNK_BYTES:
         widest = max(range(len(chunk)), key=chunk.__getitem__)
         chunk[widest] = -(-chunk[widest] // 2)
     return [max(1, n) for n in chunk]
@@ -114,12 +114,12 @@ def _chunks(parameter: Parameter) -> list[int]:
 def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.State:
     """Fills `state` (abstract) from `folder`/params, floating-point parameters as `dtype`.
 
-    A leaf that has a sharding gets it, and each process reads its part only; others go to the default device.
-    Parameters that `state` lacks are left unread. The parameters come one after the other, piece by piece, so that the
-    host needs little more than what stays in its memory.
+    Each process reads the slices of its own devices only. A leaf without a sharding goes to the default device.
+    Parameters that are not in `state` are not read. Reading in pieces keeps the host's peak memory near the size of the
+    result.
 
     Raises:
-      ConversionError: parameters missing or of the wrong shape; all of them are listed.
+      ConversionError: parameters are missing or of the wrong shape; all of them are listed.
       UserError: the folder is damaged.
     """
     check(folder, state)
@@ -127,7 +127,7 @@ def restore(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx
 
 
 def read(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.State:
-    """What `restore` does after its check: for parts, one after the other, of a state that was checked as a whole.
+    """As `restore`, without its check: for reading parts of a state that was checked as a whole.
 
     Raises:
       UserError: the folder is damaged.
@@ -149,7 +149,7 @@ def _restored(path: pathlib.Path, sharding: jax.sharding.Sharding, dtype) -> jax
     array = ts.open({"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}).result()
     kept = np.dtype(array.dtype.numpy_dtype)
     target = np.dtype(dtype) if jnp.issubdtype(kept, jnp.floating) else kept
-    shards: dict[str, np.ndarray] = {}  # devices that hold the same share one
+    shards: dict[str, np.ndarray] = {}  # read once for all devices with the same slice
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         if str(index) not in shards:
@@ -160,7 +160,7 @@ def _restored(path: pathlib.Path, sharding: jax.sharding.Sharding, dtype) -> jax
 
 
 def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
-    """The values, in memory that a CPU device takes over without a copy."""
+    """The values in aligned memory."""
     size = math.prod(array.shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
@@ -168,8 +168,8 @@ def _read(array: ts.TensorStore, dtype: np.dtype) -> np.ndarray:
     if not array.shape:
         found[...] = array.read().result()
         return found
-    array = array[ts.d[:].translate_to[0]]  # a slice keeps its indices
-    rows = max(1, _MOVING_BYTES * len(found) // max(1, size))
+    array = array[ts.d[:].translate_to[0]]  # slices of tensorstore keep the original indices
+    rows = max(1, _PENDING_BYTES * len(found) // max(1, size))
     for first in range(0, len(found), rows):
         last = min(first + rows, len(found))
         found[first:last] = array[first:last].read().result()
@@ -180,7 +180,7 @@ def check(folder: pathlib.Path, state: nnx.State) -> None:
     """Checks that `folder`/params has all parameters of `state` (abstract or real).
 
     Raises:
-      ConversionError: parameters missing or of the wrong shape; all of them are listed.
+      ConversionError: parameters are missing or of the wrong shape; all of them are listed.
       UserError: the folder is not complete.
     """
     kept, problems, names = saved(folder), [], flat_paths(state)
@@ -209,13 +209,13 @@ def saved(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str, Parameter]:
-    """The parameters of `folder`/params that belong to `state`, each layer read when it is asked for.
+    """The parameters of `state` in `folder`/params, lazily.
 
     Raises:
-      ConversionError, UserError: as `restore`.
+      ConversionError, UserError: see `restore`.
     """
     check(folder, state)
-    return {name: _opened(folder / FOLDER / name, source.stacked) for name, source in plan(state, table).items()}
+    return {name: _opened(folder / FOLDER / name, rule.stacked) for name, rule in match_rules(state, table).items()}
 
 
 def _opened(path: pathlib.Path, stacked: bool) -> Parameter:
@@ -235,7 +235,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's warnings about metadata that these checkpoints do without."""
+    """Silences Orbax's warnings about optional metadata that these checkpoints do not have."""
     logger = logging.getLogger("absl")
     before, logger.disabled = logger.disabled, True
     try:

@@ -1,7 +1,7 @@
-"""The vocabulary of conversion tables: rows of (PyTorch key, Flax path, transform).
+"""Conversion tables: rules of (PyTorch key, Flax path, transform), used in both directions.
 
-In a row, `{i}` stands for an index. Where the Flax path has the same `{i}`, the index is carried over; where it has
-not, the layers are stacked on a leading axis. One table serves both directions: every transform has its inverse.
+In a rule, `{i}` is an index. If the Flax path has the same `{i}`, the index is kept; if not, the layers are stacked on
+a leading axis.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """A change of layout and its inverse. Both are views: no values change."""
+    """A change of layout and its inverse. Both return views: no values change."""
 
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -36,20 +36,26 @@ POINTWISE = Transform(  # a 1 x 1 convolution [out, in, 1, 1] <-> a linear kerne
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One row. `torch` lists the spellings met in checkpoints; the first one is written on export."""
+    """One PyTorch tensor, or one per layer, and the Flax parameter it fills.
+
+    Attributes:
+      torch: alternative spellings of the key; export writes the first.
+      flax: dotted path of the parameter.
+      transform: the change of layout.
+    """
 
     torch: tuple[str, ...]
     flax: str
     transform: Transform = COPY
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The indices with which this row's Flax path is `path`, or None."""
+        """The indices for which the Flax path of this rule is `path`; None if there are none."""
         pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.flax))
         found = re.fullmatch(pattern, path)
         return found.groupdict() if found else None
 
     def stacked_index(self) -> str | None:
-        """The index that the PyTorch key has and the Flax path has not."""
+        """The index that is only in the PyTorch key: the one over stacked layers."""
         missing = set(re.findall(r"\{(\w)\}", self.torch[0])) - set(re.findall(r"\{(\w)\}", self.flax))
         if len(missing) > 1:
             raise ValueError(f"{self.torch[0]} -> {self.flax} stacks more than one index")
@@ -57,29 +63,30 @@ class Rule:
 
 
 def rule(torch: str | tuple[str, ...], flax: str, transform: Transform = COPY) -> Rule:
+    """A Rule with one spelling or several."""
     return Rule((torch,) if isinstance(torch, str) else torch, flax, transform)
 
 
 def affine(torch: str | tuple[str, ...], flax: str, transform: Transform = LINEAR, *, bias: bool = True) -> list[Rule]:
-    """The rows of a Linear or Conv: kernel, and bias if it has one."""
+    """The rules of a Linear or Conv: kernel and, optionally, bias."""
     return _pair(torch, flax, "kernel", transform, bias)
 
 
 def norm(torch: str | tuple[str, ...], flax: str, *, bias: bool = True) -> list[Rule]:
-    """The rows of a normalisation layer: scale, and bias if it has one."""
+    """The rules of a normalization layer: scale and, optionally, bias."""
     return _pair(torch, flax, "scale", COPY, bias)
 
 
 def _pair(torch, flax, weight, transform, bias):
     names = (torch,) if isinstance(torch, str) else torch
-    rows = [rule(tuple(f"{n}.weight" for n in names), f"{flax}.{weight}", transform)]
-    return rows + [rule(tuple(f"{n}.bias" for n in names), f"{flax}.bias")] if bias else rows
+    rules = [rule(tuple(f"{n}.weight" for n in names), f"{flax}.{weight}", transform)]
+    return rules + [rule(tuple(f"{n}.bias" for n in names), f"{flax}.bias")] if bias else rules
 
 
 def prefixed(rules: list[Rule], *, torch: str | tuple[str, ...] = "", flax: str = "") -> list[Rule]:
-    """The same rows with a prefix on either side: a part inside a larger checkpoint or module.
+    """The same rules with a prefix on either side, for a part of a larger checkpoint or module.
 
-    Several torch prefixes are alternative spellings.
+    Several `torch` prefixes are alternative spellings.
     """
     prefixes = (torch,) if isinstance(torch, str) else torch
     return [
@@ -89,11 +96,15 @@ def prefixed(rules: list[Rule], *, torch: str | tuple[str, ...] = "", flax: str 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of one kind of checkpoint, and the keys (regular expressions) that may be there but hold no weights.
+    """The conversion of one kind of checkpoint.
 
-    `view` shows the rows a checkpoint as they expect it, where several of its tensors make one; on import only.
+    Attributes:
+      rules: exactly one applies to each parameter of the model.
+      ignored: regular expressions of keys that may be present but hold no weights.
+      preprocess: replaces tensors of a checkpoint before it is matched, such as several that make one parameter. It has
+        no inverse: export writes the result.
     """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
-    view: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+    preprocess: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint

@@ -1,6 +1,6 @@
 """Reading PyTorch checkpoints lazily, tensor by tensor: safetensors or pickles, one file or an index of shards.
 
-Tensors are read from their place in the file, not mapped: what was read does not count as this process's memory.
+Tensors are read at their offset in the file. Memory-mapped pages would count as memory of this process.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import safetensors
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.models.hf_config import read_json
 
-# In order of preference, as the hub's folders have them.
+# File names in folders of the hub, in order of preference.
 _NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _VARIANTS = ("", ".fp16")
@@ -34,7 +34,7 @@ SAFETENSORS_DTYPES = {  # names in the headers of safetensors files
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a checkpoint. Shape and dtype are known at once; the values are read when they are asked for."""
+    """A lazy tensor of a checkpoint; `read` reads its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -42,9 +42,12 @@ class Tensor:
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """Tensors by key; `checkpoint[key]` reads one.
+    """Lazy tensors by key; `checkpoint[key]` reads one.
 
-    source: what messages call it.  files: what it was opened from.
+    Attributes:
+      source: its name in error messages.
+      tensors: shape, dtype and reader of each tensor.
+      files: the files that were opened.
     """
 
     def __init__(self, source: str, tensors: Mapping[str, Tensor], files: tuple[pathlib.Path, ...] = ()):
@@ -54,11 +57,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @classmethod
     def of(cls, source: str, arrays: Mapping[str, np.ndarray]) -> "Checkpoint":
-        """A checkpoint of arrays that are in memory."""
+        """A checkpoint of arrays in memory."""
         return cls(source, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in arrays.items()})
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Checkpoint":
-        """The same checkpoint seen with other tensors."""
+        """A checkpoint of the same source and files with other tensors."""
         return Checkpoint(self.source, tensors, self.files)
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -72,12 +75,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-    """Opens a file, or a folder that holds one checkpoint in the hub's layout.
+    """Opens a file, or a folder with one checkpoint in the hub's layout.
 
-    Of several files in a folder, safetensors come before pickles and full precision before the variant fp16.
+    If a folder has several formats, safetensors are preferred to pickles and full precision to the variant fp16.
 
     Raises:
-      UserError: nothing there, an unreadable file, a shard missing, or a key in two shards.
+      UserError: there is no checkpoint, a file is unreadable, a shard is missing, or a key is in two shards.
     """
     path = pathlib.Path(path)
     if path.is_file():
@@ -128,7 +131,7 @@ def _open_file(path: pathlib.Path) -> dict[str, Tensor]:
 def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, framework="numpy"):
-            pass  # the library checks that header and data fit each other
+            pass  # checks that the header is consistent with the data
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size), object_pairs_hook=_once)
@@ -155,7 +158,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _reader(
     path: pathlib.Path, offset: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
 ) -> Callable[[], np.ndarray]:
-    """Reads an array at a place of a file. `strides` are counted in elements; None: C order."""
+    """A function that reads an array at `offset` bytes. `strides` are in elements; None: C order."""
     count = math.prod(shape)
     if strides is not None and count:
         count = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -186,13 +189,12 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         ) from None
     try:
         if zipped := zipfile.is_zipfile(path):
-            with FakeTensorMode():  # no values are read, only where they are
+            with FakeTensorMode():  # reads the offsets of the values only
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:  # saved by torch < 1.6
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; its first line says what is wrong
-        reason = first_line(error)
-        raise UserError(f"{path} is not a readable weights file: {reason}") from None
+    except Exception as error:  # torch raises many types
+        raise UserError(f"{path} is not a readable weights file: {first_line(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -218,7 +220,8 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _in_memory(tensor, dtype: np.dtype) -> Callable[[], np.ndarray]:
-    bits = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}[dtype.itemsize]  # numpy does not know torch's bfloat16
     import torch
+
+    bits = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}[dtype.itemsize]  # torch has no numpy bfloat16
 
     return lambda: tensor.detach().contiguous().view(getattr(torch, bits)).numpy().view(dtype)

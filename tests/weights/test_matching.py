@@ -144,9 +144,9 @@ def test_alternative_spellings_load_and_the_first_is_written():
 
 def test_a_wrong_table_is_a_bug():
     with pytest.raises(ValueError, match=r"0 rows match the parameter norm.bias \(4,\)"):
-        matching.plan(abstract(), Table(TABLE.rules[:-1]))
+        matching.match_rules(abstract(), Table(TABLE.rules[:-1]))
     with pytest.raises(ValueError, match="2 rows match the parameter conv.bias"):
-        matching.plan(abstract(), Table((*TABLE.rules, *affine("again", "conv", CONV))))
+        matching.match_rules(abstract(), Table((*TABLE.rules, *affine("again", "conv", CONV))))
     with pytest.raises(ValueError, match="stacks more than one index"):
         rule("a.{i}.b.{j}", "ab").stacked_index()
 

@@ -74,7 +74,7 @@ VOCODER = Table(
         *affine("conv_post", "conv_post", CONV),
     ),
     ignored=("mean", "scale"),
-    view=fold_weight_norm,
+    preprocess=fold_weight_norm,
 )
 
 
