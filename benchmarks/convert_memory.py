@@ -1,14 +1,14 @@
-"""Converts full-size random checkpoints, and prints peak memory and the speed beside a plain copy of the same files.
+"""Converts full-size random checkpoints, and prints peak memory and the speed relative to a copy of the same files.
 
     python benchmarks/convert_memory.py [COMPONENT ...] [--folder DIR] [--load]
 
-COMPONENT: llama (Vicuna-7B, 13.5 GB), imagebind, stable_diffusion, text_to_video, audioldm; all by default, one after
-the other. Each is written below DIR as float16 in the hub's layout, copied, converted, with --load restored as float16
-too, and removed: there has to be room for its bytes twice. Copy and conversion both begin with none of the files in the
-page cache, and end when their bytes are on the disk.
+COMPONENT: llama (Vicuna-7B, 13.5 GB), imagebind, stable_diffusion, text_to_video, audioldm; default: all, one after the
+other. Each is written below DIR as float16 in the hub's layout, copied, converted, restored (with --load) as float16,
+and removed, so DIR needs space for two copies of the weights. Copy and conversion start with an empty page cache and
+end when their bytes are on disk.
 
-What is printed: the peak resident memory of the converting process, seconds, and "x as fast as a copy"; with --load the
-peak of a process that restores the converted parameters, and how much that is beyond their own size.
+Printed are the peak resident memory of the converting process, seconds, and the speed relative to the copy; with --load
+also the peak of a process that restores the converted parameters, and its excess over their size.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SHARD = 5 * 10**9
 
 
 def write_random(component: str, folder: pathlib.Path) -> None:
-    """A checkpoint of random float16 weights in the hub's layout, tensor by tensor."""
+    """Writes a checkpoint of random float16 weights in the hub's layout, tensor by tensor."""
     config = CONFIGS[component]
     folder.mkdir(parents=True)
     if component in ("llama", "imagebind"):
@@ -69,7 +69,7 @@ def write_random(component: str, folder: pathlib.Path) -> None:
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Finite float16 numbers between 1/16 and 1, made as fast as bits are."""
+    """Finite float16 numbers between 1/16 and 1, straight from random bits, which is fast."""
     bits = np.frombuffer(rng.bytes(2 * math.prod(shape)), np.uint16)
     return ((bits & 0x83FF) | 0x2C00).view(np.float16).reshape(shape)
 
@@ -93,7 +93,7 @@ def forget(folder: pathlib.Path) -> None:
 
 
 def copy_seconds(source: pathlib.Path, target: pathlib.Path) -> float:
-    """How long a plain copy of the weights takes, until it is on the disk."""
+    """Seconds that a copy of the weights takes, until it is on disk."""
     forget(source)
     target.mkdir()
     begin = time.perf_counter()
@@ -107,7 +107,7 @@ def copy_seconds(source: pathlib.Path, target: pathlib.Path) -> float:
 
 
 def run(*command: str) -> tuple[float, int]:
-    """Seconds and peak resident bytes of a command."""
+    """Runs a command; returns its seconds and peak resident bytes."""
     begin = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -117,7 +117,7 @@ def run(*command: str) -> tuple[float, int]:
 
 
 def restore(component: str, folder: str) -> None:
-    """What a loading process does: all parameters on the device, as float16."""
+    """Restores all parameters to the device as float16, as a loading process does."""
     import jax
 
     from nextgpt_jax.weights import orbax_params
@@ -130,7 +130,7 @@ def restore(component: str, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("components", nargs="*", choices=[*CONFIGS, []], default=[])
-    parser.add_argument("--folder", default=None, help="where there is room; a temporary folder by default")
+    parser.add_argument("--folder", default=None, help="folder with enough free space; default: a temporary folder")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--restore", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -138,8 +138,8 @@ def main() -> None:
         restore(*args.restore)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    columns = ["component", "weights", "peak memory", "copy", "conversion", "as fast as a copy"]
-    columns += ["loading: peak", "beyond its size"] * args.load
+    columns = ["component", "weights", "peak memory", "copy", "conversion", "speed relative to the copy"]
+    columns += ["loading: peak", "excess over its size"] * args.load
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for component in args.components or CONFIGS:
         with tempfile.TemporaryDirectory(dir=args.folder) as scratch:

@@ -1,4 +1,4 @@
-"""Configs in the hub's layout: one config.json a part, read into the frozen dataclass of that part's model."""
+"""Config files in the hub's layout, read into the frozen dataclasses of the models."""
 
 import dataclasses
 import json
@@ -6,14 +6,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 
 def read_json(path: str | pathlib.Path) -> Any:
     """Parses a JSON file.
 
     Raises:
-      UserError: the file is missing or is no JSON.
+      UserError: the file is missing, cannot be read, or is not JSON.
     """
     path = pathlib.Path(path)
     try:
@@ -21,7 +21,7 @@ def read_json(path: str | pathlib.Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
@@ -30,7 +30,7 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     """Parses a JSON file that holds an object.
 
     Raises:
-      UserError: the file is missing, is no JSON, or holds something else.
+      UserError: the file is missing, cannot be read, is not JSON, or holds something else.
     """
     config = read_json(path)
     if not isinstance(config, dict):
@@ -41,11 +41,13 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
 def config_from_dict(cls: type, config: Mapping[str, Any], supported: Mapping[str, tuple] | None = None) -> Any:
     """Builds the dataclass `cls` from a hub config.
 
-    Keys that are fields of `cls` are taken (lists become tuples). A key in `supported` must have one of the values
-    listed there: it changes the architecture in a way that is not implemented otherwise. Other keys are bookkeeping.
+    Args:
+      cls: a dataclass; its fields are filled from keys of the same name (lists become tuples).
+      config: the content of a config.json. Other keys are ignored, unless they are in `supported`.
+      supported: the supported values of keys that change the architecture.
 
     Raises:
-      UserError: a value is not supported, a required field is missing, or the dataclass refuses the values.
+      UserError: a value is not supported, a required field is missing, or the dataclass rejects a value.
     """
     if not isinstance(config, Mapping):
         raise UserError(f"{cls.__name__}: the config is a {type(config).__name__}, not an object")

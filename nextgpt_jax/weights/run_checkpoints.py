@@ -1,8 +1,8 @@
-"""Workdirs: what a training run leaves behind, with Orbax.
+"""Checkpoints of training runs, by Orbax.
 
-WORKDIR/run.json        the stage and the shapes of the trained parameters: whose run this is
-WORKDIR/<step>/delta    all parameters that any stage trains, so every stage can start from every other
-WORKDIR/<step>/opt      optimizer state of this stage
+WORKDIR/run.json        identity of the run: stage, base delta, signal tokens, shapes of the trainable parameters
+WORKDIR/<step>/delta    the parameters that any stage trains, so that every stage can start from every other
+WORKDIR/<step>/opt      optimizer state of the run's stage
 WORKDIR/<step>/data     position of the data iterator
 """
 
@@ -19,13 +19,16 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
+from nextgpt_jax.weights.hub import is_hub_id
+from nextgpt_jax.weights.matching import flat_paths
 
 _RUN = "run.json"
 
 
 def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
-    """What identifies a model among others: the shapes of its trained parameters."""
-    return {".".join(map(str, path)): list(leaf.shape) for path, leaf in nnx.to_flat_state(delta)}
+    """Shapes of trainable parameters by dotted path, by which a run recognizes its model."""
+    names = flat_paths(delta)
+    return {names[path]: list(leaf.shape) for path, leaf in nnx.to_flat_state(delta)}
 
 
 class Workdir:
@@ -53,13 +56,13 @@ class Workdir:
         return self
 
     def __exit__(self, *_) -> None:
-        """Waits until everything is on the disk."""
+        """Waits for pending saves."""
         self._manager.close()
         self._opened = None
 
     @property
     def base_delta(self) -> str:
-        """The delta that the run's base was loaded with ("": none).
+        """The delta that the run started from: an absolute path or a hub id; "": none.
 
         Raises:
           UserError: no run here.
@@ -83,7 +86,8 @@ class Workdir:
     def init_or_validate(
         self, stage: str, delta: nnx.State, base_delta: str, signals: tuple[SignalTokens, ...] = RELEASED
     ) -> None:
-        """Makes the folder this run's, or checks that it is. Of several processes the first one makes it.
+        """Creates the folder of a new run, or checks that it belongs to this run. In a multi-process job the first
+        process creates it.
 
         Raises:
           UserError: the folder has checkpoints of another stage or another model.
@@ -97,7 +101,7 @@ class Workdir:
     def _claim(self, stage: str, delta: nnx.State, base_delta: str, signals: tuple[SignalTokens, ...]) -> None:
         run = {
             "stage": stage,
-            "base_delta": _absolute(base_delta),
+            "base_delta": _location(base_delta),
             "signal_tokens": signals_to_json(signals),
             "parameters": shapes_of(delta),
         }
@@ -118,12 +122,12 @@ class Workdir:
             temporary.write_text(json.dumps(run, indent=1))
 
     def check_base(self, base_delta: str) -> None:
-        """Checks that the run's base was loaded with the same delta: it replaces the frozen embedding and head.
+        """Checks that the run started from the same delta, which replaces the frozen embedding and head.
 
         Raises:
-          UserError: it was another one, or none.
+          UserError: it started from another one, or from none.
         """
-        if self.base_delta != _absolute(base_delta):
+        if self.base_delta != _location(base_delta):
             raise UserError(
                 f"{self.path} was trained on model.delta={self.base_delta!r}, this config has {base_delta!r}: "
                 "make them equal"
@@ -133,7 +137,7 @@ class Workdir:
         """Checks that the run's model has these signal tokens.
 
         Raises:
-          UserError: it has others.
+          UserError: it has other ones.
         """
         if self.signals != signals:
             names = [", ".join(f"{s.modality} ({s.count})" for s in some) for some in (self.signals, signals)]
@@ -143,10 +147,10 @@ class Workdir:
             )
 
     def check(self, delta: nnx.State) -> None:
-        """Checks that the checkpoints fit the model that `delta` belongs to.
+        """Checks that the checkpoints fit the model with the trainable parameters `delta`.
 
         Raises:
-          UserError: no run here, or one of another model; the first difference is named.
+          UserError: there is no run here, or one of another model; the first difference is named.
         """
         found, wanted = self._run()["parameters"], shapes_of(delta)
         for name in sorted(found.keys() | wanted.keys()):
@@ -161,7 +165,7 @@ class Workdir:
         return self._manager.latest_step()
 
     def save(self, step: int, delta: nnx.State, opt: Any, data: dict, *, loss: float) -> None:
-        """Begins to write a checkpoint, which goes on beside what follows; it appears whole or not at all."""
+        """Starts an asynchronous, atomic save of a checkpoint."""
         items = {
             "delta": ocp.args.StandardSave(nnx.to_pure_dict(delta)),
             "opt": ocp.args.StandardSave(jax.tree.leaves(opt)),
@@ -181,7 +185,7 @@ class Workdir:
         return _filled(delta, found["delta"]), jax.tree.unflatten(treedef, found["opt"]), found["data"]
 
     def restore_delta(self, delta: nnx.State) -> tuple[nnx.State, int]:
-        """The trained parameters of the newest checkpoint, and its step.
+        """The trainable parameters of the newest checkpoint, and its step.
 
         Raises:
           UserError: there is no checkpoint, or it belongs to another model.
@@ -194,8 +198,8 @@ class Workdir:
         return _filled(delta, self._manager.restore(step, args=ocp.args.Composite(delta=restore))["delta"]), step
 
 
-def _absolute(path: str) -> str:
-    return str(pathlib.Path(path).absolute()) if path else ""
+def _location(delta: str) -> str:
+    return str(pathlib.Path(delta).absolute()) if delta and not is_hub_id(delta) else delta
 
 
 def _abstract(tree: Any) -> Any:
