@@ -53,7 +53,7 @@ def main() -> None:
         for seed in range(11):
             request = make_request(prompt, {}, {"seed": seed, "modality": name}, engine.config, engine.defaults)
             start = time.perf_counter()
-            assert engine.answer([request])[0].media[0].modality == name
+            assert engine.generate([request])[0].media[0].modality == name
             times.append(time.perf_counter() - start)
         print(f"| {name}, warm engine | {statistics.median(times[1:]):.2f} |")
 

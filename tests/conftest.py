@@ -12,6 +12,8 @@ os.environ["XLA_FLAGS"] = f"{QUICK_COMPILER} {os.environ.get('XLA_FLAGS', '')}"
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from nextgpt_jax.inference.engine import Engine  # noqa: E402
+from nextgpt_jax.weights.load import load_system  # noqa: E402
 from tests import tiny  # noqa: E402
 
 settings.register_profile("untimed", deadline=None)  # the first example of a test compiles
@@ -42,3 +44,21 @@ def tiny_root(tmp_path_factory):
     tiny.write_data(root / "data")
     tiny.write_data(root / "pictures", kinds=tiny.PICTURES)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_root):
+    """The config of the tiny system. Read only."""
+    return tiny.experiment(tiny_root, "stage3")
+
+
+@pytest.fixture(scope="session")
+def tiny_system(tiny_config):
+    """The tiny system in memory. Read only."""
+    return load_system(tiny_config.model)
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_system, tiny_config):
+    """An engine of the tiny system. What a test replaces in it is put back by monkeypatch."""
+    return Engine(tiny_system, tiny_config.generation)

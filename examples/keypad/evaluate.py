@@ -28,7 +28,8 @@ from nextgpt_jax import media, modalities
 from nextgpt_jax.cli.flags import configure_jax, run_command
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference import engine as inference
+from nextgpt_jax.inference import types as inference
+from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.prompts import Turn, human_segments
 
 _BATCH = 64
@@ -87,7 +88,7 @@ class Exhibits:
 class Examination:
     """Asks a model, in batches; each conversation goes on from what the model itself answered."""
 
-    def __init__(self, engine: inference.Engine, folder: pathlib.Path):
+    def __init__(self, engine: Engine, folder: pathlib.Path):
         self._engine, self._folder, self._seed = engine, folder, itertools.count()
         self._exhibits = Exhibits(folder / "shown")
 
@@ -109,7 +110,7 @@ class Examination:
         asked = [inference.Request(c, seed=s, **options) for c, s in zip(conversations, seeds, strict=True)]
         fitting = [k for k, request in enumerate(asked) if self._fits(request)]
         answers = [Answer(request, "", paths, [], []) for request, paths in zip(requests, shown, strict=True)]
-        replies = self._engine.answer([asked[k] for k in fitting]) if fitting else []
+        replies = self._engine.generate([asked[k] for k in fitting]) if fitting else []
         for k, reply in zip(fitting, replies, strict=True):
             histories[k].append(Turn(turns[k].human, reply.segments))
             made = [(m.modality, self._write(f"{seeds[k]:04d}_{i}", m)) for i, m in enumerate(reply.media)]
@@ -119,7 +120,7 @@ class Examination:
     def _fits(self, request: inference.Request) -> bool:
         """Is there room in the context? A model that talks on and on in a conversation is wrong from there on."""
         try:
-            self._engine.encode(request)
+            self._engine.validate(request)
         except UserError:
             return False
         return True

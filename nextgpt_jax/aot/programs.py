@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from nextgpt_jax import compiler, modalities
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import check_defaults, denoise
+from nextgpt_jax.inference.programs import denoise
+from nextgpt_jax.inference.validation import check_defaults
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable

@@ -1,56 +1,60 @@
-"""The command line of answering: one prompt, a chat, or a file of requests."""
+"""The command that answers: one prompt, a chat, or a file of requests."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import check_folder
+from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.modalities import MODALITIES, output_modalities
+
+if TYPE_CHECKING:  # imported where they are used: a typo in a flag should not wait for jax
+    from nextgpt_jax.config import ExperimentConfig
+    from nextgpt_jax.inference.engine import Engine
+    from nextgpt_jax.inference.requests import Record
+    from nextgpt_jax.inference.types import MediaOutput, Request, Response
 
 _BATCH = 32  # requests of a file that are answered together
 
-USAGE = """infer.py --config=configs/FILE.py (--prompt=TEXT | --chat | --requests=FILE.jsonl | --warmup) [options]
+USAGE = """{program} --config=CONFIG (--prompt=TEXT | --chat | --requests=FILE.jsonl | --warmup) [options]
 
-Answers with text, images, videos and audio. Media that are shown go where `<image>`, `<video>`, ... stand in the
-prompt, or before it. Options:"""
+Answers with text, images, videos and audio. Input files replace the placeholders `<image>`, `<video>`, ... of the
+prompt, or come before it if there are none. Options:"""
 
 
 def _define(values: flags.FlagValues) -> None:
     def define(kind, name, default, text):
         getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
 
-    define("string", "prompt", None, "what to say")
+    define("string", "prompt", None, "prompt text")
     for name in MODALITIES:
-        define("multi_string", name, [], f"{name} file to show (repeatable)")
-    define("string", "output", "outputs", "folder for media and replies")
-    define("string", "workdir", "", "answer with the weights of this training run")
-    define(
-        "string",
-        "modality",
-        None,
-        f"auto, text (no media), or a list of what to produce: {','.join(output_modalities())}",
-    )
-    define("integer", "seed", None, "of sampling tokens and media")
-    define("integer", "steps", None, "denoising steps")
-    define("float", "guidance", None, "classifier-free guidance")
-    define("float", "temperature", None, "of sampling tokens; 0: the most likely ones")
-    define("integer", "top_k", None, "sample among this many tokens; 0: all")
-    define("float", "top_p", None, "sample among the tokens of this probability")
-    define("integer", "max_new_tokens", None, "length of the reply at most")
-    define("boolean", "json", False, "print the reply as one JSON object on the last line")
-    define("boolean", "chat", False, "talk in the terminal, several turns")
-    define("boolean", "warmup", False, "compile all programs side by side first; alone: only that, for later runs")
-    define("string", "requests", None, "answer every line of this JSONL file together")
+        define("multi_string", name, [], f"{name} input file (repeatable)")
+    define("string", "output", "outputs", "folder for generated media, and for replies.jsonl")
+    define("string", "workdir", "", "use the newest checkpoint of this training run")
+    names = ",".join(output_modalities())
+    define("string", "modality", None, f"auto (the model decides), text (no media), or a list of some of {names}")
+    define("integer", "seed", None, "random seed")
+    define("integer", "steps", None, "number of denoising steps")
+    define("float", "guidance", None, "classifier-free guidance scale")
+    define("float", "temperature", None, "sampling temperature of tokens; 0: take the most likely token")
+    define("integer", "top_k", None, "sample from the k most likely tokens; 0: from all")
+    define("float", "top_p", None, "sample from the most likely tokens with this total probability; 1: from all")
+    define("integer", "max_new_tokens", None, "maximum number of generated tokens")
+    define("boolean", "json", False, "print the response as one JSON object on the last line")
+    define("boolean", "chat", False, "chat in the terminal")
+    define("boolean", "warmup", False, "compile all programs in parallel before answering; alone: only compile")
+    define("string", "requests", None, "answer every line of this JSONL file, in batches")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses flags and answers. Raises UserError for what the user can mend."""
+    """Parses flags and answers. Raises UserError for errors that the user can fix."""
     values = parse_flags(argv, _define, USAGE)
     modes = [values.prompt is not None, values.chat, values.requests is not None]
     if sum(modes) != 1 and (sum(modes) or not values.warmup):
@@ -62,12 +66,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--{given[0]} goes with --prompt (in a chat, type /{given[0]} PATH)")
     check_folder(values.output, "--output")
     configure_jax()
-    from nextgpt_jax.inference import requests  # after the flags: a typo should not wait for imports
+    from nextgpt_jax.inference import requests
     from nextgpt_jax.weights.load import model_config
 
     config = values.config
     options = {name: getattr(values, name) for name in requests.OPTIONS}
-    if values.prompt is not None:  # bad input shows before the weights are loaded
+    if values.prompt is not None:  # report bad input before loading the weights
         model = model_config(config.model)
         request = requests.make_request(values.prompt, paths, options, model, config.generation)
         engine = load_engine(config, values.workdir)
@@ -87,22 +91,7 @@ def main(argv: Sequence[str]) -> None:
         chat(engine, options, values.output)
 
 
-def warm_up_for(engine, request) -> None:
-    """Compiles the programs that may answer a request."""
-    from nextgpt_jax.inference.engine import parse_modality
-
-    encoded = engine.encode(request)
-    allowed, _ = parse_modality(engine.modalities, request.modality)
-    engine.warm_up(
-        prompt_tokens=[len(encoded.ids)],
-        media=len(encoded.inputs),
-        max_new_tokens=request.max_new_tokens,
-        inputs=sorted({medium.modality for _, medium in encoded.inputs}),
-        outputs=[name for name, may in zip(engine.modalities, allowed, strict=True) if may],
-    )
-
-
-def load_engine(config, workdir: str):
+def load_engine(config: "ExperimentConfig", workdir: str) -> "Engine":
     """The engine of a config, with the trained weights of `workdir` if given."""
     from nextgpt_jax.inference.engine import Engine
     from nextgpt_jax.sharding import make_mesh
@@ -114,65 +103,125 @@ def load_engine(config, workdir: str):
     return Engine(load_trained(config.model, workdir, mesh=mesh if mesh.size > 1 else None), config.generation)
 
 
-def answer_one(engine, request, output: str, as_json: bool) -> None:
-    """Answers one request and prints the reply: text, then the paths of its media."""
+def warm_up_for(engine: "Engine", request: "Request") -> None:
+    """Compiles the programs that may answer a request."""
+    from nextgpt_jax.inference.validation import parse_modality
+
+    conversation, names = engine.validate(request), engine.config.output_modalities
+    allowed, _ = parse_modality(names, request.modality)
+    engine.warm_up(
+        prompt_tokens=[len(conversation.ids)],
+        inputs=len(conversation.inputs),
+        max_new_tokens=request.max_new_tokens,
+        input_modalities=sorted({medium.modality for _, medium in conversation.inputs}),
+        output_modalities=[name for name, is_allowed in zip(names, allowed, strict=True) if is_allowed],
+    )
+
+
+def answer_one(engine: "Engine", request: "Request", output: str, as_json: bool) -> None:
+    """Answers one request and prints the response."""
     start = time.perf_counter()
-    with progress() as on_step:
-        reply = engine.answer([request], on_step)[0]
-    paths = save_media(reply.media, pathlib.Path(output))
-    print(reply.text)
-    for path in paths:
-        print(path)
+    response, paths = respond(engine, request, lambda media: save_media(media, pathlib.Path(output)))
     if as_json:
         seconds = round(time.perf_counter() - start, 3)
-        files = _by_modality(reply.media, [str(path) for path in paths])
-        print(json.dumps({"text": reply.text, **files, "tokens": reply.tokens, "seconds": seconds}, ensure_ascii=False))
+        files = _by_modality(response.media, [str(path) for path in paths])
+        line = {"text": response.text, **files, "tokens": response.tokens, "seconds": seconds}
+        print(json.dumps(line, ensure_ascii=False))
 
 
-def answer_file(engine, records: Sequence, options: dict, output: str, size: int = _BATCH) -> None:
-    """Answers the good requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line a request.
+def respond(
+    engine: "Engine", request: "Request", save: Callable[[Sequence["MediaOutput"]], list[pathlib.Path]]
+) -> tuple["Response", list[pathlib.Path]]:
+    """Answers a request; prints the text and the paths of the saved media, in a terminal as soon as they are ready."""
+    with progress() as bar:
+        if not sys.stdout.isatty():
+            response = engine.generate([request], bar)[0]
+            print(response.text)
+            paths = save(response.media)
+            print("".join(f"{path}\n" for path in paths), end="")
+            return response, paths
+        paths, response, in_text = [], None, True
 
-    `options` hold for requests that do not say otherwise.
+        def on_step(done: int, total: int) -> None:
+            end_text()
+            bar(done, total)
+
+        def end_text() -> None:
+            nonlocal in_text
+            if in_text:
+                print()
+            in_text = False
+
+        for event in engine.stream(request, on_step if bar else None):
+            print(event.text, end="", flush=True)
+            if event.media:
+                end_text()
+                if bar:
+                    bar.hide()
+                saved = save([event.media])
+                print("".join(f"{path}\n" for path in saved), end="", flush=True)
+                paths += saved
+            response = event.response
+        end_text()
+    return response, paths
+
+
+def answer_file(
+    engine: "Engine",
+    records: Sequence["Record | UserError"],
+    options: Mapping[str, Any],
+    output: str,
+    size: int = _BATCH,
+) -> None:
+    """Answers the valid requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line per request.
+
+    `options` are defaults for requests that do not set them.
     """
-    from nextgpt_jax.files import atomic_write
     from nextgpt_jax.inference.requests import make_request
     from nextgpt_jax.media import write
 
     folder = pathlib.Path(output)
     lines, answered = [], 0
-    for begin in range(0, len(records), size):
-        requests, found = {}, {}
-        for i, record in enumerate(records[begin : begin + size], begin):
+    for start in range(0, len(records), size):
+        requests, results = {}, {}
+        for i, record in enumerate(records[start : start + size], start):
             try:
                 if isinstance(record, UserError):
                     raise record
                 merged = {**options, **record["options"]}
                 request = make_request(record["prompt"], record["paths"], merged, engine.config, engine.defaults)
-                engine.encode(request)  # refused alone, not with its batch
+                engine.validate(request)  # an invalid request must not fail its batch
                 requests[i] = request
             except UserError as error:
-                found[i] = {"error": str(error)}
-        with progress() as on_step:
-            replies = engine.answer(list(requests.values()), on_step) if requests else []
-        for i, reply in zip(requests, replies, strict=True):
-            names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(reply.media)]
-            for name, medium in zip(names, reply.media, strict=True):
+                results[i] = {"error": str(error)}
+        with progress() as bar:
+            responses = engine.generate(list(requests.values()), bar) if requests else []
+        for i, response in zip(requests, responses, strict=True):
+            names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(response.media)]
+            for name, medium in zip(names, response.media, strict=True):
                 write(medium.modality, folder / name, medium.content)
-            found[i] = {"text": reply.text, **_by_modality(reply.media, names), "tokens": reply.tokens}
-        lines += [json.dumps(found[i], ensure_ascii=False) + "\n" for i in sorted(found)]
+            results[i] = {"text": response.text, **_by_modality(response.media, names), "tokens": response.tokens}
+        lines += [json.dumps(results[i], ensure_ascii=False) + "\n" for i in sorted(results)]
         answered += len(requests)
-        with atomic_write(folder / "replies.jsonl") as temporary:  # what is answered stays, whatever comes
+        with atomic_write(folder / "replies.jsonl") as temporary:  # after each batch: a later one may fail
             temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     print(f"{answered} of {len(records)} requests answered: {folder / 'replies.jsonl'}")
 
 
-def chat(engine, options: dict, output: str) -> None:
+def chat(engine: "Engine", options: Mapping[str, Any], output: str) -> None:
     """A conversation in the terminal, with commands that start with a slash."""
     from nextgpt_jax.inference.requests import make_request
     from nextgpt_jax.prompts import Turn
 
-    shows = ", ".join(f"/{name}" for name in engine.config.input_modalities)
-    print(f"Say something. {shows} PATH shows a file with your next message, /new starts over, /quit ends.")
+    def save(media: Sequence["MediaOutput"]) -> list[pathlib.Path]:
+        try:
+            return save_media(media, pathlib.Path(output))
+        except UserError as error:  # the conversation goes on
+            print(f"error: {error}")
+            return []
+
+    attach = ", ".join(f"/{name}" for name in engine.config.input_modalities)
+    print(f"Type a message. {attach} PATH adds a file to it, /new starts a new conversation, /quit ends.")
     history, paths = [], {}
     while True:
         try:
@@ -187,27 +236,23 @@ def chat(engine, options: dict, output: str) -> None:
         elif command.startswith("/") and command[1:] in engine.config.input_modalities and argument.strip():
             paths.setdefault(command[1:], []).append(argument.strip())
         elif line.startswith("/"):
-            print(f"commands: {shows} PATH, /new, /quit")
+            print(f"commands: {attach} PATH, /new, /quit")
         elif line:
             try:
                 request = make_request(line, paths, options, engine.config, engine.defaults, history)
-                with progress() as on_step:
-                    reply = engine.answer([request], on_step)[0]
-                history = [*history, Turn(request.turns[-1].human, reply.segments)]
-                print(reply.text)
-                for path in save_media(reply.media, pathlib.Path(output)):
-                    print(path)
+                response, _ = respond(engine, request, save)
+                history = [*history, Turn(request.turns[-1].human, response.segments)]
             except UserError as error:
                 print(f"error: {error}")
             paths = {}
 
 
-def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each medium under the next free name of its kind in the folder, which is made if there is something."""
+def save_media(media: Sequence["MediaOutput"], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each medium to the next free file name of its modality. Creates the folder if there is a medium."""
     from nextgpt_jax.media import write
 
     paths = []
-    for medium in made:
+    for medium in media:
         number, suffix = 0, MODALITIES[medium.modality].suffix
         while (path := folder / f"{medium.modality}_{number:03d}{suffix}").exists():
             number += 1
@@ -216,28 +261,43 @@ def save_media(made: Sequence, folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def _by_modality(made: Sequence, names: Sequence[str]) -> dict[str, list[str]]:
+def _by_modality(media: Sequence["MediaOutput"], names: Sequence[str]) -> dict[str, list[str]]:
     """{"images": [...], "videos": [...], "audios": [...]}."""
-    pairs = list(zip(made, names, strict=True))
+    pairs = list(zip(media, names, strict=True))
     return {f"{kind}s": [name for medium, name in pairs if medium.modality == kind] for kind in output_modalities()}
 
 
-class progress:
-    """A bar of denoising steps on stderr, in a terminal; elsewhere the callback is None and costs nothing."""
+class ProgressBar:
+    """Denoising steps on stderr; visible from a step until `hide`."""
 
-    def __enter__(self) -> Callable[[int, int], None] | None:
+    def __init__(self):
+        self._bar = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` steps are done."""
         from tqdm import tqdm
 
-        self._bar = tqdm(unit="step", leave=False) if sys.stderr.isatty() else None
-        return self._step if self._bar is not None else None
-
-    def _step(self, done: int, count: int) -> None:
-        self._bar.total, self._bar.n = count, done
+        if self._bar is None:
+            self._bar = tqdm(unit="step", leave=False)
+        self._bar.total, self._bar.n = total, done
         self._bar.refresh()
 
-    def __exit__(self, *_) -> None:
+    def hide(self) -> None:
+        """Removes the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
+        self._bar = None
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[ProgressBar | None]:
+    """A ProgressBar if stderr is a terminal, else None: then samplers need not report every step."""
+    bar = ProgressBar() if sys.stderr.isatty() else None
+    try:
+        yield bar
+    finally:
+        if bar:
+            bar.hide()
 
 
 def run() -> None:

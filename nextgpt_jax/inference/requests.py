@@ -9,7 +9,8 @@ from typing import Any
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.inference.engine import Request, check_options
+from nextgpt_jax.inference.types import Request
+from nextgpt_jax.inference.validation import check_options, check_readable
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -48,8 +49,8 @@ def make_request(
         prompt.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, in JSON or in the terminal's bytes
         raise UserError("the prompt is not valid Unicode") from None
-    if unread := [name for name, given in paths.items() if given and name not in model.input_modalities]:
-        raise UserError(f"this model's encoder does not read {unread[0]} (only {', '.join(model.input_modalities)})")
+    for name in (name for name, given in paths.items() if given):
+        check_readable(name, model)
     known = {f.name for f in dataclasses.fields(defaults)} & OPTIONS.keys()
     given = {name: value for name, value in options.items() if value is not None}
     request = Request((), **{name: getattr(defaults, name) for name in known} | given)

@@ -8,12 +8,18 @@ from examples.keypad import language
 from examples.keypad.evaluate import Examination
 from examples.keypad.language import MODALITIES, Request
 from nextgpt_jax.cli.infer import load_engine
+from nextgpt_jax.inference.requests import make_request
 from nextgpt_jax.prompts import Turn
 
 
 @pytest.fixture(scope="module")
-def examination(tmp_path_factory):
-    return Examination(load_engine(get_config(), ""), tmp_path_factory.mktemp("keypad"))
+def engine():
+    return load_engine(get_config(), "")
+
+
+@pytest.fixture(scope="module")
+def examination(engine, tmp_path_factory):
+    return Examination(engine, tmp_path_factory.mktemp("keypad"))
 
 
 def test_every_pair_of_modalities(examination):
@@ -35,3 +41,25 @@ def test_a_conversation_goes_on(examination):
     answers = [answer for request in language.CONVERSATIONS[3] for answer in examination.ask([request], [history])]
     assert len(history) == 4
     assert sum(answer.right() for answer in answers) >= 3
+
+
+@pytest.mark.parametrize(
+    "prompt, options",
+    [
+        ("please draw a seven", {"modality": "image", "temperature": 0.0}),
+        ("please draw a seven", {"seed": 5}),
+        ("play the tone of key seven", {"modality": "audio", "seed": 2, "temperature": 1.0}),
+        ("what is two plus three?", {"temperature": 0.0}),
+        ("what is two plus three?", {"seed": 3, "temperature": 1.5, "top_p": 0.9}),
+        ("hello, who are you?", {"modality": "text", "seed": 7, "temperature": 2.0, "max_new_tokens": 40}),
+        ("show me a nine, then play its tone", {"modality": "image,audio", "seed": 1}),
+    ],
+)
+def test_streamed_answers_are_the_same(engine, prompt, options):
+    request = make_request(prompt, {}, {"steps": 2, **options}, engine.config, engine.defaults)
+    (expected,) = engine.generate([request])
+    *events, last = engine.stream(request)
+    assert "".join(event.text for event in events) == expected.text == last.response.text
+    assert last.response.tokens == expected.tokens and last.response.segments == expected.segments
+    shown = [event.media.modality for event in events if event.media]
+    assert shown == [medium.modality for medium in expected.media] == [m.modality for m in last.response.media]

@@ -12,7 +12,7 @@ from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import MediaOutput, Response
+from nextgpt_jax.inference.types import MediaOutput, Response
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 
@@ -30,11 +30,11 @@ class Known:
         self._inks = world.ink()[world.TRAIN]
         self._images = images
 
-    def encode(self, request):
+    def validate(self, request):
         if len(request.turns) > self.room:
             raise UserError("the prompt is too long")
 
-    def answer(self, asked):
+    def generate(self, asked):
         self.asked += asked
         return [self._reply(request) for request in itertools.islice(self._requests, len(asked))]
 

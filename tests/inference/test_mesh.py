@@ -11,7 +11,8 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from nextgpt_jax import sharding
 from nextgpt_jax.config import MeshConfig
-from nextgpt_jax.inference.engine import Engine, Request
+from nextgpt_jax.inference.engine import Engine
+from nextgpt_jax.inference.types import Request
 from nextgpt_jax.weights.load import load_trained
 from nextgpt_jax.prompts import Turn
 from tests import tiny
@@ -27,7 +28,7 @@ requests = [
 answers = []
 for mesh in (None, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
     system = load_trained(config.model, "", mesh=mesh)
-    answers.append(Engine(system, config.generation).answer(requests))
+    answers.append(Engine(system, config.generation).generate(requests))
 split = [x for x in jax.tree.leaves(system.model) if x.addressable_shards[0].data.size < x.size]
 assert len(jax.devices()) == 8 and len(split) > 20, len(split)
 for one, other in zip(*answers, strict=True):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from convert.__main__ import main as convert
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.engine import Engine, Request
+from nextgpt_jax.inference.engine import Engine
+from nextgpt_jax.inference.types import Request
 from nextgpt_jax.models import quantize
 from nextgpt_jax.models.layers import REMAT_POLICIES, Linear, LoRAConfig, merge_lora
 from nextgpt_jax.prompts import Turn
@@ -139,7 +140,7 @@ def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     np.testing.assert_allclose(found["nf4"], found[""], rtol=0.2)
     system = load_trained(config.model, str(tmp_path / "runnf4"))
     assert np.asarray(system.model.llm.layers[0].self_attn.q_proj.lora_b[...]).any()
-    (reply,) = Engine(system, config.generation).answer([Request((Turn(("a",)),), modality="image", temperature=0.0)])
+    (reply,) = Engine(system, config.generation).generate([Request((Turn(("a",)),), modality="image", temperature=0.0)])
     assert [medium.modality for medium in reply.media] == ["image"]
 
 

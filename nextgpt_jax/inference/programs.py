@@ -1,0 +1,116 @@
+"""The compiled programs of answering. Each jitted function is compiled once for each combination of its shapes.
+
+Results have explicit shardings on the mesh in use: the compiler's own choice may have no name on the mesh, and could
+recompile the next program.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from nextgpt_jax import compiler
+from nextgpt_jax.generation import loop, step
+from nextgpt_jax.generation.state import DecodeState
+from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, init_state
+from nextgpt_jax.sharding import constrain, constrain_batch, replicate_params
+
+
+class Progress(NamedTuple):
+    """The fields of a DecodeState that tell which tokens are known so far."""
+
+    tokens: Int[Array, "b n"]
+    num_tokens: Int[Array, " b"]
+    next_token: Int[Array, " b"]
+    done: Bool[Array, " b"]
+    length: Int[Array, " b"]
+
+
+@functools.partial(compiler.jit, static_argnames="modality")
+def encode_media(model, media, *, modality):
+    """Encoder embeddings of a batch of preprocessed media."""
+    return constrain_batch(model.encode(modality, media))
+
+
+@functools.partial(compiler.jit, static_argnames="config")
+def prefill(model, ids, lengths, media, positions, params, config):
+    """The decode state after the prompts `ids` [B, P], with the media embeddings [B, M, E] at `positions` [B, M]."""
+    state = step.prefill(model, model.embed_prompt(ids, media, positions), lengths, params, config)
+    return _constrain_state(state)
+
+
+@functools.partial(compiler.jit, static_argnames="config", donate_argnums=1)
+def decode(model, state, max_steps, config):
+    """The state after at most `max_steps` (traced) further steps, and its Progress."""
+    state = _constrain_state(loop.decode(model, state, config, max_steps))
+    return state, Progress(*(getattr(state, name) for name in Progress._fields))
+
+
+def _constrain_state(state: DecodeState) -> DecodeState:
+    def cache(x):
+        return constrain(x, *[None] * (x.ndim - 4), "batch", None, "heads", None)
+
+    fields = {name: jax.tree.map(cache if name == "cache" else constrain_batch, x) for name, x in vars(state).items()}
+    return DecodeState(**fields)
+
+
+@functools.partial(compiler.jit, static_argnames="modality")
+def encode_caption(model, ids, *, modality):
+    """Prompt embeddings of a decoder's own text encoder."""
+    return constrain_batch(model.decoders[modality].encode_prompt(ids))
+
+
+@functools.partial(compiler.jit, static_argnames=("modality", "size"))
+def start_sampling(model, hidden, table, seeds, indices, *, modality, size):
+    """The sampler's first state and the prompt embeddings, from the hidden states [B, W, D] at signal tokens.
+
+    The noise of a medium depends on its seed and its index in its answer. `size`: arguments of `latent_shape`.
+    """
+    ids = jnp.array(model.config.vocabulary.signal_ids(modality))
+    prompt_embeds = model.prompt_embeddings(modality, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
+    shape = model.decoders[modality].config.latent_shape(*size)
+    noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
+    return _constrain_sampler(init_state(table, noise)), constrain_batch(prompt_embeds)
+
+
+@functools.partial(compiler.jit, static_argnames="modality", donate_argnums=1)
+def denoise_media(model, state, prompt_embeds, negative_prompt_embeds, table, guidance_scale, first, last, *, modality):
+    """`denoise` by the decoder of a modality; `first` and `last` are traced."""
+    arguments = (state, prompt_embeds, negative_prompt_embeds, table, guidance_scale, first, last)
+    return denoise(model.decoders[modality], *arguments)
+
+
+@functools.partial(compiler.jit, static_argnames=("modality", "dtype"))
+def decode_media(model, latents, *, modality, dtype):
+    """Media from latents: uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
+    media = model.decoders[modality].decode(latents, dtype)
+    return constrain_batch(media if modality == "audio" else jnp.round(media * 255).astype(jnp.uint8))
+
+
+def denoise(
+    decoder: LatentDiffusion,
+    state: SamplerState,
+    prompt_embeds: Float[Array, "b l d"],
+    negative_prompt_embeds: Float[Array, "_ l d"],
+    table: SamplerTable,
+    guidance_scale: Float[Array, " b"],
+    first: Int[Array, ""] | int,
+    last: Int[Array, ""] | int,
+) -> SamplerState:
+    """`decoder.denoise` for a batch on the mesh in use, with the UNet's weights gathered once, before its loop."""
+    graphdef, unet, rest = nnx.split(decoder, lambda path, _: path[0] == "unet", ...)
+    decoder = nnx.merge(graphdef, replicate_params(unet), rest)
+    arguments = (prompt_embeds, negative_prompt_embeds, table, guidance_scale, first, last)
+    return _constrain_sampler(decoder.denoise(state, *arguments))
+
+
+def _constrain_sampler(state: SamplerState) -> SamplerState:
+    return SamplerState(
+        sample=constrain_batch(state.sample),
+        anchor=constrain_batch(state.anchor),
+        history=constrain_batch(state.history, axis=1),
+    )

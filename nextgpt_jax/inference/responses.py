@@ -1,0 +1,85 @@
+"""From generated token ids to text: complete responses, and text as it is decoded."""
+
+from collections.abc import Sequence
+
+from nextgpt_jax.inference.types import Response
+from nextgpt_jax.modalities import Vocabulary
+from nextgpt_jax.prompts import Output, Segment, Tokenizer
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoded from bytes that are no complete character
+
+
+class ResponseParser:
+    """Splits token ids into text and output media."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary):
+        self._tokenizer, self._base_size = tokenizer, vocabulary.base_size
+        self._outputs = {vocabulary.signal_ids(name)[0]: name for name in vocabulary.output_modalities}
+
+    def response(self, ids: Sequence[int]) -> Response:
+        """The response with these ids, without its media."""
+        segments = self._segments(ids)
+        return Response(_text(segments), [], len(ids), tuple(segments))
+
+    def stable_text(self, ids: Sequence[int]) -> str:
+        """The text of the first ids of a response that no further ids can change."""
+        end = len(ids)
+        while end and ids[end - 1] < self._base_size and self._is_partial(ids[end - 1]):
+            end -= 1
+        return _text(self._segments(ids[:end]))
+
+    def _segments(self, ids: Sequence[int]) -> list[Segment]:
+        segments: list[Segment] = []
+        text_ids: list[int] = []
+        for token in ids:
+            if token < self._base_size:
+                text_ids.append(token)
+            elif token in self._outputs:
+                segments += [self._decode(text_ids), Output(self._outputs[token])]
+                text_ids = []
+        segments.append(self._decode(text_ids).rstrip())
+        return [segment for segment in segments if segment != ""]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+
+    def _is_partial(self, token: int) -> bool:
+        """Whether a token is part of a character. How it is decoded can depend on its neighbors."""
+        return _REPLACEMENT in self._decode([token])
+
+
+def _text(segments: Sequence[Segment]) -> str:
+    return "".join(s for s in segments if isinstance(s, str)).strip()
+
+
+class TextStream:
+    """The text of a response in pieces, while its ids become known.
+
+    Held back until the next ids decide about them: incomplete characters, the first ids of a stop sequence, and white
+    space at the end.
+    """
+
+    def __init__(self, parser: ResponseParser, stop_sequences: Sequence[Sequence[int]]):
+        self._parser, self._stop_sequences = parser, [list(s) for s in stop_sequences]
+        self._emitted = ""
+
+    def advance(self, ids: Sequence[int], done: bool) -> str:
+        """The text to append.
+
+        Args:
+          ids: all ids so far; the complete response, without its stop sequence, if `done`.
+        """
+        ids = list(ids)
+        if done:
+            text = self._parser.response(ids).text
+        else:
+            text = self._parser.stable_text(ids[: len(ids) - self._begun_stop(ids)])
+        # Tokenizers that are not consistent with themselves: no text is better than wrong text.
+        delta = text[len(self._emitted) :] if text.startswith(self._emitted) else ""
+        self._emitted += delta
+        return delta
+
+    def _begun_stop(self, ids: list[int]) -> int:
+        """The number of ids at the end that may turn out to be the beginning of a stop sequence."""
+        lengths = (n for stop in self._stop_sequences for n in range(1, len(stop)) if ids[-n:] == stop[:n])
+        return max(lengths, default=0)

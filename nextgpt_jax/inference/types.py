@@ -1,0 +1,74 @@
+"""What goes into and comes out of the engine."""
+
+import dataclasses
+from typing import Any
+
+from nextgpt_jax.prompts import Segment, Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A conversation whose last turn is to be answered.
+
+    Attributes:
+      turns: the content of an `Input` is the array that `media.load` returns.
+      seed: of sampled tokens and media.
+      modality: "auto" (the model decides), "text" (no media), or a list such as "image,audio" (each at least once, no
+        others).
+      steps: denoising steps of all media; None: the default of each modality.
+      guidance: classifier-free guidance scale of all media; None: the default of each modality.
+      temperature: of sampled tokens; 0 takes the most likely token.
+      top_k: sample from the k most likely tokens; 0 turns it off.
+      top_p: sample from the most likely tokens with this total probability; 1 turns it off.
+      max_new_tokens: limit of generated tokens, signal tokens included.
+    """
+
+    turns: tuple[Turn, ...]
+    seed: int = 0
+    modality: str = "auto"
+    steps: int | None = None
+    guidance: float | None = None
+    temperature: float = 0.4
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int = 246
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaOutput:
+    """A generated medium: an image as uint8 [H, W, 3], a `media.Video` or a `media.Audio`."""
+
+    modality: str
+    content: Any
+
+
+@dataclasses.dataclass
+class Response:
+    """The answer to a request.
+
+    Attributes:
+      text: all text, without the signal tokens.
+      media: in the order in which the text asks for them.
+      tokens: number of generated tokens, signal tokens included.
+      segments: the assistant's side of the turn, to continue the conversation.
+    """
+
+    text: str
+    media: list[MediaOutput]
+    tokens: int
+    segments: tuple[Segment, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamEvent:
+    """A part of an answer that has just been finished; exactly one field is set.
+
+    Attributes:
+      text: text that follows the text of the events before; the texts of all events make up `Response.text`.
+      media: the next medium of `Response.media`; all media come after the text.
+      response: the complete answer, in the last event.
+    """
+
+    text: str = ""
+    media: MediaOutput | None = None
+    response: Response | None = None

@@ -1,0 +1,102 @@
+"""Checks of requests and defaults, before anything is computed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.types import Request
+from nextgpt_jax.models.nextgpt import NExTGPTConfig
+from nextgpt_jax.prompts import TokenizedConversation
+
+
+def parse_modality(names: Sequence[str], wanted: str) -> tuple[list[bool], list[bool]]:
+    """Which of the modalities `names` are (allowed, forced) by `Request.modality`.
+
+    Raises:
+      UserError: `wanted` is neither "auto", nor "text", nor a list of some of `names`.
+    """
+    if wanted in ("auto", "text"):
+        return [wanted == "auto"] * len(names), [False] * len(names)
+    chosen = [name.strip() for name in wanted.split(",")]
+    if len(chosen) > 1 and not {"auto", "text"}.isdisjoint(chosen):
+        raise UserError(f"modality {wanted!r}: auto and text cannot be combined with others")
+    if unknown := [name for name in chosen if name not in names]:
+        raise UserError(f"modality {unknown[0]!r} is not one of auto, text, {', '.join(names)}")
+    return [name in chosen for name in names], [name in chosen for name in names]
+
+
+def num_steps(request: Request, modality: str, defaults: GenerationConfig) -> int:
+    """Denoising steps for media of a modality."""
+    return getattr(defaults, modality).num_inference_steps if request.steps is None else request.steps
+
+
+def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationConfig) -> None:
+    """Checks the options of a request.
+
+    Raises:
+      UserError: an option is out of range, or needs a modality that the model cannot generate.
+    """
+    in_range = {
+        "steps": request.steps is None or 1 <= request.steps <= 1000,
+        "guidance": request.guidance is None or 0 <= request.guidance < 1000,
+        "temperature": 0 <= request.temperature < 1000,
+        "top_k": 0 <= request.top_k < 2**31,
+        "top_p": 0 < request.top_p <= 1,
+        "max_new_tokens": 1 <= request.max_new_tokens < 2**31,
+        "seed": 0 <= request.seed < 2**31,
+    }
+    if wrong := [name for name, good in in_range.items() if not good]:
+        raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
+    _, forced = parse_modality(config.output_modalities, request.modality)
+    for name, decoder in config.decoders:
+        decoder.scheduler.sampler_table(num_steps(request, name, defaults))  # raises for too many steps
+    if sum(forced) > defaults.max_media:
+        raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
+
+
+def check_conversation(conversation: TokenizedConversation, request: Request, config: NExTGPTConfig) -> None:
+    """Checks that the model can read a conversation and has room for its answer.
+
+    Raises:
+      UserError: the prompt does not fit the context, the encoder does not read an input, or the forced media do not
+        fit the tokens that are left.
+    """
+    context, length = config.llm.max_position_embeddings, len(conversation.ids)
+    if length >= context:
+        raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
+    for _, medium in conversation.inputs:
+        check_readable(medium.modality, config)
+        found, wanted = np.shape(medium.content), tuple(config.encoder.input_shape(medium.modality))
+        if found != wanted:
+            raise UserError(
+                f"{medium.modality} input has shape {list(found)}, expected {list(wanted)}: load it with media.load"
+            )
+    _, forced = parse_modality(config.output_modalities, request.modality)
+    signals = [config.vocabulary.signal_ids(n) for n, f in zip(config.output_modalities, forced, strict=True) if f]
+    needed, room = sum(map(len, signals)), min(request.max_new_tokens, context - length)
+    if room < needed:
+        raise UserError(f"an answer with {request.modality} needs {needed} new tokens but has room for {room}")
+
+
+def check_readable(modality: str, config: NExTGPTConfig) -> None:
+    """Raises UserError unless the model's encoder reads the modality."""
+    if modality not in config.input_modalities:
+        known = ", ".join(config.input_modalities)
+        raise UserError(f"this model's encoder does not read {modality} (only {known})")
+
+
+def check_defaults(defaults: GenerationConfig, modalities: Sequence[str]) -> None:
+    """Checks the settings that requests cannot change.
+
+    Raises:
+      UserError: one is out of range.
+    """
+    for name in modalities:
+        if (batch := getattr(defaults, name).batch) < 1:
+            raise UserError(f"generation.{name}.batch is {batch}: give at least 1")
+    if "video" in modalities and not 0 < defaults.video.fps <= 1000:
+        raise UserError(f"generation.video.fps is {defaults.video.fps}: give frames per second above 0, at most 1000")
+    if defaults.max_media < 0:
+        raise UserError(f"generation.max_media is {defaults.max_media}: give 0 or more")
