@@ -328,14 +328,14 @@ class HostBatch:
             )
 
     @property
-    def local(self) -> list[int]:
+    def indices(self) -> list[int]:
         """The numbers of the rows that devices of this process hold."""
         indices = batch_sharding(self.mesh).addressable_devices_indices_map((self.size,)).values()
         return sorted({row for (rows,) in indices for row in range(*rows.indices(self.size))})
 
-    def put(self, batch: dict) -> dict:
-        """The local rows [len(local), ...] of each leaf as an array of the whole batch [size, ...] on the mesh."""
-        sharding, place = batch_sharding(self.mesh), {row: i for i, row in enumerate(self.local)}
+    def to_global(self, batch: dict) -> dict:
+        """The local rows [len(indices), ...] of each leaf as an array of the whole batch [size, ...] on the mesh."""
+        sharding, place = batch_sharding(self.mesh), {row: i for i, row in enumerate(self.indices)}
 
         def one(rows: np.ndarray) -> jax.Array:
             def read(index):

@@ -1,1 +1,1 @@
-"""Training data: samples from files, Grain pipelines, batches."""
+"""Training data: dataset files, examples, batches."""

@@ -1,4 +1,4 @@
-"""Samples to batches with Grain: shuffled anew each epoch, read ahead by threads, with a position to resume from."""
+"""Samples to batches with Grain: reshuffled every epoch, prefetched by threads, resumable at any batch."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -14,24 +14,27 @@ from nextgpt_jax.data.readers import Conversation
 
 def batches(
     samples: Sequence[Conversation],
-    encoder: ExampleBuilder,
+    builder: ExampleBuilder,
     config: DataConfig,
     seed: int,
-    *,
-    first: int = 0,
-    rows: Sequence[int] | None = None,
+    numbers: range,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[dict]:
-    """An endless iterator of batches (data/batches.py) from number `first` on; of their `rows` only, if given.
+    """The batches (see examples.py) of a run by their numbers.
 
-    Which samples a batch has depends on the seed and its number alone, so that a number is all there is to a position.
+    A batch depends on the seed and its number alone, so the number is enough to resume.
+
+    Args:
+      numbers: consecutive numbers; epochs follow each other.
+      indices: the examples of each batch that this process loads; None: all.
     """
-    dataset = grain.MapDataset.source(BatchSource(samples, encoder, config, seed, rows))[first:]
+    source = BatchSource(samples, builder, config, seed, numbers.stop, indices)
     options = grain.ReadOptions(num_threads=config.num_workers, prefetch_buffer_size=config.num_workers)
-    return iter(dataset.to_iter_dataset(options))
+    return iter(grain.MapDataset.source(source)[numbers.start :].to_iter_dataset(options))
 
 
 class BatchSource:
-    """The batches of one epoch after the other, by number. Every epoch has every sample.
+    """The first `num_batches` batches of a run by number, epoch after epoch. Every epoch contains every sample.
 
     With `config.bucket_boundaries`, examples are batched by length and padded to the end of their bucket: one compiled
     step per bucket, and little padding. The remainder of a bucket goes to the next longer one, and the last batch of an
@@ -41,38 +44,41 @@ class BatchSource:
     def __init__(
         self,
         samples: Sequence[Conversation],
-        encoder: ExampleBuilder,
+        builder: ExampleBuilder,
         config: DataConfig,
         seed: int,
-        rows: Sequence[int] | None = None,
+        num_batches: int,
+        indices: Sequence[int] | None = None,
     ):
-        self._rows = np.arange(config.batch_size) if rows is None else np.asarray(rows)
-        self._samples, self._encoder, self._size, self._seed = samples, encoder, config.batch_size, seed
-        self._lengths = np.array([*sorted(config.bucket_boundaries), encoder.max_length])
-        self._bucket = np.zeros(len(samples), int)
+        self._indices = np.arange(config.batch_size) if indices is None else np.asarray(indices)
+        self._samples, self._builder, self._seed = samples, builder, seed
+        self._batch_size, self._num_batches = config.batch_size, num_batches
+        self._lengths = np.array([*sorted(config.bucket_boundaries), builder.max_length])
+        self._bucket = np.zeros(len(samples), int)  # of each sample
         if config.bucket_boundaries:
-            self._bucket = np.searchsorted(self._lengths, [encoder.length(sample) for sample in samples])
-        self._plan = functools.lru_cache(4)(self._plan)
+            self._bucket = np.searchsorted(self._lengths, [builder.length(sample) for sample in samples])
+        self._epoch_batches = functools.lru_cache(4)(self._epoch_batches)
 
     def __len__(self) -> int:
-        return 2**40
+        return self._num_batches
 
     def __getitem__(self, number: int) -> dict:
-        epoch, at = divmod(number, -(-len(self._samples) // self._size))
-        length, members = self._plan(epoch)[at]
-        batch = jax.tree.map(lambda *x: np.stack(x), *[self._encoder(self._samples[i]) for i in members[self._rows]])
+        epoch, i = divmod(number, -(-len(self._samples) // self._batch_size))
+        length, members = self._epoch_batches(epoch)[i]
+        examples = [self._builder(self._samples[member]) for member in members[self._indices]]
+        batch = jax.tree.map(lambda *x: np.stack(x), *examples)
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
 
-    def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        """Length and sample numbers of each batch of an epoch."""
+    def _epoch_batches(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """Padded length and sample numbers of each batch of an epoch."""
         rng = np.random.default_rng((self._seed, epoch))
-        order, plan = rng.permutation(len(self._samples)), []
-        left = order[:0]
+        order, found = rng.permutation(len(self._samples)), []
+        remainder = order[:0]
         for bucket, length in enumerate(self._lengths):
-            rows = np.concatenate([left, order[self._bucket[order] == bucket]])
+            members = np.concatenate([remainder, order[self._bucket[order] == bucket]])
             if bucket == len(self._lengths) - 1:
-                rows = np.concatenate([rows, np.resize(order, -len(rows) % self._size)])
-            full = len(rows) // self._size * self._size
-            plan += [(int(length), some) for some in rows[:full].reshape(-1, self._size)]
-            left = rows[full:]
-        return [plan[i] for i in rng.permutation(len(plan))]
+                members = np.concatenate([members, np.resize(order, -len(members) % self._batch_size)])
+            full = len(members) // self._batch_size * self._batch_size
+            found += [(int(length), batch) for batch in members[:full].reshape(-1, self._batch_size)]
+            remainder = members[full:]
+        return [found[i] for i in rng.permutation(len(found))]

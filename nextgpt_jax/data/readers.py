@@ -1,10 +1,12 @@
-"""Dataset files to conversations, in the reference's two formats.
+"""Dataset files to conversations, in the two formats of the reference.
 
-Captions: [{"caption": "a dog", "image_name": "0001.jpg"}, ...], with "video_name", "audio_name" and so on for other
-modalities, become, for stage 1, a request to describe the medium and its caption, for stage 2, a caption to produce.
-Instructions: [{"conversations": [{"from": "human" | "gpt", "value": "... <image> ..."}, ...], "input_images": [names],
-"video_captions": [captions], ...}, ...] where marks of human turns are inputs and marks of gpt turns are outputs, each
-modality's in order. A single input may be written "input_image": name, and a single caption as a string.
+Captions: [{"caption": "a dog", "image_name": "0001.jpg"}, ...], or "video_name", "audio_name" and so on. For the task
+"captioning" (stage 1) the medium is the input and the caption the reply; for "generation" (stage 2) the caption is the
+input, and the reply repeats it and asks for the medium.
+Instructions, for "conversation" (stage 3): [{"conversations": [{"from": "human" | "gpt", "value": "... <image> ..."},
+...], "input_images": [names], "video_captions": [captions], ...}, ...]. Placeholders in human turns are inputs, those
+in gpt turns outputs, in the order of their modality's list. A single input may be written "input_image": name, and a
+single caption as a string.
 """
 
 import os
@@ -20,25 +22,26 @@ from nextgpt_jax.prompts import Input, Output, Turn, human_segments, reply_segme
 Conversation = tuple[Turn, ...]
 
 
-def read_samples(kind: str, paths: str, media: str) -> list[Conversation]:
-    """Reads the conversations of a stage; media stay paths below `media`, or below their file's folder if it is "".
+def read_samples(task: str, paths: str, media_root: str) -> list[Conversation]:
+    """Reads dataset files. Media are not opened: inputs hold their paths.
 
     Args:
-      kind: "describe" or "generate" for captions files, "instructions" for conversations.
+      task: "captioning" or "generation" for captions files, "conversation" for instruction files.
       paths: one JSON file, or several separated by commas.
+      media_root: the folder that media paths are relative to; empty: the folder of their JSON file.
 
     Raises:
       UserError: a file is missing or a record is malformed; the message has its number.
     """
     if not paths:
-        raise UserError(f"no training file: set data.{'instructions' if kind == 'instructions' else 'captions'}")
-    build = {"describe": _describe, "generate": _generate, "instructions": _instruct}[kind]
+        raise UserError(f"no training file: set data.{'instructions' if task == 'conversation' else 'captions'}")
+    build = {"captioning": _captioning, "generation": _generation, "conversation": _conversation}[task]
     samples = []
     for path in paths.split(","):
         records = read_json(path)
         if not isinstance(records, list) or not records:
             raise UserError(f"{path} should be a list of records")
-        folder = pathlib.Path(media or pathlib.Path(path).parent)
+        folder = pathlib.Path(media_root or pathlib.Path(path).parent)
         for i, record in enumerate(records):
             try:
                 samples.append(build(record, folder))
@@ -50,15 +53,15 @@ def read_samples(kind: str, paths: str, media: str) -> list[Conversation]:
 
 
 def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
-    """Where a medium lies: at `path`, or in the folder of its modality beside it (images/, videos/, audios/, ...)."""
+    """`path` if it exists, or else the same file in its modality's folder there (images/, videos/, audios/, ...)."""
     return path if os.path.exists(path) else path.parent / f"{modality}s" / path.name
 
 
 def check_files(samples: Sequence[Conversation]) -> None:
-    """Checks that all media are there, so that a run does not stop at one after hours.
+    """Checks that all media exist, so that a missing file fails at start-up.
 
     Raises:
-      UserError: one is not.
+      UserError: one is missing.
     """
     for number, conversation in enumerate(samples):
         for medium in (s for turn in conversation for s in turn.human if isinstance(s, Input)):
@@ -66,16 +69,16 @@ def check_files(samples: Sequence[Conversation]) -> None:
                 raise UserError(f"sample {number}: no such {medium.modality}: {medium.content}")
 
 
-def _describe(record: dict[str, Any], media: pathlib.Path) -> Conversation:
+def _captioning(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
     name = _modality(record)
-    medium = Input(name, media / record[f"{name}_name"])
+    medium = Input(name, folder / record[f"{name}_name"])
     return (Turn((medium, " generate a caption"), (_caption(record),)),)
 
 
-def _generate(record: dict[str, Any], media: pathlib.Path) -> Conversation:
+def _generation(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
     caption, name = _caption(record), _modality(record)
     if name not in output_modalities():
-        raise UserError(f"{name} cannot be produced (only {', '.join(output_modalities())})")
+        raise UserError(f"{name} cannot be generated (only {', '.join(output_modalities())})")
     return (Turn((caption,), (caption, Output(name, caption))),)
 
 
@@ -92,29 +95,29 @@ def _caption(record: dict[str, Any]) -> str:
     return record["caption"]
 
 
-def _instruct(record: dict[str, Any], media: pathlib.Path) -> Conversation:
+def _conversation(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
     messages = record["conversations"]
     if not messages or len(messages) % 2 or any(m["from"] != ("human", "gpt")[i % 2] for i, m in enumerate(messages)):
         raise UserError("turns should alternate human, gpt")
-    inputs = {name: [media / p for p in _listed(record, f"input_{name}")] for name in MODALITIES}
-    captions = {name: _listed(record, f"{name}_caption") for name in output_modalities()}
+    inputs = {name: [folder / p for p in _as_list(record, f"input_{name}")] for name in MODALITIES}
+    captions = {name: _as_list(record, f"{name}_caption") for name in output_modalities()}
     turns = []
     for i in range(0, len(messages), 2):
         question, answer = messages[i]["value"], messages[i + 1]["value"]
-        asked = {n: [inputs[n].pop(0) for _ in range(min(question.count(m.placeholder), len(inputs[n])))]
+        inputs_here = {n: [inputs[n].pop(0) for _ in range(min(question.count(m.placeholder), len(inputs[n])))]
                  for n, m in MODALITIES.items()}  # fmt: skip
-        drawn = {n: [captions[n].pop(0) for _ in range(min(answer.count(m.placeholder), len(captions[n])))]
+        captions_here = {n: [captions[n].pop(0) for _ in range(min(answer.count(m.placeholder), len(captions[n])))]
                  for n, m in MODALITIES.items() if n in captions}  # fmt: skip
-        turns.append(Turn(human_segments(question, asked), reply_segments(answer, drawn)))
+        turns.append(Turn(human_segments(question, inputs_here), reply_segments(answer, captions_here)))
     if left := [name for name in MODALITIES if inputs[name] or captions.get(name)]:
-        raise UserError(f"more {left[0]} files or captions than {MODALITIES[left[0]].placeholder} marks")
+        raise UserError(f"more {left[0]} files or captions than {MODALITIES[left[0]].placeholder} placeholders")
     return tuple(turns)
 
 
-def _listed(record: dict[str, Any], key: str) -> list[str]:
+def _as_list(record: dict[str, Any], key: str) -> list[str]:
     """record[key + "s"], or record[key] alone, as a list."""
     value = record.get(key + "s", record.get(key, []))
     values = [value] if isinstance(value, str) else list(value)
     if not all(isinstance(value, str) for value in values):
-        raise UserError(f"{key} should be texts")
+        raise UserError(f"{key} should be a text, or a list of texts")
     return values

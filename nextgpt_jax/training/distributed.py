@@ -1,4 +1,4 @@
-"""Jobs of several processes: how they find each other, speak with one voice, and stop together."""
+"""Jobs of several processes: initialization, printing on process 0 only, coordinated shutdown."""
 
 import contextlib
 import os
@@ -15,23 +15,23 @@ from jax.experimental import multihost_utils
 
 from nextgpt_jax.errors import UserError, first_line
 
-_HEARTBEAT_SECONDS = 20  # a process that was silent for so long is taken for dead
+_HEARTBEAT_SECONDS = 20  # a process that is silent for longer is assumed dead
 _SINGLE = ("", "0", "1")
-_LOST = ("Gloo", "Connection", "heartbeat", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_PEER_ERRORS = ("Gloo", "Connection", "heartbeat", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags of a job that neither a TPU VM nor SLURM nor Open MPI describes."""
-    flags.DEFINE_string("coordinator", "", "address:port of process 0, the same in every process", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "how many processes the job has", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "the number of this one, from 0", flag_values=values)
+    """Flags of a job that is not described by its environment (TPU VM, SLURM, Open MPI)."""
+    flags.DEFINE_string("coordinator", "", "multi-process: address:port of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "multi-process: number of processes", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "multi-process: index of this process, from 0", flag_values=values)
 
 
 def initialize(values: flags.FlagValues) -> None:
-    """Joins the job: the one that flags describe, or else the one that the environment does. Alone, it does nothing.
+    """Joins the job that the flags describe, or else the environment. A single process does nothing.
 
     Raises:
-      UserError: the flags are not complete, or the others cannot be reached.
+      UserError: the flags are incomplete, or the other processes cannot be reached.
     """
     given = (values.coordinator or None, values.num_processes, values.process_id)
     if all(value is None for value in given):
@@ -45,10 +45,10 @@ def initialize(values: flags.FlagValues) -> None:
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins a job; what is None comes from the environment.
+    """Joins a job; arguments that are None are read from the environment.
 
     Raises:
-      UserError: the others cannot be reached.
+      UserError: the other processes cannot be reached.
     """
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
@@ -58,7 +58,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
 
 
 def _in_a_job() -> bool:
-    """Is this one of several processes of SLURM or Open MPI, or on a TPU VM, which may be one of several?"""
+    """True for one of several SLURM or Open MPI processes, and on a TPU VM, which may be one of several."""
     if any(os.environ.get(name, "") not in _SINGLE for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
         return True
     tpu = any(pathlib.Path("/dev").glob("accel*")) or any(pathlib.Path("/dev/vfio").glob("[0-9]*"))
@@ -66,14 +66,14 @@ def _in_a_job() -> bool:
 
 
 def print_on_main(line: str) -> None:
-    """Prints a line once a job."""
+    """Prints a line, on process 0 only."""
     if jax.process_index() == 0:
         print(line, flush=True)
 
 
 @contextlib.contextmanager
 def exit_with_peers() -> Iterator[None]:
-    """Ends this process at once when something fails in one of several, so that none waits for those that are gone."""
+    """Exits at once on an error if there are several processes, so that none waits for one that has exited."""
     try:
         yield
     except Exception as error:
@@ -83,33 +83,33 @@ def exit_with_peers() -> Iterator[None]:
         if isinstance(error, UserError):
             status, line = 2, f"error: {' '.join(str(error).split())}"
         elif is_peer_failure(error):
-            line = (
-                "error: another process of this job is gone: start the job again, it goes on from its last checkpoint"
-            )
+            line = "error: another process of this job has exited: restart the job to resume from its last checkpoint"
         else:
             line = traceback.format_exc()
         print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(status)  # no goodbye to the others, which would be waited for
+        os._exit(status)  # skip atexit: JAX's shutdown barrier would wait for the lost process
 
 
 def is_peer_failure(error: BaseException | None) -> bool:
-    """Is that what JAX, or Orbax in its words, raises when another process of the job is gone?"""
+    """True if the error means that another process died."""
     while error is not None:
-        # a program's first run reports it as a ValueError, and Orbax hides it behind a TimeoutError
-        if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _LOST):
+        # The first run of a program raises a ValueError; Orbax chains the error to a TimeoutError.
+        if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(
+            word in str(error) for word in _PEER_ERRORS
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 class StopSignal:
-    """Notices SIGTERM, with which schedulers announce that machines go away. Use as a context manager."""
+    """Context manager that notes SIGTERM, which schedulers send before they stop a machine."""
 
     def __enter__(self) -> Self:
         self._received = False
         self._alone = jax.process_count() == 1
-        if self._alone:  # among several, JAX's own handler tells the others
+        if self._alone:  # with several processes, JAX's own handler informs the others
             self._before = signal.signal(signal.SIGTERM, self._receive)
         return self
 
@@ -120,6 +120,6 @@ class StopSignal:
     def _receive(self, *_) -> None:
         self._received = True
 
-    def at(self, step: int) -> bool:
-        """Should the job stop after this step? The answer is the same in every process."""
+    def should_stop(self, step: int) -> bool:
+        """Whether to stop after this step; the same in every process."""
         return self._received if self._alone else multihost_utils.reached_preemption_sync_point(step)

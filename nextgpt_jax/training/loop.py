@@ -1,15 +1,12 @@
-"""The training loop: load, restore, step, log, save. Every process of a job runs it; process 0 speaks for all."""
+"""The training loop: load, restore, step, log, save. Every process of a job runs it; process 0 prints and logs."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import pathlib
 import signal
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,55 +16,59 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from nextgpt_jax import chips, flops
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.examples import ExampleBuilder, layout
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.sharding import HostBatch, make_mesh
+from nextgpt_jax.models.nextgpt import is_trainable
+from nextgpt_jax.sharding import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
-from nextgpt_jax.training.stages import DELTA, STAGES, param_group
+from nextgpt_jax.training.stages import STAGES, param_group
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
+from nextgpt_jax.training.throughput import ThroughputMeter
 from nextgpt_jax.weights.load import LoadedModel, load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
 
-def row_encoder(config: ExperimentConfig, system: LoadedModel, samples: Sequence[Conversation]) -> ExampleBuilder:
-    """What turns these conversations into rows for this system."""
-    cfg = system.model.config
+def make_example_builder(
+    config: ExperimentConfig, loaded: LoadedModel, samples: Sequence[Conversation]
+) -> ExampleBuilder:
+    """The builder of training examples for a model, with room for the media of every sample."""
+    cfg = loaded.model.config
     return ExampleBuilder(
-        tokenizer=system.tokenizer,
-        caption_tokenizers=system.caption_tokenizers,
+        tokenizer=loaded.tokenizer,
+        caption_tokenizers=loaded.caption_tokenizers,
         caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
         vocabulary=cfg.vocabulary,
         encoder=cfg.encoder,
         max_length=config.data.max_length,
         layout=layout(samples, config.data.max_media),
-        template=system.template,
+        template=loaded.template,
     )
 
 
 def train(
     config: ExperimentConfig, workdir: str, init_from: str = "", profile: tuple[int, int] | None = None
 ) -> dict[str, float]:
-    """Runs a stage to its end, resuming where an earlier run of the same workdir stopped.
+    """Runs a stage to its end, resuming from the last checkpoint if the workdir has one.
 
     Args:
-      init_from: workdir of a previous stage whose trained parameters this one starts from.
-      profile: first and last step of which a trace is written to WORKDIR/profile.
+      init_from: workdir of an earlier stage, whose trained parameters this one starts from.
+      profile: first and last step of a trace, which is written to WORKDIR/profile.
 
     Returns:
       The metrics of the last logging step.
 
     Raises:
-      UserError: the config, the data, the weights, the workdir or the devices do not fit.
+      UserError: the config, data, weights, workdir or devices do not match.
+      SystemExit: with status 143, after a SIGTERM and a checkpoint.
     """
     with exit_with_peers():
         check_config(config)
-        _check_same_everywhere(config, workdir, init_from)
+        _check_same_config(config, workdir, init_from)
         mesh = make_mesh(config.mesh)
         log_devices(mesh)
         with jax.set_mesh(mesh), StopSignal() as stop:
@@ -75,6 +76,7 @@ def train(
 
 
 def log_devices(mesh: Mesh) -> None:
+    """Prints the devices, the mesh and JAX's version."""
     device = jax.devices()[0]
     shape = " x ".join(f"{axis}={n}" for axis, n in mesh.shape.items() if n > 1)
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -85,38 +87,39 @@ def log_devices(mesh: Mesh) -> None:
 
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
-    stage, rows = STAGES[config.train.stage], validate_batch(mesh, config)
-    source = config.data.instructions if stage.samples == "instructions" else config.data.captions
-    samples = read_samples(stage.samples, source, config.data.media_root)
+    stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
+    files = config.data.instructions if stage.task == "conversation" else config.data.captions
+    samples = read_samples(stage.task, files, config.data.media_root)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
-    system = load_system(
+    loaded = load_system(
         config.model,
         decoder_parts=("text_encoder",),
         seed=config.train.seed,
         mesh=mesh,
         verbose=jax.process_index() == 0,
     )
-    encoder = row_encoder(config, system, samples)
+    builder = make_example_builder(config, loaded, samples)
     check_files(samples)
-    encoder(samples[0])  # media that cannot be read show before anything is written
+    builder(samples[0])  # fails on unreadable media before anything is written
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
     if init_from and (not run.path.is_dir() or run.latest() is None):
-        _init_from(system, init_from, config.model.delta)
-    graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
-    signals = system.model.config.signals
-    run.init_or_validate(config.train.stage, nnx.state(system.model, DELTA), config.model.delta, signals)
+        _init_from(loaded, init_from, config.model.delta)
+    graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
+    signals = loaded.model.config.signals
+    run.init_or_validate(config.train.stage, nnx.state(loaded.model, is_trainable), config.model.delta, signals)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
     start, examples = run.latest() or 0, 0
     if start:
-        delta, opt, position = run.restore(start, nnx.state(system.model, DELTA), opt)
-        nnx.update(system.model, delta)
-        graphdef, trainable, frozen = nnx.split(system.model, stage.trainable, ...)
+        delta, opt, position = run.restore(start, nnx.state(loaded.model, is_trainable), opt)
+        nnx.update(loaded.model, delta)
+        graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
         examples = position["examples"]
         print_on_main(f"resuming {run.path} at step {start}")
+    first = examples // config.data.batch_size
     data = batches(
-        samples, encoder, config.data, config.train.seed, first=examples // config.data.batch_size, rows=rows.local
+        samples, builder, config.data, config.train.seed, range(first, first + steps - start), host_batch.indices
     )
     size = sum(x.size for x in jax.tree.leaves(trainable))
     print_on_main(
@@ -125,107 +128,58 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     )
 
     update = jit_step(graphdef, tx, config, trainable, opt, mesh)
-    clock = ThroughputMeter(mesh, config.data.batch_size)
-    rate, logged, window, saved = learning_rate(config.optim, steps), {}, [], start
-    lead = jax.process_index() == 0
-    bar = tqdm(total=steps, initial=start, unit="step", disable=None if lead else True, leave=False)
-    writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=lead)
+    meter = ThroughputMeter(mesh, config.data.batch_size)
+    schedule, logged, window, saved = learning_rate(config.optim, steps), {}, [], start
+    main = jax.process_index() == 0
+    bar = tqdm(total=steps, initial=start, unit="step", disable=None if main else True, leave=False)
+    writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=main)
     with writer, bar, run:
-        for step, batch in zip(range(start + 1, steps + 1), prefetch_to_device(data, rows)):
+        # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
+        for step, batch in zip(range(start + 1, steps + 1), map(host_batch.to_global, data)):
             if profile and step == profile[0]:
                 jax.profiler.start_trace(str(run.path / "profile"))
-            clock.count(update, (trainable, opt, frozen, batch, np.uint32(step)))
-            trainable, opt, metrics = update(trainable, opt, frozen, batch, np.uint32(step))
+            arguments = trainable, opt, frozen, batch, np.uint32(step)
+            meter.count(update, arguments, batch["tokens"].shape)
+            trainable, opt, metrics = update(*arguments)
             examples += config.data.batch_size
             if window:
-                jax.block_until_ready(window[-1])  # one step ahead of the device: more would only hold batches
+                jax.block_until_ready(window[-1])  # at most one step ahead of the device, to hold few batches
             window.append(metrics)
             bar.update()
             if profile and step == profile[1]:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
                 print_on_main(f"profile of steps {profile[0]} to {profile[1]}: {run.path / 'profile'}")
-            stopping = stop.at(step)
+            stopping = stop.should_stop(step)
             if step % config.train.log_every == 0 or step == steps or stopping:
-                means = jax.device_get(window)  # waits for the steps, so it comes before the clock
-                logged = {name: float(sum(m[name] for m in means) / len(means)) for name in metrics}
-                logged |= clock.rates(tokens=sum(float(m["tokens"]) for m in means))
-                logged |= {"learning_rate": float(rate(step - 1))}
+                values = jax.device_get(window)  # waits for the steps: before reading the clock
+                logged = {name: float(sum(m[name] for m in values) / len(values)) for name in metrics}
+                logged |= meter.rates(tokens=sum(float(m["tokens"]) for m in values))
+                logged |= {"learning_rate": float(schedule(step - 1))}
                 window = []
                 for name, value in logged.items():
                     writer.add_scalar(name, value, step)
-                if lead:
-                    tqdm.write(_line(step, steps, logged))
+                if main:
+                    tqdm.write(_format_metrics(step, steps, logged))
                 _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps or stopping:
                 last = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                _check_finite(step, last)  # never over a good checkpoint
-                with clock.paused():  # saving is no part of the rate
-                    delta = nnx.state(nnx.merge(graphdef, trainable, frozen), DELTA)
+                _check_finite(step, last)  # never replace a good checkpoint
+                with meter.paused():
+                    delta = nnx.state(nnx.merge(graphdef, trainable, frozen), is_trainable)
                     run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
                 saved = step
             if stopping:
                 break
     if saved < steps:
-        print_on_main(f"stopped by SIGTERM, step {saved} is saved: the same command goes on from there")
+        print_on_main(f"stopped by SIGTERM after saving step {saved}: run the same command again to resume")
         raise SystemExit(128 + signal.SIGTERM)
     print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
 
 
-def prefetch_to_device(data: Iterator[dict], rows: HostBatch) -> Iterator[dict]:
-    """Batches on the mesh; the next one is on its way to the devices while a step runs."""
-    following = rows.put(next(data))
-    while True:
-        current, following = following, None
-        yield current
-        following = rows.put(next(data))
-
-
-class ThroughputMeter:
-    """Counts what steps do, and how long they take."""
-
-    def __init__(self, mesh: Mesh, rows: int):
-        self._devices, self._rows = mesh.size, rows
-        self._chip = chips.chip(mesh.devices.flat[0].device_kind)
-        self._known: dict[Any, float] = {}  # operations by the shapes of a batch
-        self._reset()
-
-    def _reset(self) -> None:
-        self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
-
-    def count(self, update, arguments: tuple) -> None:
-        """One more step, of a compiled function and its arguments."""
-        shape = arguments[3]["tokens"].shape
-        if shape not in self._known:
-            self._known[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).model
-        self._steps += 1
-        self._flops += self._known[shape]
-
-    def rates(self, tokens: float) -> dict[str, float]:
-        """What the steps since the last call achieved. What frozen encoders do, which depends on how many media there
-        are, is not among the operations."""
-        seconds = time.perf_counter() - self._since
-        found = {
-            "step_seconds": seconds / self._steps,
-            "examples_per_second": self._steps * self._rows / seconds,
-            "tokens_per_second": tokens / seconds,
-            "tokens_per_second_per_device": tokens / seconds / self._devices,
-            "model_tflops_per_device": self._flops / seconds / self._devices / 1e12,
-        }
-        if self._chip:
-            found["mfu"] = found["model_tflops_per_device"] * 1e12 / self._chip.flops
-        self._reset()
-        return found
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - begin
-
-
-def _check_same_everywhere(config: ExperimentConfig, *arguments: str) -> None:
+def _check_same_config(config: ExperimentConfig, *arguments: str) -> None:
+    """Checks that all processes of a job have the same config and arguments."""
     if jax.process_count() == 1:
         return
     text = json.dumps([dataclasses.asdict(config), arguments], sort_keys=True, default=str)
@@ -240,24 +194,25 @@ def _check_finite(step: int, metrics: dict) -> None:
         raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.grad_clip_norm")
 
 
-def _init_from(system: LoadedModel, workdir: str, base_delta: str) -> None:
+def _init_from(loaded: LoadedModel, workdir: str, base_delta: str) -> None:
+    """Replaces the trained parameters of a model by those of an earlier run."""
     source = Workdir(workdir)
     source.check_base(base_delta)
-    source.check_signals(system.model.config.signals)
-    delta, step = source.restore_delta(nnx.state(system.model, DELTA))
-    nnx.update(system.model, delta)
-    counts = {}
+    source.check_signals(loaded.model.config.signals)
+    delta, step = source.restore_delta(nnx.state(loaded.model, is_trainable))
+    nnx.update(loaded.model, delta)
+    sizes = {}
     for path, leaf in nnx.to_flat_state(delta):
-        counts[param_group(path)] = counts.get(param_group(path), 0) + leaf.size
-    taken = ", ".join(f"{name} ({n:,} parameters)" for name, n in counts.items())
-    print_on_main(f"starting from {pathlib.Path(workdir)} at step {step}: took {taken}")
+        sizes[param_group(path)] = sizes.get(param_group(path), 0) + leaf.size
+    found = ", ".join(f"{name} ({n:,} parameters)" for name, n in sizes.items())
+    print_on_main(f"starting from {pathlib.Path(workdir)}, step {step}: loaded {found}")
 
 
-def _line(step: int, steps: int, m: dict[str, float]) -> str:
-    utilisation = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
+def _format_metrics(step: int, steps: int, m: dict[str, float]) -> str:
+    mfu = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
     return (
         f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, "
         f"alignment {m['loss_alignment']:.4f})  accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, "
-        f"{m['tokens_per_second']:,.0f} tokens/s{utilisation}  grad norm {m['grad_norm']:.3g}  "
+        f"{m['tokens_per_second']:,.0f} tokens/s{mfu}  grad norm {m['grad_norm']:.3g}  "
         f"lr {m['learning_rate']:.2e}"
     )

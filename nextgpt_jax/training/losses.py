@@ -14,8 +14,8 @@ _CHUNK = 8  # media, or captions, that a frozen encoder takes at once
 _LOGITS_BYTES = 2**28  # of a device's logits at once
 
 
-def counts(batch: Batch) -> dict[str, Array]:
-    """What the sums of a batch (or of all its micro-batches) are divided by: target tokens, and groups a modality."""
+def target_counts(batch: Batch) -> dict[str, Array]:
+    """The denominators of the losses of a batch: target tokens, and signal groups by modality."""
     groups = {name: signals["mask"].sum() for name, signals in batch["signals"].items()}
     return {"tokens": batch["loss_mask"][..., 1:].sum(), **groups}
 

@@ -1,4 +1,4 @@
-"""AdamW, linear warm-up and decay, clipping by global norm, a multiple of the rate for each part."""
+"""AdamW with linear warm-up and decay, clipping by global norm, and a learning-rate factor for each trained part."""
 
 import optax
 from flax import nnx
@@ -8,22 +8,22 @@ from nextgpt_jax.training.stages import param_group
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear from 0 to lr over the warm-up share of `steps`, then linear to 0 at the end."""
+    """Linear from 0 to `lr` over `warmup_ratio * steps`, then linear to 0 at `steps`."""
     warmup = round(config.warmup_ratio * steps)
-    fall = optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))
-    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), fall], [warmup]) if warmup else fall
+    decay = optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))
+    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), decay], [warmup]) if warmup else decay
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer of one stage over the trainable part of the state."""
+    """The optimizer of a stage's trainable state."""
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip_norm),
         optax.adamw(learning_rate(config, steps), config.b1, config.b2, config.eps, weight_decay=config.weight_decay),
-        _scale_parts(config),
+        _scale_by_group(config),
     )
 
 
-def _scale_parts(config: OptimConfig) -> optax.GradientTransformation:
+def _scale_by_group(config: OptimConfig) -> optax.GradientTransformation:
     def scale(updates, params=None):
         def scaled(path, leaf):
             return leaf.replace(leaf[...] * getattr(config.lr_multipliers, param_group(path)))

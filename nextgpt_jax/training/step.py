@@ -1,4 +1,4 @@
-"""The update of one step: pure functions over split state, and how jit is told where everything lies.
+"""The training step: a pure function over split state, and its jitted form.
 
 Gradients and optimizer state exist for the stage's trainable leaves only.
 """
@@ -21,7 +21,7 @@ from nextgpt_jax.training.stages import STAGES
 
 
 def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConfig):
-    """The update: (trainable, opt, frozen, batch, number) -> (trainable, opt, metrics). Pure; the caller jits it.
+    """The step (trainable, opt, frozen, batch, number) -> (trainable, opt, metrics). Pure; the caller jits it.
 
     The batch is split into `optim.grad_accum_steps` micro-batches, whose gradients add up to exactly the whole batch's:
     sums are divided by the whole batch's target counts. Dropout depends on the seed, the step's number and the
@@ -30,15 +30,17 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     micro_batches = config.optim.grad_accum_steps
     seed = config.train.seed
     stage = STAGES[config.train.stage]
-    weights = {name: config.train.alignment_weight * stage.alignment.get(name, 1.0) for name in output_modalities()}
+    weights = {
+        name: config.train.alignment_weight * stage.alignment_weights.get(name, 1.0) for name in output_modalities()
+    }
 
     def micro(x):
-        """[B, ...] to [micro-batches, rows, ...]: every device keeps its rows."""
+        """[B, ...] to [micro-batches, B / micro-batches, ...]; every device keeps its examples."""
         x = x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
         return constrain(x, None, "batch")
 
     def step(trainable, opt, frozen, batch, number):
-        denominators = losses.counts(batch)
+        denominators = losses.target_counts(batch)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), len(batch["tokens"]))
         split = jax.tree.map(micro, (batch, keys))
 
@@ -72,19 +74,21 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
 def jit_step(
     graphdef, tx: optax.GradientTransformation, config: ExperimentConfig, trainable: nnx.State, opt: Any, mesh: Mesh
 ) -> Callable:
-    """The compiled form of `make_step`, to be called under jax.set_mesh(mesh). Trainable and optimizer state (abstract
-    or real) are donated, and what comes out lies where they lay."""
-    where = jax.tree.map(lambda x: x.sharding, (trainable, opt))
+    """The jitted form of `make_step`, to be called under jax.set_mesh(mesh).
+
+    Trainable and optimizer state (given abstract or real) are donated, and the results keep their shardings.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, (trainable, opt))
     step = make_step(graphdef, tx, config)
-    return compiler.jit(step, donate_argnums=(0, 1), out_shardings=(*where, replicated(mesh)))
+    return compiler.jit(step, donate_argnums=(0, 1), out_shardings=(*shardings, replicated(mesh)))
 
 
 def optimizer_shardings(tx: optax.GradientTransformation, trainable: nnx.State, mesh: Mesh) -> Any:
-    """Where the optimizer's state lies: moments beside their parameters, counters everywhere."""
-    where = jax.tree.map(lambda x: x.sharding, trainable)
+    """Shardings of the optimizer state: moments like their parameters, counters replicated."""
+    shardings = jax.tree.map(lambda x: x.sharding, trainable)
     abstract = jax.eval_shape(tx.init, trainable)
     return jax.tree.map(
-        lambda x: where if isinstance(x, nnx.State) else replicated(mesh),
+        lambda x: shardings if isinstance(x, nnx.State) else replicated(mesh),
         abstract,
         is_leaf=lambda x: isinstance(x, nnx.State),
     )

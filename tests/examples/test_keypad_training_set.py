@@ -60,11 +60,11 @@ def test_every_file_has_a_caption_of_its_own_kind(training_set):
 
 
 def test_the_library_reads_all_of_it(training_set):
-    described = read_samples("describe", str(training_set / "captions.json"), "")
+    described = read_samples("captioning", str(training_set / "captions.json"), "")
     assert {turn.human[0].modality for (turn,) in described} == set(language.MARKS)
-    generated = read_samples("generate", str(training_set / "captions.json"), "")
+    generated = read_samples("generation", str(training_set / "captions.json"), "")
     assert {turn.assistant[1].modality for (turn,) in generated} == set(language.MARKS)
-    conversations = read_samples("instructions", str(training_set / "instructions.json"), "")
+    conversations = read_samples("conversation", str(training_set / "instructions.json"), "")
     assert len(conversations) == 1000
     segments = [s for turns in conversations for turn in turns for s in (*turn.human, *turn.assistant)]
     inputs = [s for s in segments if isinstance(s, Input)]

@@ -13,9 +13,8 @@ from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, merge_lora
 from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.training import losses
-from nextgpt_jax.training.stages import DELTA
 from nextgpt_jax.weights import matching, nextgpt_delta
 from nextgpt_jax.weights.tables import llama as llama_table
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
@@ -124,7 +123,7 @@ def test_losses_and_gradients(model):
     graphdef, state = nnx.split(model)
 
     def loss(state):
-        return losses.loss(nnx.merge(graphdef, state), batch, losses.counts(batch))
+        return losses.loss(nnx.merge(graphdef, state), batch, losses.target_counts(batch))
 
     (_, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state)
     assert relative_error(metrics["loss_language"], data["out_ce"]) < 1e-5
@@ -191,7 +190,7 @@ def test_full_size_trained_parameters():
         assert size(lambda path, _, name=name: path[:2] == ("output_proj", name)) == count
     assert size(lambda path, _: path[0] == "encoder") == 1_200_781_057 - 354_032_641  # all but the text branch
     new_rows = 2 * 38 * 4096
-    assert size(DELTA) == 33_554_432 + 4_198_400 + 31_958_784 + 32_090_112 + 31_788_544 + new_rows
+    assert size(is_trainable) == 33_554_432 + 4_198_400 + 31_958_784 + 32_090_112 + 31_788_544 + new_rows
     assert size(lambda path, _: path[0] == "llm") == 6_738_415_616 + 33_554_432
     # what the reference's file holds: whole embedding and head, LoRA, projections
     assert size(lambda path, _: nextgpt_delta.is_delta(path)) == 396_045_568

@@ -50,14 +50,14 @@ def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[
 
 def run_to(config, workdir: str, last: int) -> None:
     """Stops as if SIGTERM had come at step `last`."""
-    at = loop.StopSignal.at
-    loop.StopSignal.at = lambda self, step: step == last
+    should_stop = loop.StopSignal.should_stop
+    loop.StopSignal.should_stop = lambda self, step: step == last
     try:
         loop.train(config, workdir)
     except SystemExit:
         pass
     finally:
-        loop.StopSignal.at = at
+        loop.StopSignal.should_stop = should_stop
 
 
 def run(

@@ -94,7 +94,7 @@ def test_jobs_that_are_killed_and_told_to_stop_go_on(tiny_root, tmp_path, expect
         begin = time.monotonic()
         for process, (_, err) in zip(others, finish(others), strict=True):
             assert process.returncode == 1
-            assert "error: another process of this job is gone: start the job again" in err, err
+            assert "error: another process of this job has exited: restart the job" in err, err
         assert time.monotonic() - begin < 60
 
     with job(tiny_root, tmp_path / "run", 2) as started:
@@ -137,7 +137,7 @@ def on_the_keypad_model(folder: pathlib.Path) -> None:
             before = wait_for_step(started[-1], 6)
             started[-1].send_signal(signal.SIGKILL)
             for _, err in finish(started[:-1], 900):
-                assert "error: another process of this job is gone: start the job again" in err
+                assert "error: another process of this job has exited: restart the job" in err
         with job("keypad", folder / f"of_{count}", count) as started:
             for losses, err in finish(started, 900):
                 assert max(losses) == STEPS, err

@@ -1,0 +1,55 @@
+"""Throughput of training steps: time per step, examples, tokens and FLOPs per second, and MFU."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax.sharding import Mesh
+
+from nextgpt_jax import chips, flops
+
+
+class ThroughputMeter:
+    """Measures steps between two calls of `rates`."""
+
+    def __init__(self, mesh: Mesh, batch_size: int):
+        self._devices, self._batch_size = mesh.size, batch_size
+        self._chip = chips.chip(mesh.devices.flat[0].device_kind)
+        self._flops_of_shape: dict[Any, float] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
+
+    def count(self, update: Callable, arguments: tuple, shape: tuple[int, ...]) -> None:
+        """Counts a call of a jitted function. FLOPs are counted once per `shape` of the batch."""
+        if shape not in self._flops_of_shape:
+            self._flops_of_shape[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).model
+        self._steps += 1
+        self._flops += self._flops_of_shape[shape]
+
+    def rates(self, tokens: float) -> dict[str, float]:
+        """The throughput since the last call, in which `tokens` tokens were trained on.
+
+        FLOPs exclude those of frozen encoders, which depend on the number of media in a batch.
+        """
+        seconds = time.perf_counter() - self._since
+        found = {
+            "step_seconds": seconds / self._steps,
+            "examples_per_second": self._steps * self._batch_size / seconds,
+            "tokens_per_second": tokens / seconds,
+            "tokens_per_second_per_device": tokens / seconds / self._devices,
+            "model_tflops_per_device": self._flops / seconds / self._devices / 1e12,
+        }
+        if self._chip:
+            found["mfu"] = found["model_tflops_per_device"] * 1e12 / self._chip.flops
+        self._reset()
+        return found
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the time spent inside."""
+        begin = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begin

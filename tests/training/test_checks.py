@@ -1,0 +1,37 @@
+"""Configs that do not fit are refused before anything is written."""
+
+import pytest
+
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.training.loop import train
+from tests import tiny
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("data.captions", "nowhere.json", "no such file: nowhere.json"),
+        ("model.llm", "nowhere", "model.llm: no such folder"),
+        ("train.stage", "stage9", "not one of stage1"),
+        ("optim.grad_accum_steps", 3, "does not divide"),
+        ("data.batch_size", 0, "data.batch_size should be at least 1"),
+        ("model.output_projector", "mamba", "'mamba' is not one of"),
+        ("model.dtype", "int8", "model.dtype"),
+        ("model.input_projector", "tree", "config.model: input projection 'tree'"),
+        ("model.lora_targets", ("q",), "config.model: LoRA targets"),
+        ("train.steps", -5, "should not be negative"),
+        ("data.captions", ".", "cannot be read"),
+        ("train.seed", -1, "train.seed should be at least 0 and below"),
+        ("train.seed", 2**31, "train.seed should be at least 0 and below"),
+        ("train.remat", "half", "train.remat: 'half' is not one of none, dots, full, offload"),
+        ("train.remat", "offload", "train.remat=offload moves activations to the host's memory"),
+        ("model.quantize", "int3", "model.quantize: 'int3' is not one of int8, nf4"),
+    ],
+)
+def test_bad_configs_leave_nothing(tiny_root, tmp_path, field, value, message):
+    config = tiny.experiment(tiny_root, "stage1")
+    group, name = field.split(".")
+    setattr(getattr(config, group), name, value)
+    with pytest.raises(UserError, match=message):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,37 @@
+"""The learning-rate schedule, and factors on it for each trained part."""
+
+import numpy as np
+from flax import nnx
+
+from nextgpt_jax.models.nextgpt import is_trainable
+from nextgpt_jax.training.optimizer import learning_rate
+from nextgpt_jax.training.stages import param_group
+from tests import tiny
+from tests.training.running import first_batches, load, run_steps
+
+
+def test_the_learning_rate_warms_up_and_decays(tiny_root):
+    config = tiny.experiment(tiny_root, "stage1").optim
+    rate = learning_rate(config, 100)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(55), rate(100)], np.array([0, 0.5, 1, 0.5, 0]) * config.lr
+    )
+
+
+def test_learning_rate_multipliers(tiny_root):
+    config = tiny.experiment(tiny_root, "stage3", tiny.PICTURES)
+    config.optim.warmup_ratio = 0.0
+    config.optim.lr_multipliers.lora = 0.0
+    config.optim.lr_multipliers.input_proj = 0.5
+    updates = []
+    for half in (True, False):
+        if not half:
+            config.optim.lr_multipliers.input_proj = 1.0
+        loaded = load(config.model)
+        before = nnx.state(loaded.model, is_trainable)
+        before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(before)}
+        model, _ = run_steps(config, loaded, first_batches(config, loaded, 2)[:1])
+        moved = {p: np.asarray(leaf[...]) - before[p] for p, leaf in nnx.to_flat_state(nnx.state(model, is_trainable))}
+        assert all(np.array_equal(m, np.zeros_like(m)) == (param_group(p) == "lora") for p, m in moved.items())
+        updates.append(moved["input_proj", "layers", 0, "kernel"])
+    np.testing.assert_allclose(2 * updates[0], updates[1], rtol=1e-3, atol=1e-6)

@@ -1,0 +1,47 @@
+"""Throughput of a run."""
+
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from nextgpt_jax.training import step as steps
+from nextgpt_jax.training import throughput
+from nextgpt_jax.training.loop import train
+from nextgpt_jax.training.step import make_step
+from nextgpt_jax.weights.run_checkpoints import Workdir
+from tests import tiny
+from tests.training.running import first_batches, load
+
+
+def test_rates_count_the_time_of_steps_without_saving(tiny_root, tmp_path, monkeypatch):
+    """The clock is advanced only by steps, which run asynchronously, and by checkpoints."""
+    now = [0.0]
+
+    def spend(seconds, value=None):
+        time.sleep(0.1)
+        now[0] += seconds
+        return value
+
+    def slow(*args):
+        step = make_step(*args)
+
+        def slow_step(*args):
+            trainable, opt, metrics = step(*args)
+            loss = metrics["loss"]
+            metrics["loss"] = jax.pure_callback(lambda x: spend(10.0, np.asarray(x)), loss, loss)
+            return trainable, opt, metrics
+
+        return slow_step
+
+    save = Workdir.save
+    monkeypatch.setattr(steps, "make_step", slow)
+    monkeypatch.setattr(throughput, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Workdir, "save", lambda *args, **options: spend(1000.0, save(*args, **options)))
+    config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
+    config.train.save_every = 1
+    tokens = [int(batch["lengths"].sum()) for batch in first_batches(config, load(config.model), 4)]
+    metrics = train(config, str(tmp_path / "run"))
+    assert metrics["tokens_per_second"] == pytest.approx((tokens[2] + tokens[3]) / 20.0)
