@@ -3,6 +3,7 @@
 They are found by path or, if they are in this project's configs/ folder, by name: "keypad:stage1".
 """
 
+import dataclasses
 import pathlib
 import traceback
 import types
@@ -42,6 +43,38 @@ def load_config(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
         raise UserError(f"get_config of {path} should return an ExperimentConfig, not {config!r:.60}")
     for name, value in (overrides or {}).items():
         set_field(config, name, value)
+    return config
+
+
+def config_to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """A config as nested dictionaries, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(content: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """The config that `config_to_dict` was given, or that of an earlier release; fields that are missing keep their
+    defaults.
+
+    Args:
+      content: nested dictionaries.
+      where: the file they are from, for messages.
+
+    Raises:
+      UserError: a field is unknown, or of another type.
+    """
+    config = ExperimentConfig()
+
+    def fill(prefix: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                fill(f"{prefix}{name}.", value)
+            else:
+                set_field(config, f"{prefix}{name}", value)
+
+    try:
+        fill("", content)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return config
 
 

@@ -9,12 +9,13 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is used of a transformers tokenizer."""
 

@@ -181,7 +181,7 @@ def ceiling(folder: pathlib.Path) -> str:
 
 def table(answers: dict[tuple[str, str], list[Answer]]) -> str:
     """Right answers of all, a row for what is shown and a column for what comes out."""
-    lines = ["right, of all      " + "".join(f"-> {target:<10}" for target in MODALITIES)]
+    lines = ["correct / total    " + "".join(f"-> {target:<10}" for target in MODALITIES)]
     for source in MODALITIES:
         found = [answers[source, target] for target in MODALITIES]
         shares = (f"{sum(a.right() for a in some)} of {len(some)}" for some in found)

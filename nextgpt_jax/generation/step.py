@@ -5,7 +5,7 @@ and the hidden states at their tokens are kept for the output projections. Legen
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from nextgpt_jax.generation.sampling import sample_token
 from nextgpt_jax.generation.state import AnyArray, DecodeState, SamplingParams, StaticDecodeConfig
 
 
+@runtime_checkable
 class CachedLanguageModel(Protocol):
     """A decoder stack with a key/value cache; see `models.llms.llama.Llama`."""
 
@@ -34,6 +35,7 @@ class CachedLanguageModel(Protocol):
         """
 
 
+@runtime_checkable
 class Model(Protocol):
     """The part of a model that decoding uses; see `models.nextgpt.NExTGPTModel`."""
 

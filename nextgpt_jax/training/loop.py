@@ -108,6 +108,8 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
     signals = loaded.model.config.signals
     run.init_or_validate(config.train.stage, nnx.state(loaded.model, is_trainable), config.model.delta, signals)
+    if jax.process_index() == 0:
+        run.write_config(config)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
     start, examples = run.latest() or 0, 0

@@ -243,7 +243,7 @@ def load_system(
     for prefix, (folder, table) in sources.items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
         part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}
-        state = _restored(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype, cfg.quantize)
+        state = read_part(pathlib.Path(folder), nnx.from_flat_state(part.items()), table, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     if missing := leaves.keys() - filled.keys():
         shardings = nnx.from_flat_state([(p, leaves[p].replace(sharding_of(leaves[p]))) for p in sorted(missing)])
@@ -313,7 +313,7 @@ def runs_unstacked(mesh: Mesh | None) -> bool:
     return platform == "gpu" or (platform == "cpu" and mesh is None)
 
 
-def _restored(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quantization: str) -> nnx.State:
+def read_part(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quantization: str) -> nnx.State:
     """A part from converted parameters if the folder has them, and else from the hub's files.
 
     Kernels that have a scale beside them are quantized one after the other, so that memory holds one of them at most as

@@ -1,6 +1,7 @@
 """Checkpoints of training runs, by Orbax.
 
 WORKDIR/run.json        identity of the run: stage, base delta, signal tokens, shapes of the trainable parameters
+WORKDIR/config.json     the experiment config, with the absolute paths of the components
 WORKDIR/<step>/delta    the parameters that any stage trains, so that every stage can start from every other
 WORKDIR/<step>/opt      optimizer state of the run's stage
 WORKDIR/<step>/data     position of the data iterator
@@ -15,6 +16,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.config_files import config_from_dict, config_to_dict
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
@@ -22,7 +25,7 @@ from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights.hub import is_hub_id
 from nextgpt_jax.weights.matching import flat_paths
 
-_RUN = "run.json"
+_RUN, _CONFIG = "run.json", "config.json"
 
 
 def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
@@ -77,6 +80,25 @@ class Workdir:
           UserError: no run here.
         """
         return signals_from_json(self._run().get("signal_tokens", signals_to_json(RELEASED)), str(self.path / _RUN))
+
+    def config(self) -> ExperimentConfig | None:
+        """The experiment config that the run was started with, or None if the run is of a version that kept none.
+
+        Raises:
+          UserError: no run here, or the file is damaged.
+        """
+        self._run()
+        file = self.path / _CONFIG
+        return config_from_dict(hf_config.read_config(file), str(file)) if file.is_file() else None
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Records the config; to be called by one process."""
+        content = config_to_dict(config)
+        for name, value in content["model"].items():
+            if isinstance(value, str) and value and pathlib.Path(value).exists():
+                content["model"][name] = str(pathlib.Path(value).absolute())
+        with atomic_write(self.path / _CONFIG) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
 
     def _run(self) -> dict[str, Any]:
         if not (self.path / _RUN).is_file():
