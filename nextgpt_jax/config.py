@@ -10,7 +10,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
 from nextgpt_jax.errors import UserError, nearest
 
@@ -24,8 +24,9 @@ class UnknownField(UserError, AttributeError):
 class Section:
     """Base of the config's dataclasses. Reading or setting an unknown field raises UnknownField."""
 
-    _renamed: Mapping[str, str] = types.MappingProxyType({})
-    _renamed_values: Mapping[str, Mapping[Any, Any]] = types.MappingProxyType({})
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
+    _renamed: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
+    _renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = types.MappingProxyType({})
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = _known_field(type(self), name)
@@ -64,13 +65,13 @@ def _section(
                 values[field] = _current_value(cls, field, values.pop(name))
             init(self, *args, **values)
 
-        cls.__init__ = __init__
+        cls.__init__ = __init__  # type: ignore[method-assign]
         return cls
 
     return decorate
 
 
-def _known_field(section: type, name: str) -> str:
+def _known_field(section: type[Section], name: str) -> str:
     """The field of a section called `name`, today or in earlier releases (with a warning).
 
     Raises:
@@ -87,7 +88,7 @@ def _known_field(section: type, name: str) -> str:
     raise UnknownField(f"{section.__name__} has no field {name!r}{hint}")
 
 
-def _current_value(section: type, field: str, value: Any) -> Any:
+def _current_value(section: type[Section], field: str, value: Any) -> Any:
     renamed = section._renamed_values.get(field, {})
     if isinstance(value, str) and value in renamed:
         warnings.warn(f"{section.__name__}.{field}: {value!r} is now {renamed[value]!r}", FutureWarning, stacklevel=3)
@@ -255,12 +256,15 @@ class ExperimentConfig(Section):
     generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
 
 
+def _is_section(kind: Any) -> TypeGuard[type[Section]]:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
 def field_names(section: type[Section] = ExperimentConfig) -> list[str]:
     """The dotted names of all fields that hold values: model.llm, ..., generation.max_media."""
     names = []
-    for field in dataclasses.fields(section):
-        nested = dataclasses.is_dataclass(field.type)
-        names += [f"{field.name}.{leaf}" for leaf in field_names(field.type)] if nested else [field.name]
+    for name, field in section.__dataclass_fields__.items():
+        names += [f"{name}.{leaf}" for leaf in field_names(field.type)] if _is_section(field.type) else [name]
     return names
 
 
@@ -272,15 +276,17 @@ def current_name(name: str, section: type[Section] = ExperimentConfig) -> str:
     first, dot, rest = name.partition(".")
     first = section._renamed.get(first, first)
     field = section.__dataclass_fields__.get(first)
-    nested = field is not None and dataclasses.is_dataclass(field.type)
-    return first + dot + (current_name(rest, field.type) if nested else rest)
+    if field is not None and _is_section(field.type):
+        rest = current_name(rest, field.type)
+    return first + dot + rest
 
 
 def current_value(name: str, value: Any, section: type[Section] = ExperimentConfig) -> Any:
     """The value of a field, by its current dotted name, if `value` is what an earlier release called it."""
     first, dot, rest = name.partition(".")
     if dot:
-        return current_value(rest, value, section.__dataclass_fields__[first].type)
+        kind: Any = section.__dataclass_fields__[first].type
+        return current_value(rest, value, kind)
     return section._renamed_values.get(first, {}).get(value, value)
 
 
@@ -295,13 +301,15 @@ def set_field(config: ExperimentConfig, name: str, value: Any) -> None:
     name = current_name(name)
     *parents, last = name.split(".")
     try:
-        section = functools.reduce(getattr, parents, config)
+        section: Any = functools.reduce(getattr, parents, config)
         field = section.__dataclass_fields__[last]
     except (AttributeError, KeyError):
         raise UserError(f"unknown field {name}{nearest(name, field_names())}") from None
-    wanted = typing.get_origin(field.type) or field.type
-    if (wanted is float and type(value) is int) or (wanted is tuple and isinstance(value, list)):
-        value = wanted(value)
+    wanted: Any = typing.get_origin(field.type) or field.type
+    if wanted is float and type(value) is int:
+        value = float(value)
+    elif wanted is tuple and isinstance(value, list):
+        value = tuple(value)
     if type(value) is not wanted:
         raise UserError(f"{name} should be of type {wanted.__name__}, got {value!r}")
     setattr(section, last, value)

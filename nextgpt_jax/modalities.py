@@ -6,7 +6,7 @@ part of that model (`Vocabulary`), so a new row leaves existing weights as they 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nextgpt_jax.errors import UserError
 
@@ -55,11 +55,11 @@ def output_modalities() -> tuple[str, ...]:
 
 
 class SignalTokens(NamedTuple):
-    """The signal tokens of one output modality: [PREFIX0] to [PREFIX<count - 1>]."""
+    """The signal tokens of one output modality: [PREFIX0] to [PREFIX<num_tokens - 1>]."""
 
     modality: str
     prefix: str
-    count: int
+    num_tokens: int
 
 
 # The vocabulary of the released weights: 2 + 4 + 24 + 8 = 38 new tokens.
@@ -94,7 +94,7 @@ class Vocabulary:
     @property
     def new_tokens(self) -> tuple[str, ...]:
         """The spellings of the tokens above the base vocabulary."""
-        return ("<Img>", "</Img>", *(f"[{s.prefix}{i}]" for s in self.signals for i in range(s.count)))
+        return ("<Img>", "</Img>", *(f"[{s.prefix}{i}]" for s in self.signals for i in range(s.num_tokens)))
 
     @property
     def size(self) -> int:
@@ -121,8 +121,8 @@ class Vocabulary:
         first = self.base_size + 2
         for signal in self.signals:
             if signal.modality == modality:
-                return tuple(range(first, first + signal.count))
-            first += signal.count
+                return tuple(range(first, first + signal.num_tokens))
+            first += signal.num_tokens
         raise KeyError(modality)
 
 
@@ -137,7 +137,7 @@ def signals_from_json(value: object, where: str) -> tuple[SignalTokens, ...]:
     Raises:
       UserError: `value`, read from the file `where`, is something else.
     """
-    rows = value if isinstance(value, list) else [value]
+    rows: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(r, list) and [type(x) for x in r] == [str, str, int] and r[2] > 0 for r in rows):
         raise UserError(f'{where}: signal_tokens should be a list such as [["image", "IMG", 4]]')
     return tuple(SignalTokens(*row) for row in rows)

@@ -32,7 +32,7 @@ Record = dict[str, Any]  # a checked line of a file of requests: "prompt", "path
 
 def make_request(
     prompt: str,
-    paths: Mapping[str, Sequence[str]],
+    paths: Mapping[str, Sequence[Any]],
     options: Mapping[str, Any],
     model: NExTGPTConfig,
     defaults: GenerationConfig,

@@ -39,7 +39,7 @@ class _Pipeline:
     modality: ClassVar[str]
     size: ClassVar[Mapping[str, Any]]  # default size, as the arguments of latent_shape
 
-    def __init__(self, model: LatentDiffusion, tokenizer: Any, size: Mapping[str, Any] | None = None):
+    def __init__(self, model: Any, tokenizer: Any, size: Mapping[str, Any] | None = None):
         self._model, self._tokenizer, self._size = model, tokenizer, {**self.size, **(size or {})}
 
     @classmethod
@@ -66,7 +66,7 @@ class _Pipeline:
         return cls(model, load_tokenizer(folder / "tokenizer"), size)
 
     @property
-    def config(self) -> LatentDiffusionConfig:
+    def config(self) -> Any:
         """The sizes of the networks."""
         return self._model.config
 
@@ -239,7 +239,7 @@ class AudioLDM(_Pipeline):
         return self._outputs([Audio(samples[:count], self.config.sampling_rate) for samples in made])
 
 
-def _dtype(model: LatentDiffusion) -> jnp.dtype:
+def _dtype(model: Any) -> jnp.dtype:
     return jax.tree.leaves(nnx.state(model.unet))[0].dtype
 
 

@@ -67,8 +67,8 @@ class NExTGPT:
         """
         source = saved.find(name_or_path, config=config, revision=revision)
         experiment = source.config
-        changes = {"dtype": dtype, "quantize": quantization}
-        model = dataclasses.replace(experiment.model, **{k: v for k, v in changes.items() if v is not None})
+        model = experiment.model
+        model = dataclasses.replace(model, dtype=dtype or model.dtype, quantize=quantization or model.quantize)
         if mesh is None or isinstance(mesh, Mapping):
             mesh = make_mesh(MeshConfig(**mesh) if mesh else experiment.mesh)
         system = load_trained(model, source.workdir, mesh=mesh if mesh.size > 1 else None)
@@ -144,7 +144,8 @@ class NExTGPT:
 
     def _events(self, request: engine_types.Request) -> Iterator[StreamEvent]:
         for event in self._engine.stream(request):
-            yield StreamEvent(event.text, event.media, event.response and _response(event.response))
+            found = None if event.response is None else _response(event.response)
+            yield StreamEvent(event.text, event.media, found)
 
     def _prepared(self, request: Request, history: Sequence[Turn] = ()) -> engine_types.Request:
         options = dataclasses.asdict(request.generation_config)
@@ -169,7 +170,8 @@ class Chat:
     """
 
     def __init__(self, model: NExTGPT, generation_config: GenerationConfig):
-        self._model, self._config, self._turns = model, generation_config, ()
+        self._model, self._config = model, generation_config
+        self._turns: tuple[Turn, ...] = ()
 
     def __len__(self) -> int:
         """The number of turns so far."""

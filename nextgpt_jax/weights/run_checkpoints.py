@@ -162,7 +162,7 @@ class Workdir:
           UserError: it has other ones.
         """
         if self.signals != signals:
-            names = [", ".join(f"{s.modality} ({s.count})" for s in some) for some in (self.signals, signals)]
+            names = [", ".join(f"{s.modality} ({s.num_tokens})" for s in some) for some in (self.signals, signals)]
             raise UserError(
                 f"{self.path} belongs to a model with signal tokens for {names[0]}, this config has {names[1]}: make "
                 "model.output_modalities equal"
