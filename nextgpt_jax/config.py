@@ -24,7 +24,7 @@ class UnknownField(UserError, AttributeError):
 class Section:
     """Base of the config's dataclasses. Reading or setting an unknown field raises UnknownField."""
 
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     _renamed: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
     _renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = types.MappingProxyType({})
 
