@@ -1,10 +1,10 @@
-"""Measures the keypad model: does it make what it is asked for, understand what it is shown, and else just talk?
+"""Evaluates the keypad model: generation, understanding, conversations and plain talk, on held-out requests.
 
     python -m examples.keypad.evaluate [--workdir RUN] [--output DIR]
 
-Nothing measured here was trained on: what is asked is kept apart in language/held_out.py, what is shown comes from the
-last 360 scans and from fresh tones, and the judge (judge.py) has only ever seen real training scans. All media go
-through files, both ways: PNG, WAV and MP4. With --output, they stay there, with a picture of some (keypad.png).
+No training data is used: prompts come from language/held_out.py, inputs from the last 360 scans and new random tones,
+and the judge (judge.py) was fit on real training scans only. All inputs and outputs go through files: PNG, WAV and MP4.
+With --output they are kept, with a picture of some of them (keypad.png).
 """
 
 import argparse
@@ -36,7 +36,7 @@ _BATCH = 64
 
 
 class Answer(NamedTuple):
-    """A reply, with the files of what was shown and of what was made, and what the judge makes of the latter."""
+    """A reply, with the files of its inputs and outputs, and the judge's reading of the outputs."""
 
     request: Request
     text: str
@@ -45,12 +45,12 @@ class Answer(NamedTuple):
     judged: list[Thing | None]
 
     def right(self) -> bool:
-        """Is exactly that made which was asked for, and are the words right?"""
+        """True if the outputs are exactly the requested ones, and the text is accepted."""
         return sorted(self.judged, key=str) == sorted(self.request.made, key=str) and self.request.accepts(self.text)
 
 
 def judged(modality: str, path: pathlib.Path) -> Thing | None:
-    """What an independent judge makes of a file; None if it makes nothing of it."""
+    """The independent judge's reading of a file; None if it recognises nothing."""
     if modality == "audio":
         key = judge.key(media.read_audio(path, sample_rate=world.RATE), world.RATE)
         return None if key is None else Thing("audio", key)
@@ -62,7 +62,7 @@ def judged(modality: str, path: pathlib.Path) -> Thing | None:
 
 
 class Exhibits:
-    """Files of held-out things to show, a different one each time."""
+    """Files of held-out inputs, a different one each time."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._rng, self._count = folder, np.random.default_rng(2024), itertools.count()
@@ -86,7 +86,7 @@ class Exhibits:
 
 
 class Examination:
-    """Asks a model, in batches; each conversation goes on from what the model itself answered."""
+    """Sends requests to a model, in batches; conversations continue from the model's own answers."""
 
     def __init__(self, engine: Engine, folder: pathlib.Path):
         self._engine, self._folder, self._seed = engine, folder, itertools.count()
@@ -118,7 +118,7 @@ class Examination:
         return answers
 
     def _fits(self, request: inference.Request) -> bool:
-        """Is there room in the context? A model that talks on and on in a conversation is wrong from there on."""
+        """True if the conversation fits into the context. If not, this and its later turns count as wrong."""
         try:
             self._engine.validate(request)
         except UserError:
@@ -170,7 +170,7 @@ def scans(examination: Examination) -> list[Answer]:
 
 
 def ceiling(folder: pathlib.Path) -> str:
-    """How much of real held-out media the judge itself reads, as a line."""
+    """A line with the share of real held-out media that the judge itself reads correctly."""
     exhibits, counts = Exhibits(folder), []
     for modality, copies in (("image", 20), ("audio", 10), ("video", 5)):
         things = everything(modality) * copies
@@ -180,7 +180,7 @@ def ceiling(folder: pathlib.Path) -> str:
 
 
 def table(answers: dict[tuple[str, str], list[Answer]]) -> str:
-    """Right answers of all, a row for what is shown and a column for what comes out."""
+    """Correct answers of all: a row per input modality, a column per output modality."""
     lines = ["correct / total    " + "".join(f"-> {target:<10}" for target in MODALITIES)]
     for source in MODALITIES:
         found = [answers[source, target] for target in MODALITIES]

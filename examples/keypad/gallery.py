@@ -1,5 +1,4 @@
-"""A picture of what the keypad model does with every modality: images as they are, tones as spectrograms, videos as
-strips of frames."""
+"""A picture of the keypad model's inputs and outputs: images, tones as spectrograms, videos as strips of frames."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ _COLUMNS = 10
 
 
 def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
-    """From the answers of evaluate.py by pairs of modalities: what is made from words, and what is said of media."""
+    """From the answers of evaluate.py by pairs of modalities: generated media, and what the model says about inputs."""
     rows = [
         _made("asked to draw", answers["text", "image"][:10]),
         _made("asked to play", answers["text", "audio"][:10]),
@@ -32,27 +31,27 @@ def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
     return canvas
 
 
-_TURNED = {  # pairs of modalities, and which of their answers
+_TURNED = {  # pairs of modalities, and indices of their answers
     "shown, and asked for something else": ((("image", "audio"), 7), (("audio", "image"), 4), (("video", "image"), 8)),
     "from tones to videos, and back": ((("audio", "video"), 5), (("video", "audio"), 6)),
 }
 
 
 def _made(title: str, answers: Sequence) -> Image.Image:
-    """What was made, each above its reply; the first request as the title."""
+    """Outputs above their replies; the first request is the title."""
     shown = [(_joined([view(*m) for m in a.made]), _short(a.text)) for a in answers]
     return _row(f'{title}: "{answers[0].request.human}" and so on', shown)
 
 
 def _said(title: str, answers: Sequence) -> Image.Image:
-    """What was shown, each above what the model said of it."""
+    """Inputs above the model's replies."""
     shown = [(_joined(_views(a)), _short(a.text)) for a in answers]
-    questions = {a.request.seen[0].modality: f'"{_asked(a)}"' for a in reversed(answers)}  # the first of each
+    questions = {a.request.seen[0].modality: f'"{_asked(a)}"' for a in reversed(answers)}  # the first per modality
     return _row(f"{title}: {' or '.join(reversed(questions.values()))}", shown)
 
 
 def _turned(title: str, answers: Sequence) -> Image.Image:
-    """What was shown, an arrow, and what was made."""
+    """Inputs, an arrow, and outputs."""
     shown = [(_joined([*_views(a), _arrow(), *(view(*m) for m in a.made)]), _asked(a)) for a in answers]
     return _row(title, shown)
 
@@ -72,7 +71,7 @@ def _short(text: str) -> str:
 
 
 def view(modality: str, path: pathlib.Path) -> Image.Image:
-    """A file as something to look at, one cell high."""
+    """A file as an image, one cell high."""
     return _VIEWS[modality](path)
 
 
@@ -94,7 +93,7 @@ def _spectrogram(path: pathlib.Path, window: int = 256, hop: int = 64) -> Image.
 
 
 def _strip(path: pathlib.Path, shown: int = 4) -> Image.Image:
-    """Frames of a video side by side, from the first to the last, in the room of two cells and a half."""
+    """Frames of a video in a row, from the first to the last, two and a half cells wide."""
     frames = media.read_video(path).frames
     chosen = np.linspace(0, len(frames) - 1, shown).round().astype(int)
     return _joined([_scaled(frames[i], _CELL * 5 // 8) for i in chosen], gap=2)
@@ -117,7 +116,7 @@ def _arrow() -> Image.Image:
 
 
 def _joined(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Side by side, centred."""
+    """Images in a row, centered."""
     if not images:
         return Image.new("RGB", (_CELL, _CELL), "lightgrey")
     height = max(image.height for image in images)
@@ -130,7 +129,7 @@ def _joined(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
 
 
 def _row(title: str, shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Pictures with labels below, over the whole width."""
+    """A row of pictures with labels below, of the full width."""
     width = _COLUMNS * (_CELL + _MARGIN) + _MARGIN
     height = max(image.height for image, _ in shown)
     canvas = Image.new("RGB", (width, _TITLE + height + _LABEL), "white")

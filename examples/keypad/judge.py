@@ -1,9 +1,9 @@
-"""Independent judges of what is written, how it moves and which key is heard. None of them is a neural network.
+"""Independent judges of digits, motion and tones. None of them is a neural network.
 
-Digits are read by a support vector machine, fit on the real training scans (and shifted copies) only; tones by
+Digits are read by a support vector machine, fit only on the real training scans (and shifted copies); tones by
 measuring the telephone's frequencies, as a receiver in an exchange does (ITU-T Q.24).
 
-python -m examples.keypad.judge        how often they are right about held-out scans, movies of those, and tones
+python -m examples.keypad.judge        prints their accuracy on held-out scans, movies of them, and tones
 """
 
 import functools
@@ -14,14 +14,14 @@ from jaxtyping import Float, Int, UInt8
 
 from examples.keypad import world
 
-_FRAME, _HOP = 0.025, 0.0125  # seconds of tone that are looked at together, and between two looks
+_FRAME, _HOP = 0.025, 0.0125  # seconds: length of a frame, and between the starts of two
 _ALL_COLUMNS = (*world.COLUMNS, 1633.0)
-_OFF = np.linspace(-0.035, 0.035, 15)  # parts by which a frequency may seem to be off
-_TOLERANCE = 0.02  # of which these are accepted
+_OFF = np.linspace(-0.035, 0.035, 15)  # relative deviations of a frequency that are measured
+_TOLERANCE = 0.02  # relative deviation that is accepted
 _TWIST = 8.0  # dB between the two levels
 _DOMINANCE = 6.0  # dB above the other frequencies of the group
-_SHARE = 0.5  # of the frame's energy
-_QUIET = 0.003  # of the loudest frame's energy: silence
+_SHARE = 0.5  # of the frame's energy, in both frequencies
+_QUIET = 0.003  # of the loudest frame's energy: below it is silence
 _SHORTEST = 3  # frames in a row: 50 ms
 
 
@@ -36,10 +36,10 @@ def _classifier():
 
 
 def _features(images: np.ndarray) -> np.ndarray:
-    """Mean darkness of 2 x 2 pixels. [N, 256]."""
-    grey = 1.0 - images.astype(np.float32).mean(-1) / 255.0
+    """Mean darkness of blocks of 2 x 2 pixels: [N, 256]."""
+    gray = 1.0 - images.astype(np.float32).mean(-1) / 255.0
     side = world.SIZE // 2
-    return grey.reshape(len(images), side, 2, side, 2).mean((2, 4)).reshape(len(images), -1)
+    return gray.reshape(len(images), side, 2, side, 2).mean((2, 4)).reshape(len(images), -1)
 
 
 def classify(images: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, " n"]:
@@ -48,7 +48,7 @@ def classify(images: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, " n"]:
 
 
 def moving_digit(frames: UInt8[np.ndarray, "f 32 32 3"]) -> int | None:
-    """The digit that most frames show, each made as large as the scans are, and centred; None on blank paper."""
+    """The digit of most frames, each scaled to the size of the scans and centered; None on blank paper."""
     large = [image for image in map(_as_scan, world.inked(frames)) if image is not None]
     if not large:
         return None
@@ -64,15 +64,15 @@ def _as_scan(ink: Float[np.ndarray, "32 32"]) -> np.ndarray | None:
 
 
 def motion(frames: UInt8[np.ndarray, "f 32 32 3"]) -> str | None:
-    """The direction in which the ink moves, of world.STEPS; None if it stands still, goes askew, or is not there."""
+    """The direction in which the ink moves, a key of world.STEPS; None without ink or for no or oblique motion."""
     ink = np.where((shown := world.inked(frames)) > 0.35, shown, 0.0)
     amount = ink.sum((1, 2))
     if amount.min() < 4.0:
         return None
     at = np.arange(world.SIZE)
-    centre = np.stack([ink.sum(2) @ at, ink.sum(1) @ at], -1) / amount[:, None]  # [F, 2]
+    center = np.stack([ink.sum(2) @ at, ink.sum(1) @ at], -1) / amount[:, None]  # [F, 2]
     third = max(len(frames) // 3, 1)
-    way = centre[-third:].mean(0) - centre[:third].mean(0)
+    way = center[-third:].mean(0) - center[:third].mean(0)
     along = np.abs(way).argmax()
     if abs(way[along]) < 3.0 or abs(way[along]) < 2.0 * abs(way[1 - along]):
         return None
@@ -81,14 +81,14 @@ def motion(frames: UInt8[np.ndarray, "f 32 32 3"]) -> str | None:
 
 
 def key(samples: Float[np.ndarray, " samples"], rate: int) -> int | None:
-    """The digit whose key is heard for at least 50 ms and in most frames that are not silent, if there is one."""
+    """The digit whose key sounds for at least 50 ms and in most frames that are not silent; None if there is none."""
     size, hop = round(_FRAME * rate), round(_HOP * rate)
     if len(samples) < size or not np.isfinite(samples).all():
         return None
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), size)[::hop]
     energy = np.square(frames).sum(-1)
     loud = energy > max(_QUIET * energy.max(), 1e-9)
-    rows, columns = _group(frames, world.ROWS, rate), _group(frames, _ALL_COLUMNS, rate)
+    rows, columns = _Group(frames, world.ROWS, rate), _Group(frames, _ALL_COLUMNS, rate)
     twist = 10 * np.log10(np.maximum(rows.level, 1e-12) / np.maximum(columns.level, 1e-12))
     share = (rows.level + columns.level) / np.maximum(energy, 1e-12)
     valid = loud & rows.clear & columns.clear & (np.abs(twist) <= _TWIST) & (share >= _SHARE)
@@ -102,7 +102,7 @@ def key(samples: Float[np.ndarray, " samples"], rate: int) -> int | None:
 _DIGITS = {(3, 1): 0} | {divmod(digit - 1, 3): digit for digit in range(1, 10)}
 
 
-class _group:
+class _Group:
     """The strongest frequency of a group in each frame: `index`, energy `level`, and whether it is `clear`."""
 
     def __init__(self, frames: np.ndarray, group: tuple[float, ...], rate: int):
@@ -122,13 +122,14 @@ class _group:
 
 
 def _runs(flags: np.ndarray) -> Iterator[int]:
-    """Lengths of stretches of true values, and 0."""
+    """Lengths of runs of true values, and 0."""
     yield 0
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]).astype(int)))
     yield from (int(n) for n in edges[1::2] - edges[::2])
 
 
 def main() -> None:
+    """Prints the judges' accuracy."""
     images, labels = world.scans()
     inks, labels, images = world.ink()[world.HELD_OUT], labels[world.HELD_OUT], images[world.HELD_OUT]
     right = classify(images) == labels

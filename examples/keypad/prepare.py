@@ -1,13 +1,13 @@
-"""Writes the training set of the embedded world as files, in the formats of any other data set.
+"""Writes the training set of the keypad world as files, in the formats of any other data set.
 
     python -m examples.keypad.prepare [--output examples/keypad/data]
 
 images/*.png       the 1437 training scans
 audios/*.wav       120 recordings of each key's tone
-videos/*.mp4       training scans that move, 72 for each digit and direction
+videos/*.mp4       moving training scans, 72 per digit and direction
 captions.json      [{"caption", "image_name" | "audio_name" | "video_name"}], for stages 1 and 2
-instructions.json  conversations for stage 3; "input_images" and "image_captions" list, in order, what the <image> marks
-                   of the human's and of the assistant's turns stand for; likewise of the other modalities
+instructions.json  conversations for stage 3; "input_images" lists the files for the <image> placeholders in the human's
+                   turns, "image_captions" the captions for those in the assistant's; likewise for other modalities
 """
 
 import argparse
@@ -30,15 +30,15 @@ from nextgpt_jax.files import check_folder
 from nextgpt_jax.modalities import MODALITIES
 
 CONVERSATIONS = 12000
-TONES = 120  # of each key
-VIDEOS = 72  # of each digit and direction
+TONES = 120  # per key
+VIDEOS = 72  # per digit and direction
 _FOLDER = pathlib.Path(__file__).parent / "data"
 
-Files = dict[Thing, list[str]]  # where each thing can be seen or heard, below the folder
+Files = dict[Thing, list[str]]  # the files of each thing, relative to the folder
 
 
 def write_media(folder: pathlib.Path, seed: int) -> Files:
-    """Writes all media; gives their names by what they show."""
+    """Writes all media. Returns their names by thing."""
     rng = np.random.default_rng(seed)
     images, labels = (a[world.TRAIN] for a in world.scans())
     inks = world.ink()[world.TRAIN]
@@ -62,7 +62,7 @@ def write_media(folder: pathlib.Path, seed: int) -> Files:
 
 
 def caption_records(files: Files, rng: random.Random) -> list[dict[str, str]]:
-    """One caption a file: the usual one for most, another spelling for some."""
+    """One caption per file: the usual one for most, another spelling for some."""
     records = []
     for thing, names in files.items():
         usual, *others = language.captions(thing)
@@ -73,7 +73,7 @@ def caption_records(files: Files, rng: random.Random) -> list[dict[str, str]]:
 
 
 def instruction_records(files: Files, rng: random.Random, n: int) -> list[dict[str, list]]:
-    """n conversations; whatever is shown in one is a training file of the thing that is talked about."""
+    """n conversations, with a training file for each thing in them."""
     records = []
     for _ in range(n):
         turns = language.conversation(rng)
@@ -89,10 +89,10 @@ def instruction_records(files: Files, rng: random.Random, n: int) -> list[dict[s
 
 
 def prepare(output: pathlib.Path, *, conversations: int = CONVERSATIONS, seed: int = 0) -> None:
-    """Writes the training set; a folder that is there is complete. One that was written before is replaced.
+    """Writes the training set, atomically. An earlier training set is replaced.
 
     Raises:
-      UserError: something else is there.
+      UserError: `output` holds something else.
     """
     if output.exists() and not (output / "instructions.json").is_file() and (output.is_file() or any(output.iterdir())):
         raise UserError(f"--output: {output} holds something else: give a new folder")

@@ -1,4 +1,4 @@
-"""Small talk and plain questions about numbers, which are answered in words."""
+"""Small talk and questions about numbers, answered in words."""
 
 import random
 
@@ -7,12 +7,12 @@ NUMBERS = (*WORDS, "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen",
 
 
 def phrases(text: str) -> tuple[str, ...]:
-    """The phrases of a block of text, set apart by bars and line ends."""
+    """The phrases of a block of text, separated by bars and line ends."""
     return tuple(phrase.strip() for phrase in text.replace("\n", "|").split("|") if phrase.strip())
 
 
 def a(noun: str) -> str:
-    """With its indefinite article: "a seven", "an eight", "an 8"."""
+    """A noun with its indefinite article: "a seven", "an eight", "an 8"."""
     return f"an {noun}" if noun[0] in "aeiou8" and noun != "one" else f"a {noun}"
 
 
@@ -21,7 +21,7 @@ def parity(n: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter."""
+    """The text with a capital letter."""
     return text[0].upper() + text[1:]
 
 
@@ -341,17 +341,17 @@ _FACTS = {
     _shape: 1,
     _between_or_double: 1,
     _word: 1,
-}  # and how often each is asked: more, the more there is to be learnt by heart
+}  # with sampling weights: the more to memorize, the higher
 
 
 def fact(rng: random.Random) -> tuple[str, str]:
-    """A plain question about numbers and its answer, in lower case."""
+    """A question about numbers and its answer, in lower case."""
     n, m = rng.randrange(10), rng.randrange(10)
     return rng.choices(tuple(_FACTS), tuple(_FACTS.values()))[0](rng, n, m)
 
 
 def fact_about(rng: random.Random, n: int) -> tuple[str, str]:
-    """A plain question about one digit and its answer, which names no other, in lower case."""
+    """A question about one digit and its answer, which names no other digit, in lower case."""
     return rng.choice((_odd_or_even, _spelling, _shape))(rng, n, n)
 
 

@@ -1,4 +1,4 @@
-"""What is shown and produced in the embedded world: ten digits, written, moving or dialled, and how they are called."""
+"""The contents of media in the keypad world (ten digits: written, moving or dialled) and their captions."""
 
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ def everything(modality: str) -> tuple[Thing, ...]:
 
 
 def caption(thing: Thing) -> str:
-    """The caption that describes a thing everywhere in this world."""
+    """The usual caption of a thing."""
     return captions(thing)[0]
 
 
 def captions(thing: Thing) -> tuple[str, ...]:
-    """All spellings of a caption, the usual one first; there are equally many for every thing."""
+    """All spellings of a caption, the usual one first; every thing has the same number."""
     return _CAPTIONS[thing.modality](WORDS[thing.digit], str(thing.digit), thing.direction)
 
 

@@ -1,7 +1,7 @@
-"""Tokenizers of the embedded world, trained on its text and saved in the hub's layout.
+"""Tokenizers of the keypad world, trained on its text and saved in the hub's layout.
 
-pretrain writes each one beside the weights that are trained with it: ties between merges are broken at random, so a
-second training may number the tokens otherwise.
+pretrain writes each one together with the weights trained with it: ties between merges are broken at random, so a
+second training may number the tokens differently.
 """
 
 import json
@@ -29,7 +29,7 @@ def captions() -> list[str]:
 
 
 def language_model_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with LLaMA's special tokens. Encoding pieces and joining their ids is what training does."""
+    """Byte-level BPE with LLaMA's special tokens. Texts are encoded in segments, as in training."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,4 +1,4 @@
-"""The media of the embedded world: handwritten digits, still and moving, and the tones of a telephone's keys.
+"""The media of the keypad world: handwritten digits, still and moving, and the tones of a telephone's keys.
 
 The handwriting is real, scikit-learn's 1797 scans of digits as small RGB images; the tones are ITU-T Q.23's.
 """
@@ -33,7 +33,7 @@ def scans() -> tuple[UInt8[np.ndarray, "1797 32 32 3"], Int[np.ndarray, "1797"]]
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError("the scans come with scikit-learn, which is missing: pip install -e '.[demo]'") from None
+        raise UserError("the scans are part of scikit-learn, which is missing: pip install -e '.[demo]'") from None
 
     digits = load_digits()
     return paper(np.stack([_enlarged(image / 16.0) for image in digits.images])), digits.target
@@ -45,7 +45,7 @@ def ink() -> Float[np.ndarray, "1797 32 32"]:
 
 
 def inked(images: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
-    """Amounts of ink between 0 (paper) and 1: what `paper` has painted, or as near as other colours are."""
+    """Amounts of ink from 0 (paper) to 1: the inverse of `paper`, approximate for other colors."""
     return np.clip((PAPER[0] - images[..., 0]) / (PAPER[0] - INK[0]), 0.0, 1.0).astype(np.float32)
 
 
@@ -55,7 +55,7 @@ def paper(ink: Float[np.ndarray, "*b h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
-    """An 8 x 8 scan as strokes on 32 x 32: bicubic, then the grey borders of the strokes made narrower."""
+    """An 8 x 8 scan as strokes on 32 x 32: bicubic, then narrower gray borders of the strokes."""
     inner = SIZE - 2 * _MARGIN
     large = np.asarray(Image.fromarray(image.astype(np.float32)).resize((inner, inner), Image.Resampling.BICUBIC))
     large = np.clip((large - 0.12) / 0.66, 0.0, 1.0)
@@ -63,7 +63,7 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def augmented(ink: Float[np.ndarray, "b h w"], rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """Each image a little turned, scaled, sheared, shifted, and written with more or less ink.
+    """Each image slightly rotated, scaled, sheared and shifted, with more or less ink.
 
     At strength 1: up to 12 degrees, 12 %, 0.15 of shear and 2 pixels.
     """
@@ -80,22 +80,22 @@ def augmented(ink: Float[np.ndarray, "b h w"], rng: np.random.Generator, strengt
 
 
 def movie(ink: Float[np.ndarray, "32 32"], direction: str, rng: np.random.Generator) -> UInt8[np.ndarray, "8 32 32 3"]:
-    """A digit that moves steadily across the paper, FPS frames a second. `direction` is one of STEPS."""
+    """A digit that moves steadily across the paper, at FPS frames per second. `direction` is one of STEPS."""
     return paper(moving(ink[None], [direction], rng)[0])
 
 
 def moving(
     ink: Float[np.ndarray, "b 32 32"], directions: Sequence[str], rng: np.random.Generator, frames: int = FRAMES
 ) -> Float[np.ndarray, "b f 32 32"]:
-    """Digits of 20 to 24 pixels on ways of 8 to 12, as amounts of ink; `frames` are spread evenly over the way."""
+    """Digits of 20 to 24 pixels that move by 8 to 12, as amounts of ink; `frames` are evenly spaced."""
     n = len(ink)
     scale = rng.uniform(20.0, 24.0, n) / (SIZE - 2 * _MARGIN)
     step = np.array([STEPS[direction] for direction in directions], np.float64)
     way = step * rng.uniform(8.0, 12.0, (n, 1))  # [B, 2]
     middle = rng.uniform(-2.0, 2.0, (n, 2)) * np.where(step, 0.5, 1.0)
     offset = middle[:, None] + way[:, None] * np.linspace(-0.5, 0.5, frames)[:, None]  # [B, F, 2]
-    centre = (SIZE - 1) / 2
-    looked_at = centre - offset / scale[:, None, None]
+    center = (SIZE - 1) / 2
+    looked_at = center - offset / scale[:, None, None]
     shown = zoomed(np.repeat(ink, frames, 0), looked_at.reshape(-1, 2), np.repeat(scale, frames))
     return shown.reshape(n, frames, SIZE, SIZE)
 
@@ -103,7 +103,7 @@ def moving(
 def zoomed(
     ink: Float[np.ndarray, "b h w"], middle: Float[np.ndarray, "b 2"], scale: Float[np.ndarray, " b"]
 ) -> Float[np.ndarray, "b h w"]:
-    """Each image `scale` times as large around the point `middle` (row, column), which comes to the image's middle."""
+    """Each image scaled by `scale`, with the point `middle` (row, column) moved to the center."""
     height, width = ink.shape[1:]
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
     grid = grid - np.array([height - 1, width - 1]) / 2
@@ -118,7 +118,7 @@ def frequencies(key: int) -> tuple[float, float]:
 
 
 def tone(key: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
-    """A key of somebody's telephone, on somebody's line: 0.4 to 1 s of its tone between short silences, at RATE.
+    """A key's tone as on a real telephone line: 0.4 to 1 s between short silences, at RATE.
 
     Frequencies are up to 1 % off, the levels of both differ by up to 4 dB, the noise is 15 to 40 dB below.
     """
@@ -133,7 +133,7 @@ def tone(key: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
 
 
 def clean_tone(key: int, seconds: float) -> Float[np.ndarray, " samples"]:
-    """A key's tone as it should be, from its first to its last sample, at RATE."""
+    """A key's exact tone, without silence, at RATE."""
     return (0.35 * _dual(key, seconds, (0.0, 0.0), (1.0, 1.0), 1.0)).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
-"""The language of the keypad world: what people say around ten digits, and what they are answered.
+"""The language of the keypad world: requests and questions about ten digits, and the replies.
 
-Everything is composed from small lists by a seeded `random.Random`. In a human turn `<image>`, `<audio>` and `<video>`
-stand for what is shown; in a reply, for what is made. What the evaluation asks (held_out.py) is never composed.
+Everything is composed from small lists by a seeded `random.Random`. `<image>`, `<audio>` and `<video>` are placeholders
+of inputs in a human turn, of outputs in a reply. The prompts of the evaluation (held_out.py) are never composed.
 """
 
 import random
@@ -50,7 +50,7 @@ _HELD_OUT = held_out()
 
 
 def conversation(rng: random.Random) -> list[Turn]:
-    """One conversation of the instruction set. None of its turns is one that the evaluation asks."""
+    """One conversation of the instruction set, without prompts of the evaluation."""
     while True:
         turns = _conversation(rng)
         if not any(normal(turn.human) in _HELD_OUT for turn in turns):
@@ -65,7 +65,7 @@ def _conversation(rng: random.Random) -> list[Turn]:
         return [asked_by_name(rng, _any(rng, image=0.3, audio=0.3))]
     if kind < 0.46:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
-    if kind < 0.68:  # from video to video more has to be understood: the digit, and which way
+    if kind < 0.68:  # from video to video is harder: the digit, and the direction
         seen = _any(rng, image=0.25, audio=0.25)
         weights = {"image": 1, "audio": 1, "video": 2 if seen.modality == "video" else 1}
         return [made_from(rng, seen, rng.choices(tuple(weights), tuple(weights.values()))[0])]
@@ -80,5 +80,5 @@ def _conversation(rng: random.Random) -> list[Turn]:
 
 
 def _any(rng: random.Random, image: float = 1 / 3, audio: float = 1 / 3) -> Thing:
-    """A random thing; videos get what the shares of images and tones leave."""
+    """A random thing; videos have the remaining probability."""
     return any_thing(rng, rng.choices(tuple(MARKS), (image, 1.0 - image - audio, audio))[0])

@@ -1,4 +1,4 @@
-"""Conversations of several turns: what follows refers to what was shown, made or said before."""
+"""Conversations of several turns, which refer to earlier inputs, outputs and replies."""
 
 import random
 
@@ -80,7 +80,7 @@ _NEXT_MADE = {
 
 
 def dialogue(rng: random.Random) -> list[Turn]:
-    """Two to five turns that belong together."""
+    """A dialogue of two to five turns."""
     turns = [_opening(rng)]
     digit = (turns[0].made or turns[0].seen)[-1].digit
     for _ in range(rng.choice((1, 1, 2, 2, 3, 3, 4))):
@@ -101,7 +101,7 @@ def _opening(rng: random.Random) -> Turn:
 
 
 def _follow_up(rng: random.Random, digit: int, turns: list[Turn]) -> tuple[int, Turn]:
-    """A turn that follows, and the digit that it leaves in mind."""
+    """A later turn, and the digit that it is about."""
     last = turns[-1]
     moved = [t for t in last.made if t.modality == "video"] or [t for t in last.seen if t.modality == "video"]
     kind = rng.random()
@@ -140,7 +140,7 @@ def _made(rng: random.Random, text: str, *things: Thing) -> Turn:
 
 
 def _varied(rng: random.Random, digit: int, things: tuple[Thing, ...]) -> tuple[int, Turn]:
-    """What was just made, once more or with another digit."""
+    """A request for the last output again, or for another digit."""
     kind = rng.random()
     if kind < 0.3:
         return digit, _made(rng, rng.choice(_SAME_AGAIN), *things)
@@ -156,7 +156,7 @@ def _varied(rng: random.Random, digit: int, things: tuple[Thing, ...]) -> tuple[
 
 
 def _beside(rng: random.Random, digit: int) -> tuple[int, Turn]:
-    """The digit after or before the one in mind is asked for."""
+    """A request for the digit after or before the current one."""
     step = rng.choice((1, 1, -1)) if 0 < digit < 9 else 1 if digit == 0 else -1
     thing = any_thing(rng, rng.choice(tuple(MARKS)), digit + step)
     if step > 0 and rng.random() < 0.4:
@@ -167,7 +167,7 @@ def _beside(rng: random.Random, digit: int) -> tuple[int, Turn]:
 
 
 def _changed(rng: random.Random) -> tuple[int, Turn]:
-    """Something else altogether."""
+    """A turn about something else."""
     thing, kind = any_thing(rng, rng.choice(tuple(MARKS))), rng.random()
     if kind < 0.35:
         turn = asked_by_name(rng, thing)

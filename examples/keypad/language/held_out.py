@@ -1,4 +1,4 @@
-"""What the evaluation asks. None of it occurs in what is composed for training; see `held_out`."""
+"""The prompts of the evaluation. None of them occurs in the training text; see `held_out`."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MODALITIES = ("text", *MARKS)
 
 
 class Request(NamedTuple):
-    """One turn to ask: what its marks show, what must come out, and which words the reply must have."""
+    """One turn: its inputs, the required outputs, and the required words of the reply."""
 
     human: str
     seen: tuple[Thing, ...] = ()
@@ -20,7 +20,7 @@ class Request(NamedTuple):
     answer: str | None = None
 
     def accepts(self, text: str) -> bool:
-        """Does a reply have the words of the answer, and no number or direction but those, what is asked and shown?"""
+        """True if a reply has the words of the answer, and no number or direction beyond it, prompt and inputs."""
         if self.answer is None:
             return True
         shown = " ".join(f"{thing.digit} {thing.direction}" for thing in self.seen)
@@ -230,7 +230,7 @@ _FROM_MEDIA = {
 
 
 def held_out_requests(source: str, target: str) -> list[Request]:
-    """About forty requests from one modality ("text" or a medium) to another, spread over digits and directions."""
+    """About forty requests from one modality ("text" or a medium) to another, over all digits and directions."""
     return list(_requests(source, target))
 
 
@@ -395,13 +395,13 @@ CONVERSATIONS: tuple[tuple[Request, ...], ...] = (
 
 
 def normal(text: str) -> str:
-    """The words alone: lower case, digits spelled out, no punctuation. Two texts with one normal form are the same."""
+    """The normal form of a text: lower case, digits spelled out, no punctuation."""
     spelled = re.sub(r"\d", lambda m: WORDS[int(m.group())], words_alone(text).lower())
     return " ".join(re.findall(r"[a-z']+|[+=-]", spelled))
 
 
 def held_out() -> frozenset[str]:
-    """The normal forms of all that the evaluation asks."""
+    """The normal forms of all prompts of the evaluation."""
     requests = [r.human for s in MODALITIES for t in MODALITIES for r in held_out_requests(s, t)]
     conversations = [request.human for conversation in CONVERSATIONS for request in conversation]
     return frozenset(map(normal, (*requests, *HELD_OUT_QUESTIONS, *TEXT_ONLY, *conversations)))

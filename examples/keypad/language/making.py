@@ -1,4 +1,4 @@
-"""Requests for media: draw a digit, play its key, let it move. From words, from what is shown, several at once."""
+"""Requests for media: draw a digit, play its key, let it move. By name, from an input, several at once."""
 
 import random
 import re
@@ -116,7 +116,7 @@ _UNDIRECTED = phrases("""
     show me {a_video} of {it} | make {a_video} of {it} | create {a_video} of {it} | animate {it} | let {it} move
     film {it} | show {it} in {a_video} | make {it} move | generate {a_video} of {it} | give me {a_video} of {it}
 """)
-DEFAULT_DIRECTION = "right"  # of a video for which no direction is named
+DEFAULT_DIRECTION = "right"  # if a request for a video names none
 
 _OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
@@ -131,7 +131,7 @@ def way(rng: random.Random, direction: str) -> str:
 
 
 def action(rng: random.Random, thing: Thing, it: str) -> tuple[str, bool]:
-    """What is asked for, with `it` for the digit, and whether it can follow "could you"."""
+    """A request with `it` for the digit, and whether it can follow "could you"."""
     return {"image": _drawing, "audio": _playing, "video": _moving}[thing.modality](rng, thing, it)
 
 
@@ -172,7 +172,7 @@ def request(rng: random.Random, thing: Thing, it: str) -> str:
 
 
 def polite(rng: random.Random, text: str, imperative: bool) -> str:
-    """With the words that people put around what they want."""
+    """The request with polite words around it."""
     if not imperative:
         return rng.choice(_WISH_OPENINGS) + text
     text = rng.choice(_OPENINGS) + text + rng.choice(_CLOSINGS)
@@ -186,7 +186,7 @@ def any_thing(rng: random.Random, modality: str, digit: int | None = None) -> Th
 
 
 def asked_by_name(rng: random.Random, thing: Thing) -> Turn:
-    """A request in words alone."""
+    """A request without inputs."""
     if rng.random() < 0.09:
         text = request(rng, thing, riddled(rng, thing.digit, thing.modality))
     elif thing.modality == "image" and rng.random() < 0.2:
@@ -247,7 +247,7 @@ _ASKED_FIRST = {
 
 
 def made_from(rng: random.Random, seen: Thing, target: str) -> Turn:
-    """A medium in, a medium out: of the same digit, of its neighbour, or the same movement changed."""
+    """From one input to one output: of the same digit, of its neighbor, or with another movement."""
     kind, digit = rng.random(), seen.digit
     if seen.modality == target and kind < (0.35 if target != "video" else 0.1):
         thing, text = seen, rng.choice(_AGAIN[target])
@@ -332,6 +332,6 @@ def several_by_name(rng: random.Random) -> Turn:
 
 
 def several_from(rng: random.Random, seen: Thing) -> Turn:
-    """A medium in, two or three out."""
+    """From one input to two or three outputs."""
     turn = several(rng, seen.digit, pointed(rng, seen.modality))
     return turn._replace(human=shown(rng, turn.human, seen), seen=(seen,))

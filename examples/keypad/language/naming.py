@@ -1,4 +1,4 @@
-"""How people name the digit that they want: by its name, by its place among the digits, or by pointing at it."""
+"""References to a digit: by name, by its position among the digits, or to an input."""
 
 import random
 
@@ -30,7 +30,7 @@ _RECALLED = phrases("""
 
 
 def figure(rng: random.Random, n: int) -> str:
-    """A number as a word or as figures."""
+    """A number as a word or in figures."""
     return NUMBERS[n] if rng.random() < 0.7 else str(n)
 
 
@@ -64,17 +64,17 @@ def riddled(rng: random.Random, digit: int, modality: str) -> str:
 
 
 def pointed(rng: random.Random, source: str) -> str:
-    """The digit of a medium that is shown in the same turn."""
+    """A reference to the digit of an input in the same turn."""
     return rng.choice(_POINTED[source])
 
 
 def recalled(rng: random.Random) -> str:
-    """The digit that was talked about."""
+    """A reference to the digit of an earlier turn."""
     return rng.choice(_RECALLED)
 
 
 def neighbour(rng: random.Random, step: int, source: str = "") -> str:
-    """The digit after (step 1) or before (step -1) the one that is shown (`source`) or was talked about."""
+    """A reference to the digit after (step 1) or before (step -1) that of an input (`source`) or of an earlier turn."""
     anchor = rng.choice(("it", "this one", "that", pointed(rng, source) if source else "that one"))
     noun = rng.choice(("digit", "number", "one", "key" if source == "audio" else "digit"))
     if step > 0:

@@ -1,4 +1,4 @@
-"""Questions about what is shown: which digit, which key, which way; and about two things at once."""
+"""Questions about inputs: the digit, the key, the direction; and comparisons of two inputs."""
 
 import random
 import re
@@ -154,7 +154,7 @@ def reading(rng: random.Random, thing: Thing) -> Turn:
 
 
 def _guess(rng: random.Random, thing: Thing) -> tuple[str, str]:
-    """A question that is answered with yes or no."""
+    """A yes/no question."""
     if thing.modality == "video" and rng.random() < 0.5:
         others = (thing.direction, opposite(thing.direction), rng.choice(DIRECTIONS))
         guess = rng.choice(others)
@@ -221,7 +221,7 @@ def summed(first: int, second: int) -> str:
 
 
 def reading_another(rng: random.Random, digit: int) -> Turn:
-    """In a dialogue: something new is shown and compared with the digit that was talked about."""
+    """In a dialogue: a new input, compared with the digit of an earlier turn."""
     thing = any_thing(rng, rng.choice(tuple(MARKS)), digit if rng.random() < 0.45 else None)
     questions = phrases("""
         is this the same digit? | and is this the same digit? | is that the same number? | is this the same?
@@ -232,7 +232,7 @@ def reading_another(rng: random.Random, digit: int) -> Turn:
 
 
 def odd_or_even(rng: random.Random, digit: int) -> Turn:
-    """In a dialogue: about the digit that was talked about."""
+    """In a dialogue: a question about the digit of an earlier turn."""
     questions = phrases("""
         is it odd or even? | is that odd or even? | odd or even? | is that digit even? | is that number odd?
         is it an even digit? | is this digit odd or even?
@@ -241,7 +241,7 @@ def odd_or_even(rng: random.Random, digit: int) -> Turn:
 
 
 def next_number(rng: random.Random, digit: int) -> Turn:
-    """In a dialogue: what follows the digit that was talked about."""
+    """In a dialogue: a question about the digit after that of an earlier turn."""
     questions = phrases("""
         what comes after it? | which number comes next? | what is the next number? | and what comes after it?
         which digit comes next? | what follows it? | what is the number after it? | what comes after that?

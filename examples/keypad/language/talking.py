@@ -1,4 +1,4 @@
-"""Turns that are answered in words: small talk and plain questions about numbers."""
+"""Turns that are answered with text only: small talk and questions about numbers."""
 
 import random
 
@@ -24,7 +24,7 @@ _SOUNDS = talk.phrases("""
 
 
 def talking(rng: random.Random) -> Turn:
-    """Small talk, a plain question, or a request for what this world does not have."""
+    """Small talk, a question, or a request for something that this world does not have."""
     kind = rng.random()
     return small_talk(rng) if kind < 0.36 else beyond(rng) if kind < 0.44 else fact_turn(rng)
 
@@ -42,14 +42,14 @@ def small_talk(rng: random.Random) -> Turn:
 
 
 def beyond(rng: random.Random) -> Turn:
-    """Something other than a digit is asked for."""
+    """A request for something other than a digit."""
     thing = any_thing(rng, rng.choice(("image", "audio", "video")))
     other = rng.choice(_SOUNDS if thing.modality == "audio" else _OBJECTS)
     return Turn(styled(rng, request(rng, thing, other)), "I only know digits.")
 
 
 def fact_turn(rng: random.Random, digit: int | None = None) -> Turn:
-    """A plain question about numbers, or about one digit."""
+    """A question about numbers, or about one digit."""
     question, answer = talk.fact(rng) if digit is None else talk.fact_about(rng, digit)
     opening = rng.choice(_OPENINGS)
     needs_clause = opening in ("do you know ", "can you tell me ", "please tell me ")

@@ -1,7 +1,7 @@
-"""One exchange of the keypad world: what was said, shown and made; and the sentences of the replies.
+"""One exchange of the keypad world: prompt, inputs and outputs; and the sentences of the replies.
 
-A reply is short and always names what it is about. "Here is ..." comes with media, "This is ..." without. What is to
-be found out comes last: a model that says one word after the other has then said what it follows from.
+A reply is short and always names its subject: "Here is ..." with outputs, "This is ..." without. The conclusion comes
+last, so that a model has generated its premises before it.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from examples.keypad.talk import NUMBERS, WORDS, a, parity, sentence
 from examples.keypad.things import Thing
 
-MARKS = {"image": "<image>", "video": "<video>", "audio": "<audio>"}  # in the order in which replies bring them
+MARKS = {"image": "<image>", "video": "<video>", "audio": "<audio>"}  # in the order of outputs in replies
 _ORDER = list(MARKS)
 
 
@@ -25,12 +25,12 @@ class Turn(NamedTuple):
 
 
 def words_alone(text: str) -> str:
-    """A turn's text without its marks."""
+    """A turn's text without its placeholders."""
     return re.sub("|".join(MARKS.values()), "", text)
 
 
 def called(thing: Thing) -> str:
-    """As replies call a thing that was shown: "a seven", "the tone of key seven", "a seven moving left"."""
+    """The name of an input in replies: "a seven", "the tone of key seven", "a seven moving left"."""
     word = WORDS[thing.digit]
     return {"image": a(word), "audio": f"the tone of key {word}", "video": f"{a(word)} moving {thing.direction}"}[
         thing.modality
@@ -38,7 +38,7 @@ def called(thing: Thing) -> str:
 
 
 def made(*things: Thing) -> Turn:
-    """The reply that brings things; a turn without its question."""
+    """The reply with outputs; a turn without its question."""
     things = tuple(sorted(things, key=lambda t: _ORDER.index(t.modality)))
     names = [f"a handwritten {WORDS[t.digit]}" if t.modality == "image" else called(t) for t in things]
     text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, and {names[-1]}"
@@ -46,7 +46,7 @@ def made(*things: Thing) -> Turn:
 
 
 def described(thing: Thing) -> str:
-    """The reply that says what was shown."""
+    """The reply that describes inputs."""
     return f"This is {called(thing)}."
 
 
@@ -59,17 +59,17 @@ def with_next(thing: Thing) -> str:
 
 
 def compared(first: int, second: int) -> str:
-    """The reply to whether two digits are the same."""
+    """The reply to a comparison of two digits."""
     return f"The first is {WORDS[first]} and the second is {WORDS[second]}, so {'yes' if first == second else 'no'}."
 
 
 def remembered(thing: Thing) -> str:
-    """The reply to what was drawn, played or shown before."""
+    """The reply to a question about an earlier output or input."""
     return f"{ {'image': 'I drew', 'audio': 'I played', 'video': 'I showed'}[thing.modality] } {called(thing)}."
 
 
 def styled(rng: random.Random, text: str) -> str:
-    """As people type: sometimes with a capital letter, sometimes without the final mark."""
+    """Variation of typing: sometimes a capital letter, sometimes no final punctuation."""
     if rng.random() < 0.35:
         text = re.sub(r"\bi\b", "I", sentence(text))
     if rng.random() < 0.15:
@@ -96,7 +96,7 @@ _INTRODUCTIONS = {
 
 
 def shown(rng: random.Random, text: str, thing: Thing) -> str:
-    """The text with the mark of what is shown, in one of the places where people put it."""
+    """The text with the placeholder of an input, at one of the usual places."""
     mark = MARKS[thing.modality]
     if rng.random() < 0.2:
         return rng.choice(_INTRODUCTIONS[thing.modality]).format(mark=mark, text=text)

@@ -1,11 +1,11 @@
-"""Pretrains the frozen parts of the embedded world, which the repository holds already.
+"""Pretrains the frozen components of the keypad world. The repository contains the results.
 
-    python -m examples.keypad.pretrain PART [--output examples/keypad/weights/base]
+    python -m examples.keypad.pretrain COMPONENT [--output examples/keypad/weights/base]
 
-The parts, in an order that works: llama; imagebind; vae, diffusion (the image decoder); video-text, video; audio-text,
+The components, in a valid order: llama; imagebind; vae, diffusion (the image decoder); video-text, video; audio-text,
 audio-vae, vocoder, audio.
 
-Each part is saved in the hub's layout: config.json, safetensors with PyTorch's names (float16), tokenizer.
+Each is saved in the hub's layout: config.json, safetensors with PyTorch's names (float16), tokenizer.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from examples.keypad.pretrain.images import diffusion, vae
 from examples.keypad.pretrain.llama import llama
 from nextgpt_jax.cli.flags import run_command
 
-PARTS = {
+COMPONENTS = {
     "llama": llama,
     "imagebind": imagebind,
     "vae": vae,
@@ -36,13 +36,13 @@ _FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses flags and trains a part."""
+    """Parses flags and trains a component."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("component", choices=COMPONENTS)
     parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
-    parser.add_argument("--steps", type=int, help="train for another number of steps")
+    parser.add_argument("--steps", type=int, help="number of training steps, instead of the default")
     args = parser.parse_args(argv[1:])
-    PARTS[args.part](args.output, **({"steps": args.steps} if args.steps else {}))
+    COMPONENTS[args.component](args.output, **({"steps": args.steps} if args.steps else {}))
 
 
 if __name__ == "__main__":

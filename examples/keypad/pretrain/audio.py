@@ -1,7 +1,7 @@
 """The audio decoder: its text encoder, its autoencoder of spectrograms, its vocoder, then the UNet.
 
-Spectrograms have 16 frames of 256 samples, 32 ms: what a convolutional vocoder makes of a steady spectrogram repeats
-with every frame, unless it counts them from the edges, and in 32 ms all frequencies of a telephone nearly fit.
+Spectrograms have 16 frames of 256 samples, 32 ms. For a steady spectrogram, a convolutional vocoder's output repeats
+every frame (except near the edges), and all frequencies of a telephone nearly have that period.
 """
 
 import functools
@@ -17,7 +17,16 @@ from transformers import AutoTokenizer
 
 from examples.keypad import judge, things, vocabularies, world
 from examples.keypad.pretrain import images
-from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
+from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save
+from examples.keypad.pretrain.decoders import (
+    PROMPT_NOISE,
+    autoencoder_loss,
+    denoising_loss,
+    examine,
+    latent_encoder,
+    prompt_batches,
+    write_configs,
+)
 from examples.keypad.pretrain.texts import fit_text_encoder
 from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
 from nextgpt_jax.models.diffusion.clap_text import ClapTextConfig, ClapTextModelWithProjection
@@ -26,7 +35,7 @@ from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
 from nextgpt_jax.weights.tables import audioldm as audioldm_table
 
-_PAD = 624  # a token of its own, because attention leaves it out: the first after the caption tokenizer's
+_PAD = 624  # the first id after the caption tokenizer's: attention masks padding, so it needs its own token
 
 TEXT_ENCODER = {
     "architectures": ["ClapTextModelWithProjection"],
@@ -36,7 +45,7 @@ TEXT_ENCODER = {
     "intermediate_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "max_position_embeddings": _PAD + 1 + vocabularies.CONTEXT,  # positions are counted from the padding's id
+    "max_position_embeddings": _PAD + 1 + vocabularies.CONTEXT,  # positions start after the padding's id
     "type_vocab_size": 1,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
@@ -116,7 +125,7 @@ def _mel_bands() -> np.ndarray:
 
 
 def log_mel(waves: Float[np.ndarray, "b t"]) -> Float[np.ndarray, "b frames bands"]:
-    """Logarithms of mel bands of magnitudes, one frame for every 256 samples."""
+    """Logarithms of mel bands of magnitudes, one frame per 256 samples."""
     edge = (_WINDOW - _HOP) // 2
     padded = np.pad(waves, ((0, 0), (edge, edge)), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW, axis=-1)[:, ::_HOP]
@@ -125,7 +134,7 @@ def log_mel(waves: Float[np.ndarray, "b t"]) -> Float[np.ndarray, "b frames band
 
 
 def _tones(keys: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What each key sounds like: spectrograms of tones of any phase, and waves of phase 0 at their start."""
+    """The keys' tones: spectrograms of tones of random phase, and waves that start with phase 0."""
     time = np.arange(round(SECONDS * world.RATE)) / world.RATE
     levels = 0.35 * 10 ** (rng.uniform(-1.5, 1.5, (len(keys), 2)) / 20)
     angles = 2 * np.pi * np.array([world.frequencies(key) for key in keys])[..., None] * time  # [B, 2, T]
@@ -160,7 +169,7 @@ def audio_vae(output: pathlib.Path, *, steps: int = 500) -> None:
     """The audio decoder's autoencoder of spectrograms."""
     model = AutoencoderKL(AutoencoderKLConfig.from_dict(VAE), rngs=nnx.Rngs(0))
     batches = (mel[..., None] for mel, _ in _tone_batches(np.random.default_rng(0), 16))
-    model = fit("audio vae", model, images.autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
+    model = fit("audio vae", model, autoencoder_loss, batches, steps=steps, lr=2e-3, ema=0.99)
     mel, _ = _tones(np.arange(200) % 10, np.random.default_rng(1))
     mean, _ = model.encode(jnp.asarray(mel[..., None]))
     config = VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
@@ -174,7 +183,7 @@ def _magnitudes(waves: Float[Array, "b t"], size: int) -> Float[Array, "b frames
 
 
 def _vocoder_loss(model: HifiGan, batch: tuple[Array, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-    """Errors of the wave, whose phase can be known at the edges only, and of its spectrum."""
+    """Errors of the wave (only the edges determine its phase) and of its spectrum."""
     mel, wave = batch
     made = model(mel)
     error = jnp.square(made - wave).mean()
@@ -183,7 +192,7 @@ def _vocoder_loss(model: HifiGan, batch: tuple[Array, Array], _: Array) -> tuple
 
 
 def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
-    """The audio decoder's vocoder: it is taught waves by errors alone, there is no adversary."""
+    """The audio decoder's vocoder, trained on errors of the waves alone, without a discriminator."""
     folder = output / "audioldm"
     cfg = AutoencoderKLConfig.from_dict(VAE)
     autoencoder = load(lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)), folder / "vae", audioldm_table.VAE)
@@ -203,26 +212,11 @@ def vocoder(output: pathlib.Path, *, steps: int = 1500) -> None:
     print(f"{right} of {len(waves)} tones recognised after autoencoder and vocoder")
 
 
-def _latent_batches(latents, prompts, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Latents [keys, copies, ...] with the embedding of a spelling of their caption; the empty one for a tenth."""
-    captions, unconditional = prompts
-    while True:
-        keys = rng.integers(len(latents), size=size)
-        spellings = rng.integers(captions.shape[1], size=size) * (rng.random(size) < 0.5)
-        embeds = captions[keys, spellings]
-        noise = rng.standard_normal(embeds.shape).astype(np.float32) / np.sqrt(embeds.shape[-1])
-        embeds = embeds + images.PROMPT_NOISE * noise
-        embeds[rng.random(size) < 0.1] = unconditional
-        yield {"latents": latents[keys, rng.integers(latents.shape[1], size=size)], "prompts": embeds}
-
-
 def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     """The audio decoder's UNet, for the text encoder, autoencoder and vocoder in the same folder."""
     folder = output / "audioldm"
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    write_json(folder / "unet" / "config.json", UNET)
-    write_json(folder / "scheduler" / "scheduler_config.json", images.SCHEDULER)
-    write_json(folder / "model_index.json", MODEL_INDEX)
+    write_configs(folder, MODEL_INDEX, unet=UNET)
 
     cfg = AudioLDMConfig.from_pretrained(folder)
     tables = audioldm_table.tables(cfg)
@@ -234,33 +228,25 @@ def audio(output: pathlib.Path, *, steps: int = 1200) -> None:
     prompts = [np.asarray(model.encode_prompt(ids.reshape(-1, ids.shape[-1]))) for ids in (captions, unconditional)]
     prompts[0] = prompts[0].reshape(*captions.shape[:2], -1)
 
-    mel, _ = _tones(np.arange(2000) % 10, np.random.default_rng(2))
-    graphdef, params = nnx.split(model.vae)
-    encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x[..., None])[0] * cfg.vae.scaling_factor)
-    latents = np.concatenate([np.asarray(encode(params, part)) for part in np.split(mel, 20)])
-    latents = latents.reshape(-1, 10, *latents.shape[1:]).swapaxes(0, 1)  # [keys, copies, h, w, c]
-    batches = _latent_batches(latents, (prompts[0], prompts[1][0, 0]), np.random.default_rng(3), 32)
+    keys, encode = np.arange(2000) % 10, latent_encoder(model.vae)
+    mel, _ = _tones(keys, np.random.default_rng(2))
+    latents = np.concatenate([encode(part[..., None]) for part in np.split(mel, 20)])
+    noise = PROMPT_NOISE / prompts[0].shape[-1] ** 0.5  # embeddings have unit length
+    batches = prompt_batches(latents, keys, prompts[0], prompts[1][0, 0], np.random.default_rng(3), 32, noise)
 
     def loss(unet: UNet2DConditionModel, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         def predict(x, timesteps):
             return unet(x, timesteps, class_labels=batch["prompts"])
 
-        return images.denoising_loss(cfg.scheduler, predict, batch["latents"], key), {}
+        return denoising_loss(cfg.scheduler, predict, batch["latents"], key), {}
 
     model.unet = fit("audio unet", model.unet, loss, batches, steps=steps, lr=1e-3, ema=0.998)
     save(model.unet, tables["unet"], UNET, folder / "unet", DIFFUSERS_WEIGHTS)
-    _judge(model, prompts[0][:, :1], prompts[1])
+    digits = np.tile([thing.digit for thing in things.everything("audio")], 20)
 
+    def verdict(waves: np.ndarray) -> str:
+        right = sum(judge.key(wave, world.RATE) == key for wave, key in zip(waves, digits))
+        return f"{right} of {len(digits)} generated tones recognised"
 
-def _judge(model: AudioLDM, captions: np.ndarray, unconditional: np.ndarray, copies: int = 20) -> None:
-    """Prints how many generated tones the judge recognises, by guidance."""
-    graphdef, params = nnx.split(model)
-    play = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params).generate(*inputs))
-    asked = [thing.digit for thing in things.everything("audio")] * copies
-    prompt = jnp.tile(captions, (copies, 1, 1))
-    noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(SECONDS)))
-    for guidance in (1.0, 2.0, 3.0, 5.0):
-        scales = jnp.full(len(asked), guidance)
-        waves = np.asarray(play(params, prompt, unconditional, noise, model.config.scheduler.sampler_table(20), scales))
-        right = sum(judge.key(wave, world.RATE) == key for wave, key in zip(waves, asked))
-        print(f"guidance {guidance}: {right} of {len(asked)} generated tones recognised", flush=True)
+    prompt = jnp.tile(prompts[0][:, :1], (20, 1, 1))
+    examine(model, prompt, prompts[1], cfg.latent_shape(SECONDS), verdict)

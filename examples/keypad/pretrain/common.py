@@ -1,4 +1,4 @@
-"""What the trainings share: the loop, saving in the hub's layout, captions as ids."""
+"""The training loop, weights in the hub's layout, and captions as ids."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ def fit(
     ema: float = 0.0,
     weight_decay: float = 0.01,
 ) -> nnx.Module:
-    """AdamW with warm-up and cosine decay on all parameters; returns the trained model (their average if `ema`)."""
+    """AdamW with warm-up and cosine decay on all parameters. Returns the trained model, averaged if `ema`."""
     graphdef, params = nnx.split(model)
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, min(200, steps // 10), steps, 0.01 * lr)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=weight_decay))
@@ -63,29 +63,30 @@ def fit(
 
 
 def save(model: nnx.Module, table: Table, config: dict, folder: pathlib.Path, weights: str) -> None:
-    """Writes a part in the hub's layout, weights in float16."""
+    """Writes a component in the hub's layout, weights in float16."""
     save_safetensors(matching.export(nnx.state(model), table), folder / weights, dtype=np.float16)
     write_json(folder / "config.json", config)
     print(f"saved {folder}", flush=True)
 
 
 def load(make: Callable[[], nnx.Module], folder: pathlib.Path, table: Table) -> nnx.Module:
-    """A part that was saved, without initialising it first."""
+    """A saved component, without initializing it first."""
     graphdef, abstract = nnx.split(nnx.eval_shape(make))
     return nnx.merge(graphdef, matching.load(open_checkpoint(folder), abstract, table))
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
+    """Writes indented JSON, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def caption_ids(tokenizer, captions: list[str]) -> np.ndarray:
-    """Padded to the encoders' context. [N, CONTEXT]."""
+    """Ids padded to the encoders' context: [N, CONTEXT]."""
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=vocabularies.CONTEXT)["input_ids"]
     return np.array(ids, np.int32)
 
 
 def all_captions(tokenizer, modality: str) -> np.ndarray:
-    """Ids of every spelling of the caption of everything of a modality. [things, spellings, CONTEXT]."""
+    """Ids of every spelling of all captions of a modality: [things, spellings, CONTEXT]."""
     return np.stack([caption_ids(tokenizer, list(things.captions(t))) for t in things.everything(modality)])

@@ -49,15 +49,15 @@ _CONFIG = ImageBindConfig.from_dict(IMAGEBIND)
 _MODALITIES = ("image", "video", "audio")
 _THINGS = [thing for name in _MODALITIES for thing in things.everything(name)]
 _NUMBER = {thing: i for i, thing in enumerate(_THINGS)}
-_TONES = 2400  # that are heard again and again
+_TONES = 2400  # generated once and reused
 
 
-def _normalised(images: np.ndarray) -> np.ndarray:
+def _normalized(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255.0 - media.CLIP_MEAN) / media.CLIP_STD
 
 
 def _movies(ink, labels, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """What the encoder is shown of movies, their first and last frame [B, 2, H, W, 3], and the things' numbers."""
+    """The encoder's frames of movies, the first and last one [B, 2, H, W, 3], and the things' numbers."""
     directions = rng.choice(things.DIRECTIONS, len(ink))
     frames = world.paper(world.moving(ink, list(directions), rng, frames=2))
     return frames, [_NUMBER["video", int(d), str(way)] for d, way in zip(labels, directions)]
@@ -72,7 +72,7 @@ def _tones(rng: np.random.Generator, count: int) -> tuple[Float[np.ndarray, "n m
 
 
 def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Augmented training scans, twice as many movies, half as many tones: `size` of them; a caption of everything."""
+    """`size` media: augmented training scans, twice as many movies, half as many tones; and a caption of everything."""
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
     tones, keys = _tones(rng, _TONES)
     while True:
@@ -84,9 +84,9 @@ def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Itera
         images = world.paper(world.augmented(ink[still], rng))
         frames, movies = _movies(world.augmented(ink[moving], rng), labels[moving], rng)
         clips = np.concatenate([np.repeat(images[:, None], 2, axis=1), frames])
-        grain = rng.normal(0.0, rng.uniform(0.0, 0.06), clips.shape)  # as compression leaves it
+        grain = rng.normal(0.0, rng.uniform(0.0, 0.06), clips.shape)  # like compression artifacts
         yield {
-            "vision": (_normalised(clips) + grain).astype(np.float32),
+            "vision": (_normalized(clips) + grain).astype(np.float32),
             "audio": tones[heard],
             "things": np.concatenate([[_NUMBER["image", int(d), ""] for d in labels[still]], movies, keys[heard]]),
             "captions": captions[np.arange(len(captions)), rng.integers(captions.shape[1], size=len(captions))],
@@ -124,8 +124,8 @@ def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
     tones, keys = _tones(rng, 300)
     text = model.embed("text", jnp.asarray(captions[:, 0]))
     shown = {
-        "scans": ("vision", _normalised(world.paper(ink)), np.array([_NUMBER["image", int(d), ""] for d in labels])),
-        "movies": ("vision", _normalised(frames), np.array(movies)),
+        "scans": ("vision", _normalized(world.paper(ink)), np.array([_NUMBER["image", int(d), ""] for d in labels])),
+        "movies": ("vision", _normalized(frames), np.array(movies)),
         "tones": ("audio", tones, keys),
     }
     embed = jax.jit(functools.partial(_embed, nnx.split(model)[0]), static_argnums=1)

@@ -1,9 +1,8 @@
 """The image decoder: its autoencoder, then its text encoder and UNet."""
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,9 +10,17 @@ from jaxtyping import Array
 from transformers import AutoTokenizer
 
 from examples.keypad import judge, vocabularies, world
-from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save, write_json
+from examples.keypad.pretrain.common import DIFFUSERS_WEIGHTS, all_captions, caption_ids, fit, load, save
+from examples.keypad.pretrain.decoders import (
+    autoencoder_loss,
+    denoising_loss,
+    examine,
+    latent_encoder,
+    prompt_batches,
+    to_uint8,
+    write_configs,
+)
 from nextgpt_jax.models.diffusion.clip_text import CLIPTextModel
-from nextgpt_jax.models.diffusion.schedulers import SchedulerConfig, add_noise, training_target
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel
 from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
@@ -67,20 +74,6 @@ UNET = {
     "sample_size": world.SIZE // 4,
 }
 
-SCHEDULER = {
-    "_class_name": "DPMSolverMultistepScheduler",
-    "_diffusers_version": "0.30.0",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "solver_order": 2,
-    "steps_offset": 1,
-}
-
-PROMPT_NOISE = 0.1  # deviation of what decoders see in training: projections only come near a caption's embedding
-
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.30.0",
@@ -103,16 +96,8 @@ def _pixel_batches(rng: np.random.Generator, size: int) -> Iterator[np.ndarray]:
 
 
 def pixels(ink: np.ndarray) -> np.ndarray:
+    """Ink on paper as the autoencoder takes it: RGB in -1 .. 1."""
     return world.paper(ink).astype(np.float32) / 127.5 - 1.0
-
-
-def autoencoder_loss(model: AutoencoderKL, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-    """Of pixels or a spectrogram: the errors of what comes out of sampled latents, and a little for their spread."""
-    mean, logvar = model.encode(x)
-    latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-    error = model.decode(latents) - x
-    divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
-    return jnp.abs(error).mean() + jnp.square(error).mean() + 1e-3 * divergence, {"rms": jnp.sqrt((error**2).mean())}
 
 
 def vae(output: pathlib.Path, *, steps: int = 1000) -> None:
@@ -125,41 +110,21 @@ def vae(output: pathlib.Path, *, steps: int = 1000) -> None:
     save(model, stable_diffusion_table.VAE, config, output / "stable-diffusion" / "vae", DIFFUSERS_WEIGHTS)
 
 
-def _latents(vae: AutoencoderKL, scale: float, copies: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled latents of augmented copies of the training scans, and their digits."""
-    graphdef, params = nnx.split(vae)
-    encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x)[0] * scale)
+def _latents(vae: AutoencoderKL, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of augmented copies of the training scans, and their digits."""
+    encode = latent_encoder(vae)
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
     rng = np.random.default_rng(1)
-    encoded = [np.asarray(encode(params, pixels(world.augmented(ink, rng, 0.5)))) for _ in range(copies)]
+    encoded = [encode(pixels(world.augmented(ink, rng, 0.5))) for _ in range(copies)]
     return np.concatenate(encoded), np.tile(labels, copies)
 
 
 class _Denoiser(nnx.Module):
-    """What is trained together: the text encoder and the UNet."""
+    """The text encoder and the UNet, which are trained together."""
 
     def __init__(self, cfg: StableDiffusionConfig, *, rngs: nnx.Rngs):
         self.text_encoder = CLIPTextModel(cfg.text_encoder, rngs=rngs)
         self.unet = UNet2DConditionModel(cfg.unet, rngs=rngs)
-
-
-def _latent_batches(latents, labels, captions, unconditional, rng, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Latents with a spelling of their caption, half of the time the usual one; the empty caption for a tenth."""
-    while True:
-        rows = rng.integers(len(latents), size=size)
-        spellings = rng.integers(captions.shape[1], size=size) * (rng.random(size) < 0.5)
-        ids = captions[labels[rows], spellings]
-        ids[rng.random(size) < 0.1] = unconditional
-        yield {"latents": latents[rows], "captions": ids}
-
-
-def denoising_loss(scheduler: SchedulerConfig, predict: Callable[[Array, Array], Array], x: Array, key: Array) -> Array:
-    """Mean squared error of the prediction for latents with noise of random timesteps."""
-    noise_key, time_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, x.shape)
-    timesteps = jax.random.randint(time_key, (len(x),), 0, scheduler.num_train_timesteps)
-    predicted = predict(add_noise(scheduler, x, noise, timesteps), timesteps)
-    return jnp.square(predicted - training_target(scheduler, x, noise, timesteps)).mean()
 
 
 def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
@@ -167,19 +132,16 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
     folder = output / "stable-diffusion"
     vocabularies.save(vocabularies.caption_tokenizer(), folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    write_json(folder / "text_encoder" / "config.json", TEXT_ENCODER)
-    write_json(folder / "unet" / "config.json", UNET)
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    write_json(folder / "model_index.json", MODEL_INDEX)
+    write_configs(folder, MODEL_INDEX, text_encoder=TEXT_ENCODER, unet=UNET)
 
     cfg = StableDiffusionConfig.from_pretrained(folder)
     autoencoder = load(lambda: AutoencoderKL(cfg.vae, rngs=nnx.Rngs(0)), folder / "vae", stable_diffusion_table.VAE)
-    latents, labels = _latents(autoencoder, cfg.vae.scaling_factor, copies=16)
+    latents, labels = _latents(autoencoder, copies=16)
     captions, unconditional = all_captions(tokenizer, "image"), caption_ids(tokenizer, [""])[0]
-    batches = _latent_batches(latents, labels, captions, unconditional, np.random.default_rng(2), 32)
+    batches = prompt_batches(latents, labels, captions, unconditional, np.random.default_rng(2), 32)
 
     def loss(model: _Denoiser, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
-        prompts = model.text_encoder(batch["captions"])
+        prompts = model.text_encoder(batch["prompts"])
         return denoising_loss(cfg.scheduler, lambda x, t: model.unet(x, t, prompts), batch["latents"], key), {}
 
     model = fit("unet", _Denoiser(cfg, rngs=nnx.Rngs(1)), loss, batches, steps=steps, lr=1e-3, ema=0.998)
@@ -189,22 +151,12 @@ def diffusion(output: pathlib.Path, *, steps: int = 2400) -> None:
 
     decoder = StableDiffusion(cfg, rngs=nnx.Rngs(0))
     decoder.text_encoder, decoder.unet, decoder.vae = model.text_encoder, model.unet, autoencoder
-    _judge(decoder, captions[:, 0], unconditional)
+    digits = np.repeat(np.arange(10), 20)
 
+    def verdict(images: np.ndarray) -> str:
+        right = int((judge.classify(to_uint8(images)) == digits).sum())
+        return f"{right} of {len(digits)} generated digits recognised"
 
-def _judge(model: StableDiffusion, captions: np.ndarray, unconditional: np.ndarray, copies: int = 20) -> None:
-    """Prints how many generated digits the judge recognises, by guidance."""
-    graphdef, params = nnx.split(model)
-
-    @jax.jit
-    def draw(params, noise, plan, guidance):
-        model = nnx.merge(graphdef, params)
-        prompt = jnp.repeat(model.encode_prompt(jnp.asarray(captions)), copies, 0)
-        return model.generate(prompt, model.encode_prompt(jnp.asarray(unconditional)[None]), noise, plan, guidance)
-
-    asked = np.repeat(np.arange(10), copies)
-    noise = jax.random.normal(jax.random.key(7), (len(asked), *model.config.latent_shape(world.SIZE, world.SIZE)))
-    for guidance in (1.0, 2.0, 3.0, 5.0, 7.5):
-        images = draw(params, noise, model.config.scheduler.sampler_table(20), jnp.full(len(asked), guidance))
-        right = int((judge.classify(np.round(np.asarray(images) * 255).astype(np.uint8)) == asked).sum())
-        print(f"guidance {guidance}: {right} of {len(asked)} generated digits recognised", flush=True)
+    prompts, empty = (decoder.encode_prompt(jnp.asarray(ids)) for ids in (captions[:, 0], unconditional[None]))
+    shape = cfg.latent_shape(world.SIZE, world.SIZE)
+    examine(decoder, prompts[digits], empty, shape, verdict, guidance_scales=(1.0, 2.0, 3.0, 5.0, 7.5))

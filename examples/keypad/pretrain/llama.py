@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
 from nextgpt_jax import prompts
+from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
 from nextgpt_jax.weights.tables import llama as llama_table
 
@@ -39,11 +40,12 @@ LLAMA = {
 }
 
 _HELD_OUT = language.held_out()
-_LENGTHS = (32, 48, 64, 96, 160, 256)  # of conversations, which are padded to the next one
+_VOCABULARY = Vocabulary(LLAMA["vocab_size"])
+_LENGTHS = (32, 48, 64, 96, 160, 256)  # conversations are padded to one of these
 
 
 def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> prompts.Turn:
-    """A turn as a language model without media reads it: captions for what is shown, nothing for what is made."""
+    """A turn for a language model without media: captions instead of inputs, nothing instead of outputs."""
     captions = (things.caption(thing) for thing in seen)
     pieces = tuple(p if isinstance(p, str) else next(captions) for p in prompts.split_placeholders(human))
     return prompts.Turn(pieces, None if reply is None else (language.words_alone(reply),))
@@ -51,11 +53,11 @@ def in_words(human: str, seen: tuple[things.Thing, ...], reply: str | None) -> p
 
 def _conversation(rng: random.Random) -> list[prompts.Turn]:
     kind = rng.random()
-    if kind > 0.78:  # the sums, counts and comparisons are the hardest of all to learn: several in a row
+    if kind > 0.78:  # sums, counts and comparisons are the hardest to learn: several in a row
         turns = [language.talking(rng) for _ in range(rng.choice((1, 2, 3, 4)))]
         turns = [turn for turn in turns if language.normal(turn.human) not in _HELD_OUT]
         return [in_words(turn.human, turn.seen, turn.gpt) for turn in turns] or _conversation(rng)
-    if kind < 0.12:  # what the first two stages start from: a caption that is described, a caption that is said again
+    if kind < 0.12:  # as in the first two stages: describe a caption, repeat a caption
         thing = rng.choice(things.everything(rng.choice(tuple(language.MARKS))))
         spelling = rng.choice(things.captions(thing))
         if kind < 0.04:
@@ -65,10 +67,10 @@ def _conversation(rng: random.Random) -> list[prompts.Turn]:
 
 
 def _text_batches(tokenizer, rng: random.Random, conversations: int, tokens: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of about `tokens` tokens, of conversations of like length; human turns count a tenth in the loss."""
+    """Batches of about `tokens` tokens, bucketed by length; human turns have a tenth of the weight in the loss."""
     buckets: dict[int, list] = {length: [] for length in _LENGTHS}
     for _ in range(conversations):
-        encoded = prompts.encode(_conversation(rng), tokenizer, LLAMA["vocab_size"])
+        encoded = prompts.tokenize_conversation(_conversation(rng), tokenizer, _VOCABULARY)
         fitting = [length for length in buckets if len(encoded.ids) <= length]
         if fitting:
             buckets[fitting[0]].append((encoded.ids, np.where(encoded.loss, 1.0, 0.1)))
@@ -90,7 +92,7 @@ def _language_loss(model: Llama, batch: dict[str, Array], _: Array) -> tuple[Arr
 
 
 def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int = 48, batch: int = 64) -> list[str]:
-    """Greedy answers in plain text to conversations whose last turn is open, for a look at the base model."""
+    """Greedy answers, as text, to conversations whose last turn is unanswered."""
     graphdef, params = nnx.split(model)
 
     @jax.jit
@@ -110,7 +112,7 @@ def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int 
 
     replies = []
     for at in range(0, len(asked), batch):
-        encoded = [prompts.encode(turns, tokenizer, LLAMA["vocab_size"]).ids for turns in asked[at : at + batch]]
+        encoded = [prompts.tokenize_conversation(turns, tokenizer, _VOCABULARY).ids for turns in asked[at : at + batch]]
         ids = np.zeros((batch, -(-max(map(len, encoded)) // 32) * 32), np.int32)
         for row, given in zip(ids, encoded):
             row[: len(given)] = given
@@ -121,7 +123,7 @@ def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int 
 
 
 def llama(output: pathlib.Path, *, steps: int = 5000) -> None:
-    """Trains the tokenizer and the model, and prints what the model makes of what it never read."""
+    """Trains the tokenizer and the model, and prints its answers to held-out prompts."""
     vocabularies.save(vocabularies.language_model_tokenizer(vocabularies.text()), output / "llm")
     tokenizer = AutoTokenizer.from_pretrained(output / "llm")
     tokenizer.encode = functools.lru_cache(1_000_000)(tokenizer.encode)
@@ -133,7 +135,7 @@ def llama(output: pathlib.Path, *, steps: int = 5000) -> None:
 
 
 def examine(model: Llama, tokenizer) -> None:
-    """Prints how the model answers what it never read; media are captions here, as in `in_words`."""
+    """Prints how the model answers held-out prompts; media are captions, as in `in_words`."""
     fresh = random.Random(2)
     talk = [language.talking(fresh) for _ in range(200)]
     replies = answers(model, tokenizer, [[prompts.Turn((t.human,))] for t in talk])
@@ -165,7 +167,7 @@ def examine(model: Llama, tokenizer) -> None:
 
 
 def understood(request: language.Request, reply: str) -> bool:
-    """Is the reply the one that brings what was asked for, or that has the words of the answer?"""
+    """True if the reply announces the requested media, or has the words of the answer."""
     if request.made:
         return reply == language.words_alone(language.made(*request.made).gpt)
     return request.accepts(reply) and not reply.startswith("Here")

@@ -1,4 +1,4 @@
-"""Text encoders on captions alone: all spellings of one thing come close together, those of other things apart."""
+"""Text encoders, trained on captions alone: a contrastive loss between the spellings of one thing and all others."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ _TEMPERATURE = 0.1
 
 
 def _caption_pairs(captions: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Two spellings of everything. [2, things, T]."""
+    """Two spellings of everything: [2, things, T]."""
     each = np.arange(len(captions))
     while True:
         yield captions[each, rng.integers(captions.shape[1], size=(2, len(captions)))]
@@ -30,7 +30,7 @@ def fit_text_encoder(
     steps: int,
     lr: float = 1e-3,
 ) -> nnx.Module:
-    """Trains `model` so that `embed` tells the things, and the empty caption, apart whatever the spelling."""
+    """Trains `model` so that `embed` distinguishes the things, and the empty caption, for every spelling."""
     empty = np.broadcast_to(unconditional, (1, captions.shape[1], len(unconditional)))
     captions = np.concatenate([captions, empty])
     labels = np.arange(len(captions))
