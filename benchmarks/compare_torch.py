@@ -3,16 +3,15 @@
     python benchmarks/compare_torch.py [CASE ...]            all cases by default; an unknown name lists them
     python benchmarks/compare_torch.py --memory [CASE ...]   peak memory instead of time
 
-Both sides run alternately in one process on the same threads, in float32 on CPU; what counts is the ratio of their
-median times, printed as "x as fast as torch". Outputs are compared too: a fast wrong answer is no answer.
+Both sides run alternately in one process on the same threads, in float32 on CPU. The result is the ratio of their
+median times, printed as "x as fast as torch", and the difference between their outputs.
 
-With --memory each side runs alone, in a process of its own that builds its model and runs it once (on Linux). What is
-printed is the peak of the resident memory beyond what the imports take: weights, compilation and activations.
+With --memory each side runs in its own process, which builds the model and runs it once (on Linux). The result is the
+peak of the resident memory above that of the imports: weights, compilation and activations.
 """
 
 import dataclasses
 import gc
-import math
 import os
 import pathlib
 import platform
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from torch_imagebind import TorchImageBind
 
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
 from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
@@ -51,7 +51,7 @@ PROMPT, NEW = 128, 32
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Both sides of one comparison. Neither model exists before its function is called."""
+    """Both sides of one comparison. Models are built by calling `original` and `model`."""
 
     original: Callable[[], torch.nn.Module]
     model: Callable[[], nnx.Module]
@@ -59,7 +59,7 @@ class Case:
     inputs: tuple[np.ndarray, ...]  # in this project's layout
     ours: Callable[..., jax.Array]  # (model, *inputs), jitted
     theirs: Callable[..., torch.Tensor]  # (original, *inputs as tensors), in this project's layout
-    prepare: Callable[[Any], None] = lambda model: None  # what is done to our model after loading
+    prepare: Callable[[Any], None] = lambda model: None  # applied to our model after loading
     repeats: int = 3
 
 
@@ -164,82 +164,8 @@ def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tens
     )
 
 
-class TorchImageBind(torch.nn.Module):
-    """The vision or audio tower of the original ImageBind: its modules' names, its way through MultiheadAttention."""
-
-    def __init__(self, cfg: ImageBindConfig, modality: str):
-        super().__init__()
-        width, blocks, heads = cfg.sizes(modality)
-        self.modality = modality
-        if modality == "vision":
-            patches = torch.nn.Conv3d(3, width, cfg.kernel_size, cfg.kernel_size, bias=False)
-            stem, tokens = _tree(proj=torch.nn.Sequential(torch.nn.Identity(), patches)), cfg.num_patches
-        else:
-            size, stride = cfg.audio_kernel_size, cfg.audio_stride
-            stem = _tree(proj=torch.nn.Conv2d(1, width, size, stride, bias=False), norm_layer=torch.nn.LayerNorm(width))
-            tokens = math.prod((n - size) // stride + 1 for n in cfg.input_shape("audio")[1:])
-        trunk = _tree(
-            blocks=torch.nn.ModuleList(TorchBlock(width, heads, bias_kv=modality == "audio") for _ in range(blocks))
-        )
-        if modality == "vision":
-            trunk.pre_transformer_layer = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6))
-        preprocessor = _tree(
-            cls_token=torch.nn.Parameter(torch.randn(1, 1, width)),
-            rgbt_stem=stem,
-            pos_embedding_helper=_tree(pos_embed=torch.nn.Parameter(torch.randn(1, 1 + tokens, width))),
-        )
-        head = torch.nn.Linear(width, cfg.out_embed_dim, bias=False)
-        head = torch.nn.Sequential(torch.nn.LayerNorm(width, eps=1e-6), torch.nn.Identity(), head)
-        self.modality_preprocessors = _tree(**{modality: preprocessor})
-        self.modality_trunks = _tree(**{modality: trunk})
-        self.modality_heads = _tree(**{modality: head})
-
-    def forward(self, x):
-        stem, trunk, head = (
-            getattr(part, self.modality)
-            for part in (self.modality_preprocessors, self.modality_trunks, self.modality_heads)
-        )
-        x = stem.rgbt_stem.proj(x).flatten(2).transpose(1, 2)  # [B, T, D]
-        if self.modality == "audio":
-            x = stem.rgbt_stem.norm_layer(x)
-        x = torch.cat([stem.cls_token.expand(len(x), -1, -1), x], 1) + stem.pos_embedding_helper.pos_embed
-        if self.modality == "vision":
-            x = trunk.pre_transformer_layer(x)
-        x = x.transpose(0, 1)  # [T, B, D], as the original's blocks have it
-        for block in trunk.blocks:
-            x = block(x)
-        return torch.nn.functional.normalize(head(x[0]), dim=-1)
-
-
-class TorchBlock(torch.nn.Module):
-    """The original's transformer block; the keys of its parameters."""
-
-    def __init__(self, width: int, heads: int, *, bias_kv: bool):
-        super().__init__()
-        self.norm_1 = torch.nn.LayerNorm(width, eps=1e-6)
-        self.attn = torch.nn.MultiheadAttention(width, heads, add_bias_kv=bias_kv)
-        self.norm_2 = torch.nn.LayerNorm(width, eps=1e-6)
-        self.mlp = torch.nn.Sequential()
-        self.mlp.add_module("fc1", torch.nn.Linear(width, 4 * width))
-        self.mlp.add_module("act", torch.nn.GELU())
-        self.mlp.add_module("fc2", torch.nn.Linear(4 * width, width))
-
-    def forward(self, x):
-        h = self.norm_1(x)
-        x = x + self.attn(h, h, h, need_weights=False)[0]
-        return x + self.mlp(self.norm_2(x))
-
-
-def _tree(**children) -> torch.nn.Module:
-    """A module that only names its children."""
-    module = torch.nn.Module()
-    for name, child in children.items():
-        setattr(module, name, child)
-    return module
-
-
 def _llama(**rest) -> Case:
-    """4 layers of LLaMA-7B's width, in both."""
+    """4 layers of LLaMA-7B's width, on both sides."""
     from transformers import LlamaConfig as TorchConfig
     from transformers import LlamaForCausalLM as Torch
 
@@ -318,8 +244,8 @@ def _last(x: torch.Tensor) -> torch.Tensor:
     return x.movedim(1, -1)
 
 
-def randomised(module: torch.nn.Module) -> torch.nn.Module:
-    """Weights that start at zero would hide what they multiply."""
+def randomized(module: torch.nn.Module) -> torch.nn.Module:
+    """The module, with random weights for those that start at zero, which would hide errors."""
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -337,9 +263,9 @@ def loaded(case: Case, module: torch.nn.Module) -> nnx.Module:
 
 
 def compare(name: str) -> str:
-    """Times one case; a row of the table."""
+    """Times one case. Returns a row of the table."""
     case = CASES[name](np.random.default_rng(0))
-    original = randomised(case.original())
+    original = randomized(case.original())
     model, run = loaded(case, original), jax.jit(case.ours)
     tensors = [torch.from_numpy(x) for x in case.inputs]
     sides = {
@@ -365,7 +291,7 @@ def resident(field: str) -> float:
 
 
 def peak(name: str, side: str) -> float:
-    """GiB that one side of a case takes at its peak in this process, beyond what is imported; weights are arbitrary."""
+    """Peak GiB of one side of a case in this process, above that of the imports; weights are arbitrary."""
     case = CASES[name](np.random.default_rng(0))
     before = resident("VmRSS")
     if side == "torch":
@@ -379,7 +305,7 @@ def peak(name: str, side: str) -> float:
 
 
 def compare_peaks(name: str) -> str:
-    """Each side of one case in a process of its own; a row of the table."""
+    """Runs each side of one case in its own process. Returns a row of the table."""
 
     def alone(side):
         command = [sys.executable, __file__, f"--peak={side}", name]
@@ -398,7 +324,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"unknown options {' '.join(options)}: there is --memory")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_grad_enabled(False)
-    if options and options[0].startswith("--peak"):  # one side, for the process that asked
+    if options and options[0].startswith("--peak"):  # one side, for the parent process
         print(peak(names[0], options[0].removeprefix("--peak=")))
         return
     row = compare_peaks if options else compare
