@@ -188,8 +188,8 @@ def answer_file(
             try:
                 if isinstance(record, UserError):
                     raise record
-                merged = {**options, **record["options"]}
-                request = make_request(record["prompt"], record["paths"], merged, engine.config, engine.defaults)
+                merged = {**options, **record.options}
+                request = make_request(record.prompt, record.paths, merged, engine.config, engine.defaults)
                 engine.validate(request)  # an invalid request must not fail its batch
                 requests[i] = request
             except UserError as error:

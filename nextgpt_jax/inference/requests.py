@@ -1,10 +1,10 @@
-"""Requests as users write them, from flags or from lines of a JSONL file, checked and turned into engine requests."""
+"""Requests from a prompt with files, and from the lines of a JSONL file."""
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationConfig
@@ -15,7 +15,7 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
 
-# Options of a request beside prompt and media, and the types that JSON may give them.
+# The options of a request, apart from prompt and inputs, and their types in JSON.
 OPTIONS: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "modality": (str,),
@@ -27,7 +27,13 @@ OPTIONS: dict[str, tuple[type, ...]] = {
     "max_new_tokens": (int,),
 }
 
-Record = dict[str, Any]  # a checked line of a file of requests: "prompt", "paths" by modality, "options"
+
+class Record(NamedTuple):
+    """A line of a requests file: arguments of `make_request`."""
+
+    prompt: str
+    paths: dict[str, list[str]]
+    options: dict[str, Any]
 
 
 def make_request(
@@ -38,16 +44,23 @@ def make_request(
     defaults: GenerationConfig,
     history: Sequence[Turn] = (),
 ) -> Request:
-    """A request from a prompt, media files by modality, and options; those left out (or None) take the defaults.
+    """A request from a prompt and input files.
+
+    Args:
+      paths: input files by modality.
+      options: values for OPTIONS; those that are missing or None take the defaults.
+      model: the config of the model that will answer.
+      history: the turns before.
 
     Raises:
-      UserError: the prompt is empty, an option is out of range, a file cannot be read, marks and media do not match.
+      UserError: the prompt is empty, an option is out of range, a file cannot be read, or the placeholders in the
+        prompt do not match the files.
     """
     if not prompt.strip():
-        raise UserError("the prompt is empty: say what you want")
+        raise UserError("the prompt is empty")
     try:
         prompt.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, in JSON or in the terminal's bytes
+    except UnicodeEncodeError:  # an unpaired surrogate, from JSON or undecodable terminal input
         raise UserError("the prompt is not valid Unicode") from None
     for name in (name for name, given in paths.items() if given):
         check_readable(name, model)
@@ -61,13 +74,15 @@ def make_request(
 
 
 def read_requests(path: str) -> list[Record | UserError]:
-    """One entry a line of the file: a record, or what is wrong with it. Paths of media are relative to the file.
+    """The records of a requests file, one per line; an error in place of a line that is not valid.
+
+    Paths of media are relative to the file.
 
     Raises:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")  # other separators may stand in JSON
+        lines = pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")  # JSON strings may contain the other line separators
     except FileNotFoundError:
         raise UserError(f"--requests: no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -87,7 +102,7 @@ def read_requests(path: str) -> list[Record | UserError]:
 def _parse(line: str, folder: pathlib.Path) -> Record:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # numbers may be too long, and lists too deep
+    except (ValueError, RecursionError) as error:  # numbers too long, nesting too deep
         raise UserError(f"not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise UserError('a request is an object such as {"prompt": "draw a seven"}')
@@ -104,4 +119,4 @@ def _parse(line: str, folder: pathlib.Path) -> Record:
     if not isinstance(prompt, str):
         raise UserError(f"prompt should be str, got {prompt!r}")
     paths = {name: [str(folder / p) for p in record.get(key, [])] for key, name in lists.items()}
-    return {"prompt": prompt, "paths": paths, "options": {k: v for k, v in record.items() if k in OPTIONS}}
+    return Record(prompt, paths, {name: value for name, value in record.items() if name in OPTIONS})
