@@ -45,20 +45,21 @@ class Engine:
     def __init__(self, system: LoadedModel, defaults: GenerationConfig):
         """Raises UserError if `defaults` do not fit the model."""
         self.config, self.defaults = system.model.config, defaults
-        self._model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's is not changed
         self._mesh = system.mesh
         self._data_parallel_mesh = system.mesh and data_parallel_mesh(system.mesh)  # for encoders and decoders
-        if self._mesh:
-            move_to_data_parallel(self._model, self._mesh)
-        if runs_unstacked(self._mesh) and not isinstance(self._model.llm.layers, nnx.List):
-            self._model.llm.layers = unstack(self._model.llm.layers)
         check_defaults(defaults, self.config.output_modalities)
-        self._dtype = self._model.llm.embed_tokens.embedding[...].dtype
+        model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's is not changed
+        if self._mesh:
+            move_to_data_parallel(model, self._mesh)
+        if runs_unstacked(self._mesh) and not isinstance(model.llm.layers, nnx.List):
+            model.llm.layers = unstack(model.llm.layers)
+        if "video" in model.decoders and defaults.video.feed_forward_chunk:
+            chunk_feed_forward(model.decoders["video"].unet, defaults.video.feed_forward_chunk)
+        self._model = programs.FlatModel(model)
+        self._dtype = model.llm.embed_tokens.embedding[...].dtype
         self._media_sampler = MediaSampler(
-            self._model, system.caption_tokenizers, defaults, self._dtype, self._data_parallel_mesh
+            self._model, self.config, system.caption_tokenizers, defaults, self._dtype, self._data_parallel_mesh
         )
-        if "video" in self._model.decoders and defaults.video.feed_forward_chunk:
-            chunk_feed_forward(self._model.decoders["video"].unet, defaults.video.feed_forward_chunk)
         self._tokenizer, self._template = system.tokenizer, system.template
         self._parser = ResponseParser(system.tokenizer, self.config.vocabulary)
         stops = stop_sequences(system.tokenizer, system.template)

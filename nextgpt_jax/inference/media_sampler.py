@@ -17,7 +17,7 @@ from nextgpt_jax.inference.batching import pad_rows, round_up_to_power_of_two
 from nextgpt_jax.inference.types import MediaOutput, Request
 from nextgpt_jax.inference.validation import num_steps
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.models.nextgpt import NExTGPTModel
+from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.sharding import round_up_to_shards
 
 OnStep = Callable[[int, int], None]  # called with (steps done, all steps) after each denoising step
@@ -37,19 +37,21 @@ class MediaSampler:
 
     def __init__(
         self,
-        model: NExTGPTModel,
+        model: programs.FlatModel,
+        config: NExTGPTConfig,
         caption_tokenizers: Mapping[str, Any],
         defaults: GenerationConfig,
         dtype: np.dtype,
         mesh: Mesh | None,
     ):
         """`mesh`: of data_parallel_mesh. Raises UserError if a configured size does not fit its decoder."""
-        self._model, self._caption_tokenizers, self._defaults = model, caption_tokenizers, defaults
+        self._model, self._config = model, config
+        self._caption_tokenizers, self._defaults = caption_tokenizers, defaults
         self._dtype, self._mesh = dtype, mesh
-        self._configs = dict(model.config.decoders)
+        self._decoders = dict(config.decoders)
         self._negative_prompt_embeds: dict[str, jax.Array] = {}
-        for name, config in self._configs.items():
-            config.latent_shape(*self._size(name))
+        for name, decoder in self._decoders.items():
+            decoder.latent_shape(*self._size(name))
 
     def sample(
         self, requests: Sequence[Request], output: DecodeOutput, on_step: OnStep | None = None
@@ -58,7 +60,7 @@ class MediaSampler:
 
         A batch holds media of one modality with the same number of steps, of any request.
         """
-        names = self._model.config.output_modalities
+        names = self._config.output_modalities
         batches: dict[tuple[str, int], list[_Signal]] = {}
         for i, request in enumerate(requests):
             for g in range(output.num_groups[i]):
@@ -82,7 +84,7 @@ class MediaSampler:
     ) -> Iterator[Any]:
         """The contents of media of one modality and number of steps, sampled together."""
         name, steps = signals[0].modality, signals[0].steps
-        defaults, width = getattr(self._defaults, name), len(self._model.config.vocabulary.signal_ids(name))
+        defaults, width = getattr(self._defaults, name), len(self._config.vocabulary.signal_ids(name))
         scales = [requests[s.request].guidance for s in signals]
         arrays = self._sample_batch(
             name,
@@ -110,14 +112,13 @@ class MediaSampler:
         max_evaluations: int | None = None,
     ) -> np.ndarray:
         """The arrays of `programs.decode_media` for the given rows, and rows that fill the batch."""
-        config = self._model.config
         batch = min(round_up_to_power_of_two(rows), getattr(self._defaults, name).batch)
         batch = round_up_to_shards(batch, self._mesh)
-        no_hidden = np.zeros((len(config.vocabulary.signal_ids(name)), config.llm.hidden_size))
+        no_hidden = np.zeros((len(self._config.vocabulary.signal_ids(name)), self._config.llm.hidden_size))
         hidden = pad_rows(hidden, batch, no_hidden, np.float32).astype(self._dtype)
         scales = pad_rows(guidance_scales, batch, 1, np.float32)
         seeds, indices = pad_rows(seeds, batch, 0, np.uint32), pad_rows(indices, batch, 0, np.int32)
-        table = self._configs[name].scheduler.sampler_table(steps)
+        table = self._decoders[name].scheduler.sampler_table(steps)
         with use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(
@@ -136,7 +137,7 @@ class MediaSampler:
     def _negative_prompt(self, name: str) -> jax.Array:
         """The prompt embeddings [1, L, D] of the empty text, for classifier-free guidance."""
         if name not in self._negative_prompt_embeds:
-            ids = caption_ids(self._caption_tokenizers[name], "", self._configs[name].caption_length)
+            ids = caption_ids(self._caption_tokenizers[name], "", self._decoders[name].caption_length)
             self._negative_prompt_embeds[name] = programs.encode_caption(self._model, ids[None], modality=name)
         return self._negative_prompt_embeds[name]
 
@@ -148,8 +149,8 @@ class MediaSampler:
         if name == "video":
             return media.Video(array, self._defaults.video.fps)
         if name == "audio":
-            config = self._configs[name]
-            return media.Audio(array[: config.num_samples(self._defaults.audio.seconds)], config.sampling_rate)
+            decoder = self._decoders[name]
+            return media.Audio(array[: decoder.num_samples(self._defaults.audio.seconds)], decoder.sampling_rate)
         return array
 
 

@@ -82,7 +82,9 @@ def read_requests(path: str) -> list[Record | UserError]:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")  # JSON strings may contain the other line separators
+        lines = (
+            pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")
+        )  # JSON strings may contain the other line separators
     except FileNotFoundError:
         raise UserError(f"--requests: no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
