@@ -25,10 +25,10 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.generation.loop import generate
 from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.models import attention
+from nextgpt_jax.models import attention, registry
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
-from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.sharding import make_mesh
 from nextgpt_jax.weights.load import frozen_dtype, model_config, prepare_llm
 
@@ -67,9 +67,7 @@ def language(small: bool) -> Iterator[Result]:
     prompt, bandwidth = SMALL_TOKENS if small else TOKENS, copy_rate(small)
 
     def abstract():
-        config = NExTGPTConfig(
-            llm=cfg, encoder=None, lora=None, input_projector="linear", input_dim=8, output_projectors=()
-        )
+        config = NExTGPTConfig(llm=cfg, encoders=(), lora=None, input_projector="linear", output_projectors=())
         return NExTGPTModel(config, rngs=make_rngs(0))
 
     model = nnx.eval_shape(abstract)
@@ -172,9 +170,9 @@ def sampler(name: str, batches: tuple[int, ...], unit: str, small: bool) -> Iter
     config = dict(model_config(experiment_config.model, use_published_defaults=True).decoders)[name]
     options, dtype = getattr(experiment_config.generation, name), frozen_dtype("auto")
     steps = 4 if small else 50
-    components = tuple(c for c in DECODERS[name][1].component_classes if c != "text_encoder")
+    components = tuple(c for c in config.component_classes if c != "text_encoder")
     graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: DECODERS[name][1](config, components=components, rngs=make_rngs(0)))
+        nnx.eval_shape(lambda: registry.build(config, components=components, rngs=make_rngs(0)))
     )
     model = nnx.merge(graphdef, filled(state, dtype))
     table = config.scheduler.sampler_table(steps)

@@ -156,7 +156,7 @@ def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tens
     cfg = ImageBindConfig.huge()
     return Case(
         original=lambda: TorchImageBind(cfg, modality),
-        model=lambda: ImageBind(cfg, modalities=(modality,), rngs=nnx.Rngs(0)),
+        model=lambda: ImageBind(cfg, branches=(modality,), rngs=nnx.Rngs(0)),
         table=imagebind_table.table((modality,)),
         inputs=(inputs,),
         ours=lambda model, x: model.embed(modality, x),

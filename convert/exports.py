@@ -11,16 +11,15 @@ from flax import nnx
 from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_folder
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import registry
 from nextgpt_jax.models.layers import LoRAConfig
-from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import is_trainable
-from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params
+from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
-from nextgpt_jax.weights.tables import llama as llama_table
+from nextgpt_jax.weights.tables.llama import with_lora
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 from . import folders
@@ -120,7 +119,7 @@ def _export_delta(output: pathlib.Path, source: pathlib.Path, config: ModelConfi
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> None:
     """The language model's weights with an adapter's updates added."""
     (part,) = COMPONENTS["llama"](source)
-    base = LlamaConfig.from_dict(hf_config.read_config(source / "config.json"))
+    base = registry.read_language_model(source)
     config = components.lora_config(adapter)
     low_rank = components.lora_part(base, config)
     if orbax_params.is_converted(adapter):
@@ -128,7 +127,7 @@ def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.
     else:
         updates = matching.match(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
     weights = orbax_params.parameters(source, part.state, part.table)
-    merged = llama_table.merged(weights, updates, config.alpha / config.rank)
+    merged = with_lora(weights, updates, config.alpha / config.rank)
     folders.export_parts(source, output, [(part, merged)], dtype=dtype)
 
 
@@ -144,7 +143,8 @@ def _export_run(
         tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
         _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(run.signals))
     else:
-        tensors = matching.export(nnx.filter_state(trained["llm"], nnx.LoRAParam), llama_table.LORA)
+        lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
+        tensors = matching.export(lora, tables.language_model(model.llm).lora)
         adapter_config = _adapter_config(model.lora)
         _write_tensors(output, "adapter_model.safetensors", tensors, dtype, adapter_config=adapter_config)
 
@@ -163,10 +163,11 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
         if path[0] == "llm" and not nextgpt_delta.is_lora(path)
     )
     folder = pathlib.Path(config.llm)
+    table = tables.language_model(registry.read_language_model(folder)).base
     if orbax_params.is_converted(folder):
-        found = orbax_params.parameters(folder, rows, llama_table.BASE)
+        found = orbax_params.parameters(folder, rows, table)
     else:
-        found = matching.match(open_checkpoint(folder), rows, llama_table.BASE, allow_unused=True).parameters
+        found = matching.match(open_checkpoint(folder), rows, table, allow_unused=True).parameters
     return {f"llm.{name}": parameter for name, parameter in found.items()}
 
 

@@ -14,9 +14,8 @@ from flax import nnx
 from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, atomic_write
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.weights import components, hub, load, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.rules import Table
@@ -213,16 +212,17 @@ def _match_llama(
     config["vocab_size"] = vocab_size or config.get("vocab_size")
     if vocab_size:
         checkpoint = vicuna.truncate_vocab(checkpoint, vocab_size)
-    parts = [folders.match_part(components.llama_part(LlamaConfig.from_dict(config)), checkpoint, dtype)]
+    part = components.llm_part(registry.language_model_config(config, folder / "config.json"))
+    parts = [folders.match_part(part, checkpoint, dtype)]
     json_files = {"config.json": config} if manifest or vocab_size else {}
     return _Conversion("llama", source, parts, manifest, json_files)
 
 
 def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | None) -> _Conversion:
     folder = _folder(source.path)
-    base_folder = hub.find(base, LAYOUTS["llama"], field="--base", weights=False).path
-    config = hf_config.read_config(base_folder / "config.json")
-    part = components.lora_part(LlamaConfig.from_dict(config), components.lora_config(folder))
+    path = hub.find(base, LAYOUTS["llama"], field="--base", weights=False).path / "config.json"
+    config = hf_config.read_config(path)
+    part = components.lora_part(registry.language_model_config(config, path), components.lora_config(folder))
     parts = [folders.match_part(part, open_checkpoint(folder), dtype)]
     return _Conversion("lora", source, parts, json_files={components.BASE_CONFIG: config})
 

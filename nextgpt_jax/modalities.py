@@ -1,7 +1,7 @@
 """The table of modalities, and the vocabulary of a model.
 
-A row of MODALITIES says how a modality is written and which encoder branch reads it. Which signal tokens a model has is
-part of that model (`Vocabulary`), so a new row leaves existing weights as they are.
+A row of MODALITIES says how a modality is written, and which branch of which encoder reads it. Which signal tokens a
+model has is part of that model (`Vocabulary`), so a new row leaves existing weights as they are.
 """
 
 import dataclasses
@@ -18,22 +18,24 @@ class Modality:
     Attributes:
       name: as in flags, files and configs.
       placeholder: stands for one input in a prompt, or for one output in a training target.
-      encoder: the branch of the encoder that reads it.
+      branch: the branch of its encoder that reads it.
       views: an input is read in several views (clips, crops), whose embeddings are averaged.
       signal: spelling of its signal tokens in new models: [IMG0], [IMG1], ...; empty: it cannot be generated.
       num_signal_tokens: how many signal tokens new models have for it.
       size: the fields of its generation settings (config.py) that fix the shape of an output.
       suffix: of the files that are written.
+      encoder: the kind of encoder that reads it (models/registry.py).
     """
 
     name: str
     placeholder: str
-    encoder: str
+    branch: str
     views: bool = False
     signal: str = ""
     num_signal_tokens: int = 0
     size: tuple[str, ...] = ()
     suffix: str = ""
+    encoder: str = "imagebind"
 
 
 MODALITIES: dict[str, Modality] = {

@@ -1,6 +1,6 @@
 """Conversations to token ids and back.
 
-A conversation is a list of turns; each side of a turn is a list of segments: text, an input medium (one embedding
+A conversation is a list of turns; each side of a turn is a list of segments: text, an input medium (its embeddings
 between `<Img>` and `</Img>`), or an output medium (a group of signal tokens). Text pieces are tokenized one by one and
 all other ids are put between them directly, so signal tokens never pass through a tokenizer.
 """
@@ -8,7 +8,7 @@ all other ids are put between them directly, so signal tokens never pass through
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from nextgpt_jax.errors import UserError
@@ -72,20 +72,26 @@ TEMPLATES = {"per_segment": Template(), "reference": Template(next_human="Human:
 
 @dataclasses.dataclass
 class TokenizedConversation:
-    """A conversation as ids. Positions index `ids`; at an input's stands 0, to be replaced by its embedding."""
+    """A conversation as ids. Positions index `ids` and are the first of a segment; at an input's, `ids` has zeros to be
+    replaced by its embeddings."""
 
     ids: list[int] = dataclasses.field(default_factory=list)
     loss: list[bool] = dataclasses.field(default_factory=list)  # is this id a training target?
     inputs: list[tuple[int, Input]] = dataclasses.field(default_factory=list)
-    outputs: list[tuple[int, Output]] = dataclasses.field(default_factory=list)  # position of the first signal token
+    outputs: list[tuple[int, Output]] = dataclasses.field(default_factory=list)
 
 
 def tokenize_conversation(
-    turns: Sequence[Turn], tokenizer: Tokenizer, vocabulary: Vocabulary, template: Template = TEMPLATES["per_segment"]
+    turns: Sequence[Turn],
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    template: Template = TEMPLATES["per_segment"],
+    num_embeddings: Mapping[str, int] | None = None,
 ) -> TokenizedConversation:
     """Builds the ids of a conversation; an unanswered last turn ends with the assistant's opening, ready to generate.
 
-    The loss covers the assistant's segments and the end marker of every answered turn.
+    The loss covers the assistant's segments and the end marker of every answered turn. An input medium takes as many
+    positions as `num_embeddings` has for its modality (1 by default).
     """
     encoded = TokenizedConversation(ids=[tokenizer.bos_token_id], loss=[False])
 
@@ -112,7 +118,8 @@ def tokenize_conversation(
             elif isinstance(segment, Input):
                 add([vocabulary.media_begin], False)
                 encoded.inputs.append((len(encoded.ids), segment))
-                add([0, vocabulary.media_end], False)
+                count = (num_embeddings or {}).get(segment.modality, 1)
+                add([*[0] * count, vocabulary.media_end], False)
             else:
                 encoded.outputs.append((len(encoded.ids), segment))
                 add(vocabulary.signal_ids(segment.modality), loss)

@@ -59,8 +59,8 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"input_proj\..*", LARGEST_DIM),
     (r"output_proj\.\w+\.(encoder|decoder|layers)\..*", LARGEST_DIM_PER_LAYER),
     (r"output_proj\..*", LARGEST_DIM),
-    (r"encoder\.towers\.\w+\.trunk\.blocks\..*", LARGEST_DIM_PER_LAYER),
-    (r"encoder\.towers\..*", LARGEST_DIM),
+    (r"encoders\.imagebind\.towers\.\w+\.trunk\.blocks\..*", LARGEST_DIM_PER_LAYER),
+    (r"encoders\.imagebind\.towers\..*", LARGEST_DIM),
     (r"decoders\.\w+\.text_encoder\.layers\..*", LARGEST_DIM_PER_LAYER),
     (r"decoders\.\w+\.(text_encoder|unet|vae|vocoder)\..*", LARGEST_DIM),
 )
@@ -122,7 +122,7 @@ def move_to_data_parallel(model: nnx.Module, mesh: Mesh) -> None:
             return leaf.replace(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=where))
         return leaf.replace(jax.device_put(value, where))
 
-    state = nnx.state(model, lambda path, _: path[0] in ("encoder", "decoders"))
+    state = nnx.state(model, lambda path, _: path[0] in ("encoders", "decoders"))
     nnx.update(model, nnx.from_flat_state([(path, moved(path, leaf)) for path, leaf in nnx.to_flat_state(state)]))
 
 

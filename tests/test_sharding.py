@@ -31,9 +31,9 @@ def test_the_largest_divisible_dimension_is_sharded():
     assert sharding.parameter_spec("decoders.image.unet.conv.kernel", (3, 3, 320, 640), mesh) == P(
         None, None, None, wide
     )
-    assert sharding.parameter_spec("encoder.towers.vision.trunk.blocks.fc1.kernel", (32, 1280, 5121), mesh) == P(
-        None, wide, None
-    )
+    assert sharding.parameter_spec(
+        "encoders.imagebind.towers.vision.trunk.blocks.fc1.kernel", (32, 1280, 5121), mesh
+    ) == P(None, wide, None)
     assert sharding.parameter_spec("decoders.image.unet.conv.bias", (320,), mesh) == P()
     assert sharding.parameter_spec("decoders.image.unet.conv.kernel", (3, 3, 321, 644), mesh) == P(
         None, None, None, ("fsdp",)

@@ -10,10 +10,10 @@ from flax import nnx
 
 from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.models import registry
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
-from nextgpt_jax.models.nextgpt import DECODERS
-from nextgpt_jax.weights.load import decoder_tables
+from nextgpt_jax.weights import tables
 from nextgpt_jax.weights.matching import export
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -77,6 +77,12 @@ _DECODERS = {  # modality -> folder, parts
     ),
 }
 
+_CLASS_NAMES = {
+    "image": "StableDiffusionPipeline",
+    "video": "TextToVideoSDPipeline",
+    "audio": "AudioLDMPipeline",
+}
+
 COMPONENTS = {  # what python -m convert calls them -> folder
     "llama": "llm",
     "imagebind": "imagebind",
@@ -105,10 +111,11 @@ def write_hub(folder: pathlib.Path) -> None:
             (folder / name / part / "config.json").write_text(json.dumps(config))
         (folder / name / "scheduler").mkdir()
         (folder / name / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
-        kind, module = DECODERS[modality]
-        cfg = kind.from_pretrained(folder / name)
-        for part, table in decoder_tables(cfg).items():
-            make = lambda part=part: module(cfg, components=(part,), rngs=nnx.Rngs(7))  # noqa: B023, E731
+        index = json.dumps({"_class_name": _CLASS_NAMES[modality]}, indent=2) + "\n"  # as it is exported
+        (folder / name / "model_index.json").write_text(index)
+        cfg = registry.read_decoder(folder / name)
+        for part, table in tables.decoder(cfg).items():
+            make = lambda part=part: registry.build(cfg, components=(part,), rngs=nnx.Rngs(7))  # noqa: B023, E731
             _write(folder / name / part, parts[part], make, table, part)
         shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / name / "tokenizer")
     for file in TOKENIZERS.glob("llm/tokenizer*"):

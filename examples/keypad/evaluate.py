@@ -128,7 +128,7 @@ class Examination:
     def _segments(self, request: Request, shown: list[pathlib.Path]) -> tuple:
         contents: dict[str, list] = {}
         for thing, path in zip(request.seen, shown, strict=True):
-            content = media.load(thing.modality, path, self._engine.config.encoder)
+            content = media.load(thing.modality, path, self._engine.config.input_encoders[thing.modality])
             contents.setdefault(thing.modality, []).append(content)
         return human_segments(request.human, contents)
 

@@ -124,7 +124,7 @@ def training_program(
         "loss_mask": _sharded(mesh, (b, length), bool),
         "media": {
             name: {
-                "input": _sharded(mesh, (b, 1, *cfg.encoder.input_shape(name)), jnp.float32),
+                "input": _sharded(mesh, (b, 1, *cfg.input_encoders[name].input_shape(name)), jnp.float32),
                 "positions": _sharded(mesh, (b, 1), jnp.int32),
             }
             for name in input_modalities

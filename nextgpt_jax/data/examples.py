@@ -12,6 +12,7 @@ M and G are what the samples of the run need at most of each modality (`layout`)
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,14 @@ from nextgpt_jax import media
 from nextgpt_jax.data.readers import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
-from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.prompts import Input, Output, Template, Tokenizer, tokenize_conversation
+from nextgpt_jax.prompts import (
+    Input,
+    Output,
+    Template,
+    TokenizedConversation,
+    Tokenizer,
+    tokenize_conversation,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +69,14 @@ class ExampleBuilder:
     caption_tokenizers: Mapping[str, Tokenizer]  # of the modalities that the model can produce
     caption_lengths: Mapping[str, int]
     vocabulary: Vocabulary
-    encoder: ImageBindConfig
+    encoders: Mapping[str, Any]  # config of the encoder of each modality that the model can read
     max_length: int
     layout: BatchSpec
     template: Template
 
     def __post_init__(self):
         for name in self.layout.inputs:
-            if MODALITIES[name].encoder not in self.encoder.modalities:
+            if name not in self.encoders:
                 raise UserError(f"the samples have {name} inputs, which this model's encoder does not read")
         for name in self.layout.outputs:
             if name not in self.caption_tokenizers:
@@ -77,10 +84,11 @@ class ExampleBuilder:
 
     def length(self, conversation: Conversation) -> int:
         """The tokens of a conversation's row."""
-        return min(
-            len(tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template).ids),
-            self.max_length,
-        )
+        return min(len(self._tokenized(conversation).ids), self.max_length)
+
+    def _tokenized(self, conversation: Conversation) -> TokenizedConversation:
+        counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
+        return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
     def __call__(self, conversation: Conversation) -> dict:
         """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.
@@ -88,17 +96,18 @@ class ExampleBuilder:
         Raises:
           UserError: a medium cannot be read.
         """
-        encoded = tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template)
+        encoded = self._tokenized(conversation)
         length = min(len(encoded.ids), self.max_length)
         tokens, loss_mask = np.zeros(self.max_length, np.int32), np.zeros(self.max_length, bool)
         tokens[:length], loss_mask[:length] = encoded.ids[:length], encoded.loss[:length]
         row = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask, "media": {}, "signals": {}}
         for name, room in self.layout.inputs.items():
-            found = np.zeros((room, *self.encoder.input_shape(name)), np.float32)
+            found = np.zeros((room, *self.encoders[name].input_shape(name)), np.float32)
             positions = np.full(room, self.max_length, np.int32)
-            given = [(p, m) for p, m in encoded.inputs if m.modality == name and p < self.max_length]
+            last = self.max_length - self.encoders[name].num_embeddings(name)
+            given = [(p, m) for p, m in encoded.inputs if m.modality == name and p <= last]
             for i, (position, medium) in enumerate(given):
-                found[i] = media.load(name, resolve_media_path(medium.content, name), self.encoder)
+                found[i] = media.load(name, resolve_media_path(medium.content, name), self.encoders[name])
                 positions[i] = position
             row["media"][name] = {"input": found, "positions": positions}
         for name, room in self.layout.outputs.items():

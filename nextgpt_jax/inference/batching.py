@@ -1,6 +1,6 @@
 """Sizes of batches, rounded up so that few programs are compiled, and the arrays of a batch of requests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from nextgpt_jax.generation.state import SamplingParams
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import parse_modality
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.prompts import TokenizedConversation
 
 
@@ -30,18 +31,18 @@ def pad_rows(values: Iterable, rows: int, padding: Any, dtype: np.typing.DTypeLi
 
 
 class BatchShape(NamedTuple):
-    """The shape of a batch that is decoded: rows B, prompt length P, new tokens N and inputs of a row M."""
+    """The shape of a batch that is decoded: rows B, prompt length P, new tokens N and media embeddings of a row M."""
 
     rows: int
     prompt: int
     new_tokens: int
-    inputs: int
+    embeddings: int  # of each encoder
 
     @classmethod
-    def rounded_up(cls, rows: int, prompt: int, new_tokens: int, inputs: int) -> "BatchShape":
+    def rounded_up(cls, rows: int, prompt: int, new_tokens: int, embeddings: int) -> "BatchShape":
         """The smallest shape in use with these sizes."""
         lengths = round_up_to_bucket(prompt), round_up_to_bucket(new_tokens)
-        return cls(round_up_to_power_of_two(rows), *lengths, round_up_to_power_of_two(max(1, inputs)))
+        return cls(round_up_to_power_of_two(rows), *lengths, round_up_to_power_of_two(max(1, embeddings)))
 
 
 class PromptBatch(NamedTuple):
@@ -49,8 +50,8 @@ class PromptBatch(NamedTuple):
 
     ids: np.ndarray  # int32 [B, P]
     lengths: np.ndarray  # int32 [B]
-    media: np.ndarray  # float32 [B, M, E]: encoder embeddings
-    positions: np.ndarray  # int32 [B, M]: of the media in ids; P: unused
+    media: dict[str, tuple[np.ndarray, np.ndarray]]  # by encoder: embeddings float32 [B, M, E], and their positions
+    # in ids, int32 [B, M]; P: unused
     params: SamplingParams
 
 
@@ -61,25 +62,34 @@ def prompt_batch(
     embeddings: Iterable[np.ndarray],
     *,
     context: int,
-    embedding_dim: int,
+    embedding_dims: Mapping[str, int],
     modalities: Sequence[str],
 ) -> PromptBatch:
     """The arrays of the requests, and of rows that are done from the start, which fill the batch.
 
     Args:
-      embeddings: of all inputs of all conversations, in order.
+      embeddings: [k, E] of each input of all conversations, in order.
       context: tokens that the language model can hold, prompt included.
+      embedding_dims: width E of each encoder's embeddings.
       modalities: the output modalities of the model.
     """
     rows = shape.rows
     ids = np.zeros((rows, shape.prompt), np.int32)
-    media = np.zeros((rows, shape.inputs, embedding_dim), np.float32)
-    positions = np.full((rows, shape.inputs), shape.prompt, np.int32)
+    size = rows, shape.embeddings
+    media = {
+        encoder: (np.zeros((*size, dim), np.float32), np.full(size, shape.prompt, np.int32))
+        for encoder, dim in embedding_dims.items()
+    }
     remaining = iter(embeddings)
     for row, conversation in enumerate(conversations):
         ids[row, : len(conversation.ids)] = conversation.ids
-        for k, (position, _) in enumerate(conversation.inputs):
-            media[row, k], positions[row, k] = next(remaining), position
+        used = dict.fromkeys(media, 0)
+        for position, medium in conversation.inputs:
+            encoder, embedded = MODALITIES[medium.modality].encoder, next(remaining)
+            slots = slice(used[encoder], used[encoder] + len(embedded))
+            media[encoder][0][row, slots] = embedded
+            media[encoder][1][row, slots] = position + np.arange(len(embedded))
+            used[encoder] = slots.stop
 
     def column(values: Iterable, padding: Any, dtype: np.typing.DTypeLike) -> np.ndarray:
         return pad_rows(values, rows, padding, dtype)
@@ -98,4 +108,4 @@ def prompt_batch(
         allowed_modalities=column(allowed, none, bool),
         forced_modalities=column(forced, none, bool),
     )
-    return PromptBatch(ids, column(lengths, 1, np.int32), media, positions, params)
+    return PromptBatch(ids, column(lengths, 1, np.int32), media, params)

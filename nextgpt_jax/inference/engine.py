@@ -21,6 +21,7 @@ from nextgpt_jax.inference.media_sampler import MediaSampler, OnStep, use_mesh
 from nextgpt_jax.inference.responses import ResponseParser, TextStream
 from nextgpt_jax.inference.types import Request, Response, StreamEvent
 from nextgpt_jax.inference.validation import check_conversation, check_defaults, check_options
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.layers import unstack
 from nextgpt_jax.prompts import Input, TokenizedConversation, stop_sequences, tokenize_conversation
@@ -73,7 +74,9 @@ class Engine:
           UserError: the prompt does not fit the context, the model does not read an input, or an option is out of
             range.
         """
-        conversation = tokenize_conversation(request.turns, self._tokenizer, self.config.vocabulary, self._template)
+        conversation = tokenize_conversation(
+            request.turns, self._tokenizer, self.config.vocabulary, self._template, self.config.num_embeddings
+        )
         check_options(request, self.config, self.defaults)
         check_conversation(conversation, request, self.config)
         return conversation
@@ -157,7 +160,8 @@ class Engine:
             functools.partial(self._encode_batch, name, [], rows=rows)
             for name in (self.config.input_modalities if input_modalities is None else input_modalities)
         ]
-        shapes = {n: BatchShape.rounded_up(rows, n, min(new, max(1, context - n)), inputs) for n in prompt_tokens}
+        media = inputs * max(self.config.num_embeddings.values(), default=1)
+        shapes = {n: BatchShape.rounded_up(rows, n, min(new, max(1, context - n)), media) for n in prompt_tokens}
         tasks += [functools.partial(self._warm_up_decoding, shape) for shape in dict.fromkeys(shapes.values())]
         for name in self.config.output_modalities if output_modalities is None else output_modalities:
             tasks.append(functools.partial(self._media_sampler.warm_up, name, rows))
@@ -181,9 +185,17 @@ class Engine:
             len(requests),
             max(lengths),
             max(min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)),
-            max(len(c.inputs) for c in conversations),
+            max(map(self._num_embeddings, conversations)),
         )
         return self._run_prefill(shape, requests, conversations, embeddings)
+
+    def _num_embeddings(self, conversation: TokenizedConversation) -> int:
+        """The embeddings of a conversation's inputs, by the encoder that has the most."""
+        counts: dict[str, int] = {}
+        for _, medium in conversation.inputs:
+            encoder = MODALITIES[medium.modality].encoder
+            counts[encoder] = counts.get(encoder, 0) + self.config.num_embeddings[medium.modality]
+        return max(counts.values(), default=0)
 
     def _run_prefill(
         self,
@@ -199,7 +211,7 @@ class Engine:
             conversations,
             embeddings,
             context=self.config.llm.max_position_embeddings,
-            embedding_dim=self.config.input_dim,
+            embedding_dims=self.config.embedding_dims,
             modalities=modalities,
         )
         config = StaticDecodeConfig(
@@ -222,7 +234,7 @@ class Engine:
         self._advance(*self._run_prefill(shape), 0)
 
     def _encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
-        """The encoder embeddings of the inputs; those of a modality are computed together."""
+        """The encoder embeddings [k, E] of the inputs; those of a modality are computed together."""
         embeddings: dict[int, np.ndarray] = {}
         for name in dict.fromkeys(medium.modality for medium in inputs):
             indices = [i for i, medium in enumerate(inputs) if medium.modality == name]
@@ -235,7 +247,7 @@ class Engine:
     def _encode_batch(self, name: str, contents: Sequence[np.ndarray], *, rows: int) -> np.ndarray:
         """The embeddings of media of a modality, and of zeros that fill the batch."""
         rows = round_up_to_shards(round_up_to_power_of_two(min(rows, _ENCODE_BATCH)), self._data_parallel_mesh)
-        batch = pad_rows(contents, rows, np.zeros(self.config.encoder.input_shape(name)), np.float32)
+        batch = pad_rows(contents, rows, np.zeros(self.config.input_encoders[name].input_shape(name)), np.float32)
         with use_mesh(self._data_parallel_mesh):
             embeddings = programs.encode_media(self._model, jnp.asarray(batch, self._dtype), modality=name)
         return np.asarray(embeddings, np.float32)

@@ -73,14 +73,14 @@ class Progress(NamedTuple):
 @functools.partial(compiler.jit, static_argnames="modality")
 def encode_media(model: FlatModel, media, *, modality):
     """Encoder embeddings of a batch of preprocessed media."""
-    return constrain_batch(model.unflatten().encode(modality, media))
+    return constrain_batch(model.unflatten().encode_media(modality, media))
 
 
 @functools.partial(compiler.jit, static_argnames="config")
-def prefill(model: FlatModel, ids, lengths, media, positions, params, config):
-    """The decode state after the prompts `ids` [B, P], with the media embeddings [B, M, E] at `positions` [B, M]."""
+def prefill(model: FlatModel, ids, lengths, media, params, config):
+    """The decode state after the prompts `ids` [B, P] with their media (see NExTGPTModel.embed_prompt)."""
     model = model.unflatten()
-    return _constrain_state(step.prefill(model, model.embed_prompt(ids, media, positions), lengths, params, config))
+    return _constrain_state(step.prefill(model, model.embed_prompt(ids, media), lengths, params, config))
 
 
 @functools.partial(compiler.jit, static_argnames="config", donate_argnums=1)

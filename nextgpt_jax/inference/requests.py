@@ -68,7 +68,9 @@ def make_request(
     given = {name: value for name, value in options.items() if value is not None}
     request = Request((), **{name: getattr(defaults, name) for name in known} | given)
     check_options(request, model, defaults)
-    contents = {name: [media.load(name, path, model.encoder) for path in given] for name, given in paths.items()}
+    contents = {
+        name: [media.load(name, path, model.input_encoders[name]) for path in given] for name, given in paths.items()
+    }
     turn = Turn(human_segments(prompt, {name: found for name, found in contents.items() if found}))
     return dataclasses.replace(request, turns=(*history, turn))
 

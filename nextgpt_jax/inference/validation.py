@@ -68,7 +68,8 @@ def check_conversation(conversation: TokenizedConversation, request: Request, co
         raise UserError(f"the prompt has {length} tokens but the context holds {context}: shorten it")
     for _, medium in conversation.inputs:
         check_readable(medium.modality, config)
-        found, wanted = np.shape(medium.content), tuple(config.encoder.input_shape(medium.modality))
+        encoder = config.input_encoders[medium.modality]
+        found, wanted = np.shape(medium.content), tuple(encoder.input_shape(medium.modality))
         if found != wanted:
             raise UserError(
                 f"{medium.modality} input has shape {list(found)}, expected {list(wanted)}: load it with media.load"

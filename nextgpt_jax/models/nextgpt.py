@@ -7,6 +7,7 @@ signal_head), so that the base vocabulary stays frozen.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,39 +16,32 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabulary
-from nextgpt_jax.models.connectors.projectors import InputProjector, OutputProjectorConfig, output_projector
-from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
-from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
-from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
-from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
+from nextgpt_jax.models import registry
+from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
+from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from nextgpt_jax.models.layers import LoRAConfig
-from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
-
-DecoderConfig = StableDiffusionConfig | TextToVideoConfig | AudioLDMConfig
-DECODERS = {  # modality -> its decoder's config and module
-    "image": (StableDiffusionConfig, StableDiffusion),
-    "video": (TextToVideoConfig, TextToVideo),
-    "audio": (AudioLDMConfig, AudioLDM),
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class NExTGPTConfig:
-    """Everything that fixes the shapes of the model's parameters."""
+    """Everything that fixes the shapes of the model's parameters. Configs of parts are those of models/registry.py."""
 
-    llm: LlamaConfig
-    encoder: ImageBindConfig | None
+    llm: Any
+    encoders: tuple[Any, ...]
     lora: LoRAConfig | None
     input_projector: str
-    input_dim: int  # width of the encoder's embeddings
     output_projectors: tuple[tuple[str, OutputProjectorConfig], ...]  # (modality, projector)
-    decoders: tuple[tuple[str, DecoderConfig], ...] = ()  # (modality, decoder)
+    decoders: tuple[tuple[str, LatentDiffusionConfig], ...] = ()  # (modality, decoder)
     signals: tuple[SignalTokens, ...] = RELEASED  # of the output modalities, in the order of their token ids
     quantize: str = ""  # how the language model's kernels are kept: see quantize.py
 
     def __post_init__(self):
-        if self.encoder and self.encoder.out_embed_dim != self.input_dim:
-            raise ValueError(f"the encoder gives {self.encoder.out_embed_dim} features, not {self.input_dim}")
+        if self.input_projector not in registry.INPUT_PROJECTORS:
+            known = list(registry.INPUT_PROJECTORS)
+            raise ValueError(f"input projection {self.input_projector!r} is not one of {known}")
+        kinds = [registry.kind_of(encoder) for encoder in self.encoders]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"there are two encoders of the kind {twice[0]}")
         projectors = dict(self.output_projectors)
         for name, projector in self.output_projectors:
             if name not in self.vocabulary.output_modalities:
@@ -78,21 +72,33 @@ class NExTGPTConfig:
         return tuple(name for name in self.vocabulary.output_modalities if name in dict(self.output_projectors))
 
     @property
-    def encoder_branches(self) -> tuple[str, ...]:
-        """The branches of the encoder that read media: all that it has but text, which the language model reads."""
-        return tuple(name for name in self.encoder.modalities if name != "text")
+    def input_encoders(self) -> dict[str, Any]:
+        """The encoder's config of each modality that can be read, in the order of the table."""
+        by_kind = {registry.kind_of(encoder): encoder for encoder in self.encoders}
+        rows = [(name, row, by_kind.get(row.encoder)) for name, row in MODALITIES.items()]
+        return {name: encoder for name, row, encoder in rows if encoder and row.branch in encoder.media_branches}
+
+    @property
+    def embedding_dims(self) -> dict[str, int]:
+        """Width of the embeddings of each kind of encoder."""
+        return {registry.kind_of(encoder): encoder.out_embed_dim for encoder in self.encoders}
+
+    @property
+    def num_embeddings(self) -> dict[str, int]:
+        """Embeddings of one medium of each modality that can be read."""
+        return {name: encoder.num_embeddings(name) for name, encoder in self.input_encoders.items()}
 
     @property
     def input_modalities(self) -> tuple[str, ...]:
-        """The modalities that can be shown, in the order of the table."""
-        return tuple(name for name, row in MODALITIES.items() if self.encoder and row.encoder in self.encoder_branches)
+        """The modalities that can be read, in the order of the table."""
+        return tuple(self.input_encoders)
 
 
 class NExTGPTModel(nnx.Module):
     """Parameters of the whole system.
 
     `decoder_parts` chooses what of each decoder is built (None: all): training needs only the text encoder, whose
-    caption embeddings are the targets of the output projections; answering needs all.
+    caption embeddings are the targets of the output projections; generation needs all.
     """
 
     def __init__(
@@ -104,21 +110,27 @@ class NExTGPTModel(nnx.Module):
     ):
         self.config = cfg
         width = cfg.llm.hidden_size
-        self.encoder = ImageBind(cfg.encoder, modalities=cfg.encoder_branches, rngs=rngs) if cfg.encoder else None
-        self.input_proj = InputProjector(cfg.input_dim, width, kind=cfg.input_projector, rngs=rngs)
-        self.llm = Llama(cfg.llm, lora=cfg.lora, quantization=cfg.quantize, rngs=rngs)
+        encoders = {registry.kind_of(c): c for c in cfg.encoders}
+        self.encoders = nnx.Dict(
+            {kind: registry.build(c, branches=c.media_branches, rngs=rngs) for kind, c in encoders.items()}
+        )
+        projector = registry.INPUT_PROJECTORS[cfg.input_projector].module
+        projectors = {kind: projector(c.out_embed_dim, width, rngs=rngs) for kind, c in encoders.items()}
+        # A single one is not named after its encoder: so the released checkpoints have it.
+        self.input_proj = next(iter(projectors.values())) if len(projectors) == 1 else nnx.Dict(projectors)
+        self.llm = registry.build(cfg.llm, lora=cfg.lora, quantization=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         new = len(cfg.vocabulary.new_tokens)
         self.signal_embed = nnx.Param(init(rngs.params(), (new, width)))
         self.signal_head = nnx.Param(init(rngs.params(), (new, width)))
-        self.output_proj = nnx.Dict({name: output_projector(c, rngs=rngs) for name, c in cfg.output_projectors})
+        self.output_proj = nnx.Dict({name: registry.build(c, rngs=rngs) for name, c in cfg.output_projectors})
         components = {} if decoder_parts is None else {"components": decoder_parts}
-        self.decoders = nnx.Dict({name: DECODERS[name][1](c, **components, rngs=rngs) for name, c in cfg.decoders})
+        self.decoders = nnx.Dict({name: registry.build(c, **components, rngs=rngs) for name, c in cfg.decoders})
 
-    def encode(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n e"]:
-        """Encoder embeddings of preprocessed media (`ImageBindConfig.input_shape`), one a medium."""
+    def encode_media(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n k e"]:
+        """Encoder embeddings, k a medium, of media of the config's `input_encoders[modality].input_shape(modality)`."""
         row = MODALITIES[modality]
-        return (self.encoder.embed_views if row.views else self.encoder.embed)(row.encoder, media)
+        return self.encoders[row.encoder].encode_media(row.branch, media, views=row.views)
 
     def embed_tokens(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         """Input embeddings of base and new tokens."""
@@ -128,12 +140,22 @@ class NExTGPTModel(nnx.Module):
         return jnp.where((ids < base)[..., None], known, new)
 
     def embed_prompt(
-        self, ids: Int[Array, "b t"], media: Float[Array, "b m e"], positions: Int[Array, "b m"]
+        self,
+        ids: Int[Array, "b t"],
+        media: Mapping[str, tuple[Float[Array, "b _p _e"], Int[Array, "b _p"]]],
     ) -> Float[Array, "b t d"]:
-        """Token embeddings with the projected media at their positions; positions outside the row are unused."""
+        """Token embeddings with projected media in place.
+
+        `media` are, for each kind of encoder, its embeddings and their positions; those outside the row are unused.
+        """
         embeddings = self.embed_tokens(ids)
-        projected = self.input_proj(media.astype(embeddings.dtype))
-        return jax.vmap(lambda row, at, media: row.at[at].set(media, mode="drop"))(embeddings, positions, projected)
+        for kind, (found, positions) in media.items():
+            projector = self.input_proj if len(self.encoders) == 1 else self.input_proj[kind]
+            projected = projector(found.astype(embeddings.dtype))
+            embeddings = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(
+                embeddings, positions, projected
+            )
+        return embeddings
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         """Scores of the base vocabulary and, after it, the new tokens."""
@@ -156,14 +178,12 @@ def is_trainable(path: tuple, leaf: Any = None) -> bool:
 
 
 def output_projector_for(
-    decoder: DecoderConfig, num_signal_tokens: int, width: int, **options: Any
+    decoder: LatentDiffusionConfig, num_signal_tokens: int, width: int, kind: str, **sizes: int
 ) -> OutputProjectorConfig:
-    """The output projection from a language model of `width` to what `decoder` is conditioned on."""
+    """The output projection from a language model of `width` to what `decoder` is conditioned on.
+
+    Raises:
+      ValueError: as `registry.output_projector_config`.
+    """
     tokens, out_dim = decoder.prompt_shape
-    return OutputProjectorConfig(
-        in_dim=width,
-        out_dim=out_dim,
-        num_input_tokens=num_signal_tokens,
-        num_output_tokens=tokens,
-        **options,
-    )
+    return registry.output_projector_config(kind, width, out_dim, num_signal_tokens, tokens, **sizes)

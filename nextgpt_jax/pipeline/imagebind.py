@@ -18,7 +18,6 @@ from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.pipeline.components import component_folder, fill_component
 from nextgpt_jax.pipeline.types import MediaInput
-from nextgpt_jax.weights.components import imagebind_config
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 
 _BATCH = 32  # items of a modality that are encoded together
@@ -51,7 +50,7 @@ class ImageBind:
           UserError: there is no such folder, or its files do not fit.
         """
         folder = component_folder(name_or_path, "imagebind", "encoder", revision)
-        model = nnx.eval_shape(lambda: ImageBindModel(imagebind_config(folder), rngs=make_rngs(0)))
+        model = nnx.eval_shape(lambda: ImageBindModel(ImageBindConfig.from_pretrained(folder), rngs=make_rngs(0)))
         fill_component(model, "imagebind", folder, dtype)
         tokenizer = load_tokenizer(folder) if any(folder.glob("tokenizer*")) or any(folder.glob("vocab*")) else None
         return cls(model, tokenizer)
@@ -87,10 +86,10 @@ class ImageBind:
 
     def _embed_media(self, modality: str, items: Sequence[MediaInput]) -> np.ndarray:
         row = MODALITIES[modality]
-        if row.encoder not in self._model.towers:
+        if row.branch not in self._model.towers:
             raise UserError(f"this ImageBind does not read {modality} (it has {', '.join(sorted(self._model.towers))})")
         inputs = [media.load(modality, item, self.config) for item in items]
-        return self._batched(row.encoder, np.stack(inputs), row.views)
+        return self._batched(row.branch, np.stack(inputs), row.views)
 
     def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         if "text" not in self._model.towers:

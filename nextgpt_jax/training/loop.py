@@ -43,7 +43,7 @@ def make_example_builder(
         caption_tokenizers=loaded.caption_tokenizers,
         caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
         vocabulary=cfg.vocabulary,
-        encoder=cfg.encoder,
+        encoders=cfg.input_encoders,
         max_length=config.data.max_length,
         layout=layout(samples, config.data.max_media),
         template=loaded.template,

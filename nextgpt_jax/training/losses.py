@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.sharding import batch_shards, constrain
 
 Batch = dict  # see data/examples.py
@@ -37,7 +38,7 @@ def loss(
     embeddings already ("embeddings"); captions are either ids for the text encoder ("captions") or its embeddings
     already ("targets").
     """
-    media, positions = [], []
+    media: dict[str, list[tuple[Array, Array]]] = {}  # by kind of encoder
     dtype = model.llm.embed_tokens.embedding[...].dtype  # what frozen parts compute in
     for name, entry in batch["media"].items():
         embedded = entry.get("embeddings")
@@ -45,15 +46,15 @@ def loss(
             used = entry["positions"] < batch["tokens"].shape[1]
 
             def encode(x, name=name):
-                return model.encode(name, x.astype(dtype))
+                return model.encode_media(name, x.astype(dtype))
 
             embedded = encode_used(encode, entry["input"], used)
-        media.append(embedded)
-        positions.append(entry["positions"])
-    if media:
-        embeddings = model.embed_prompt(batch["tokens"], jnp.concatenate(media, 1), jnp.concatenate(positions, 1))
-    else:
-        embeddings = model.embed_tokens(batch["tokens"])
+        b, _, k, width = embedded.shape  # [B, M, k, E]
+        positions = entry["positions"][..., None] + jnp.arange(k)
+        found = embedded.reshape(b, -1, width), positions.reshape(b, -1)
+        media.setdefault(MODALITIES[name].encoder, []).append(found)
+    joined = {kind: tuple(jnp.concatenate(x, 1) for x in zip(*found)) for kind, found in media.items()}
+    embeddings = model.embed_prompt(batch["tokens"], joined)
     hidden, _ = model.llm(embeddings, dropout_keys=dropout_keys, remat=remat)
 
     language, correct = (

@@ -1,6 +1,7 @@
 """From a ModelConfig to a system in memory: the parts' configs, their base weights, the tokenizers, a delta."""
 
 import dataclasses
+import inspect
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +14,15 @@ from jax.sharding import Mesh
 from nextgpt_jax import sharding
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
-from nextgpt_jax.models import hf_config, quantize
-from nextgpt_jax.models.diffusion.audioldm import AudioLDMConfig
-from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
-from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
-from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
+from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
+from nextgpt_jax.models import quantize, registry
 from nextgpt_jax.models.layers import LoRAConfig, make_rngs, merge_lora, unstack
-from nextgpt_jax.models.llms.llama import LlamaConfig
-from nextgpt_jax.models.nextgpt import DECODERS, NExTGPTConfig, NExTGPTModel, is_trainable, output_projector_for
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable, output_projector_for
 from nextgpt_jax.prompts import TEMPLATES, Template
-from nextgpt_jax.weights import nextgpt_delta, orbax_params
-from nextgpt_jax.weights.components import decoder_tables, imagebind_config
+from nextgpt_jax.weights import nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
-from nextgpt_jax.weights.tables import imagebind as imagebind_table
-from nextgpt_jax.weights.tables import llama as llama_table
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
@@ -45,15 +38,6 @@ class LoadedModel:
     mesh: Mesh | None = None
 
 
-_PUBLISHED = {
-    "llm": LlamaConfig.vicuna_7b,
-    "encoder": ImageBindConfig.huge,
-    "image": StableDiffusionConfig.sd15,
-    "video": TextToVideoConfig.zeroscope,
-    "audio": AudioLDMConfig.large,
-}
-
-
 def model_config(
     config: ModelConfig, *, use_published_defaults: bool = False, signals: tuple[SignalTokens, ...] | None = None
 ) -> NExTGPTConfig:
@@ -67,24 +51,21 @@ def model_config(
 
     quantize.check(config.quantize)
 
-    def part(name: str, folder: str, field: str, read):
+    def part(field: str, folder: str, read):
         if use_published_defaults and not pathlib.Path(folder).is_dir():
-            return _PUBLISHED[name]()
-        return read(_folder(folder, field))
+            return registry.published(field, folder)
+        return read(_folder(folder, f"model.{field}"))
 
-    def read_llama(folder: pathlib.Path) -> LlamaConfig:
-        return LlamaConfig.from_dict(hf_config.read_config(folder / "config.json"))
-
-    llm = part("llm", config.llm, "model.llm", read_llama)
+    llm = part("llm", config.llm, registry.read_language_model)
     if config.delta and use_published_defaults and not pathlib.Path(config.delta).exists():
         config = dataclasses.replace(config, delta="")
     if signals is None:
         signals = _signals(config)
     if config.delta and (rows := nextgpt_delta.base_vocab_size(pathlib.Path(config.delta))):
         llm = dataclasses.replace(llm, vocab_size=rows)  # Vicuna v0's own has one more, for padding
-    encoder = part("encoder", config.encoder, "model.encoder", imagebind_config)
+    encoders = [part("encoder", folder, registry.read_encoder) for folder in encoder_folders(config)]
     decoders = {
-        name: part(name, folder, f"model.{name}_decoder", DECODERS[name][0].from_pretrained)
+        name: part(f"{name}_decoder", folder, registry.read_decoder)
         for name, folder in _decoder_folders(config).items()
     }
     vocabulary = Vocabulary(llm.vocab_size, signals)
@@ -93,6 +74,13 @@ def model_config(
             f"model.{unknown[0]}_decoder is set, but the model has no signal tokens for {unknown[0]} (only for "
             f"{', '.join(vocabulary.output_modalities)})"
         )
+    for name, decoder in decoders.items():
+        given, wanted = tuple(inspect.signature(decoder.latent_shape).parameters), MODALITIES[name].size
+        if given != wanted:
+            raise UserError(
+                f"model.{name}_decoder: a {registry.kind_of(decoder)} is sized by {', '.join(given)}, and {name} by "
+                f"{', '.join(wanted)}: give a decoder of {name}"
+            )
     sizes = dict(
         kind=config.output_projector,
         hidden_dim=config.projector_width,
@@ -108,10 +96,9 @@ def model_config(
         ]
         return NExTGPTConfig(
             llm=llm,
-            encoder=encoder,
+            encoders=tuple(encoders),
             lora=lora,
             input_projector=config.input_projector,
-            input_dim=encoder.out_embed_dim,
             output_projectors=tuple(outputs),
             signals=signals,
             decoders=tuple(decoders.items()),
@@ -142,6 +129,11 @@ def _decoder_folders(config: ModelConfig) -> dict[str, str]:
     return {name: folder for name, folder in folders.items() if folder}
 
 
+def encoder_folders(config: ModelConfig) -> list[str]:
+    """The encoders' folders."""
+    return config.encoder.split(",")
+
+
 def _folder(path: str, field: str) -> pathlib.Path:
     if not pathlib.Path(path).is_dir() or not path:
         raise UserError(f"{field}: no such folder: {path!r} (a part in the hub's layout, with its config.json)")
@@ -159,7 +151,7 @@ def frozen_dtype(name: str) -> jnp.dtype:
 
 def delta_table(cfg: NExTGPTConfig) -> Table:
     """The conversion table of this model's delta."""
-    return nextgpt_delta.table(cfg.input_projector, cfg.output_projectors[0][1].kind, cfg.output_modalities)
+    return nextgpt_delta.table(cfg)
 
 
 def abstract_state(cfg: NExTGPTConfig) -> nnx.State:
@@ -187,7 +179,7 @@ def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
     """The parts that a config names: by field, the component (as `python -m convert` calls it) and the folder."""
     kinds = {"image": "stable_diffusion", "video": "text_to_video", "audio": "audioldm"}
     named = {"llm": ("llama", config.llm), "encoder": ("imagebind", config.encoder)}
-    named |= {f"{m}_decoder": (kinds[m], folder) for m, folder in _decoder_folders(config).items()}
+    named |= {f"{m}_decoder": (kinds.get(m, "decoder"), folder) for m, folder in _decoder_folders(config).items()}
     return named | ({"delta": ("delta", config.delta)} if config.delta else {})
 
 
@@ -220,12 +212,14 @@ def load_system(
     if mesh:
         abstract = placed(cfg, abstract, mesh)
     sources = {  # where the parameters lie in the model -> (checkpoint, table)
-        ("llm",): (config.llm, llama_table.TIED if cfg.llm.tie_word_embeddings else llama_table.BASE),
-        ("encoder",): (config.encoder, imagebind_table.table(cfg.encoder_branches)),
+        ("llm",): (config.llm, tables.language_model(cfg.llm).whole(cfg.llm)),
     }
+    for encoder, folder in zip(cfg.encoders, encoder_folders(config), strict=True):
+        table = tables.encoder(encoder, encoder.media_branches)
+        sources["encoders", registry.kind_of(encoder)] = folder, table
     folders = {name: pathlib.Path(folder) for name, folder in _decoder_folders(config).items()}
     for name, decoder in cfg.decoders:
-        for part, table in decoder_tables(decoder).items():
+        for part, table in tables.decoder(decoder).items():
             if decoder_parts is None or part in decoder_parts:
                 sources["decoders", name, part] = folders[name] / part, table
 
@@ -239,7 +233,7 @@ def load_system(
         if verbose:
             print(f"delta {config.delta}: took {', '.join(taken)}")
         if ("llm", "embed_tokens", "embedding") in filled:
-            sources[("llm",)] = config.llm, llama_table.LAYERS
+            sources[("llm",)] = config.llm, tables.language_model(cfg.llm).layers
     for prefix, (folder, table) in sources.items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
         part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}

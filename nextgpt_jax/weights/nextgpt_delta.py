@@ -13,13 +13,11 @@ import numpy as np
 from flax import nnx
 
 from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, signals_from_json, signals_to_json
-from nextgpt_jax.models import hf_config
-from nextgpt_jax.models.nextgpt import is_trainable
-from nextgpt_jax.weights import matching, orbax_params
+from nextgpt_jax.models import hf_config, registry
+from nextgpt_jax.models.nextgpt import NExTGPTConfig, is_trainable
+from nextgpt_jax.weights import matching, orbax_params, tables
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import LINEAR, Table, prefixed, rule
-from nextgpt_jax.weights.tables import llama as llama_table
-from nextgpt_jax.weights.tables import projectors as projectors_table
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor, open_checkpoint
 
 # With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
@@ -31,24 +29,25 @@ _OUTPUTS = {  # the reference's name, and the one its newer code uses
     "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
     "audio": ("gen_text_hidden_fcs_audio.0.", "mm_output_aud_projector."),
 }
-_INPUTS = {"linear": projectors_table.INPUT_LINEAR, "mlp": projectors_table.INPUT_MLP}
 _BASE, _NEW = "[base]", "[new]"
 
 
-def table(input_projector: str, output_kind: str, modalities: tuple[str, ...]) -> Table:
-    """The rows of a delta; projections of modalities that the model does not have are ignored."""
+def table(config: NExTGPTConfig) -> Table:
+    """The rows of a model's delta; projections of modalities that it does not have are ignored."""
+    modalities = config.output_modalities
+    outputs = {
+        name: tables.output_projector(registry.kind_of(projector)) for name, projector in config.output_projectors
+    }
     rules = [
-        *prefixed(_INPUTS[input_projector].rules, flax="input_proj."),
+        *_input_rules(config),
         *(
             row
-            for name in modalities
+            for name, rows in outputs.items()
             for row in prefixed(
-                projectors_table.output_table(output_kind).rules,
-                torch=_OUTPUTS.get(name, f"gen_text_hidden_fcs_{name}.0."),
-                flax=f"output_proj.{name}.",
+                rows.rules, torch=_OUTPUTS.get(name, f"gen_text_hidden_fcs_{name}.0."), flax=f"output_proj.{name}."
             )
         ),
-        *_lora_rules(),
+        *_lora_rules(config),
         rule(tuple(p + _MATRICES[0] + _BASE for p in _LLAMA), "llm.embed_tokens.embedding"),
         rule(tuple(p + _MATRICES[0] + _NEW for p in _LLAMA), "signal_embed"),
         rule(tuple(p + _MATRICES[1] + _BASE for p in _LLAMA), "llm.lm_head.kernel", LINEAR),
@@ -56,14 +55,23 @@ def table(input_projector: str, output_kind: str, modalities: tuple[str, ...]) -
     ]
     absent = [p for name, prefixes in _OUTPUTS.items() if name not in modalities for p in prefixes]
     ignored = [p.replace(".", r"\.") + ".*" for p in absent]
-    return Table(
-        tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *projectors_table.output_table(output_kind).ignored)
-    )
+    buffers = [pattern for rows in outputs.values() for pattern in rows.ignored]
+    return Table(tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *dict.fromkeys(buffers)))
 
 
-def _lora_rules():
+def _input_rules(config: NExTGPTConfig):
+    """Of a single encoder as released; of several, each projection is named after its encoder."""
+    rows = tables.input_projector(config.input_projector).rules
+    if len(config.encoders) == 1:
+        return prefixed(rows, flax="input_proj.")
+    kinds = [registry.kind_of(encoder) for encoder in config.encoders]
+    return [row for kind in kinds for row in prefixed(rows, torch=f"{kind}.", flax=f"input_proj.{kind}.")]
+
+
+def _lora_rules(config: NExTGPTConfig):
     # The delta's order of spellings is peft's in memory: with the adapter's name first.
-    rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in llama_table.LORA.rules]
+    lora = tables.language_model(config.llm).lora
+    rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in lora.rules]
     return prefixed(rows, torch="llama_model.", flax="llm.")
 
 

@@ -261,7 +261,7 @@ def test_adapters_that_compute_something_else(adapter, tmp_path):
 def test_deltas_in_all_spellings(delta, tmp_path):
     cfg = tiny_config()
     state = nnx.state(nnx.eval_shape(lambda: nextgpt_model(cfg)))
-    table = nextgpt_delta.table("linear", "transformer", cfg.output_modalities)
+    table = nextgpt_delta.table(cfg)
     checkpoint = open_checkpoint(FIXTURES / (delta if delta != "newer names" else "nextgpt"))
     if delta == "newer names":
         renamed = {"llama_proj.": "mm_input_projector.", "gen_text_hidden_fcs.0.": "mm_output_img_projector.",

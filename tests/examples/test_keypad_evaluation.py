@@ -21,7 +21,9 @@ class Known:
 
     defaults = GenerationConfig()
     room = 5  # turns
-    config = types.SimpleNamespace(encoder=ImageBindConfig.from_dict(IMAGEBIND))
+    config = types.SimpleNamespace(
+        input_encoders=dict.fromkeys(("image", "video", "audio"), ImageBindConfig.from_dict(IMAGEBIND))
+    )
 
     def __init__(self, requests, text=lambda r: r.answer, things=lambda r: r.made):
         self._requests, self._text, self._things = iter(requests), text, things

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from convert.__main__ import main  # noqa: E402
 from examples.keypad import judge, things, world  # noqa: E402
 from examples.keypad.pretrain.common import caption_ids  # noqa: E402
-from nextgpt_jax.models.nextgpt import DECODERS  # noqa: E402
+from nextgpt_jax.models import registry  # noqa: E402
 from nextgpt_jax.weights import orbax_params  # noqa: E402
 from nextgpt_jax.weights.components import COMPONENTS  # noqa: E402
 from tests.parity import compiled, relative_error  # noqa: E402
@@ -39,9 +39,8 @@ def there_and_back(tmp_path_factory):
 
 def restored(component: str, folder) -> nnx.Module:
     """Our decoder from the converted folder."""
-    modality = {"stable_diffusion": "image", "text_to_video": "video"}[component]
-    config, module = DECODERS[modality][0].from_pretrained(folder), DECODERS[modality][1]
-    model = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+    config = registry.read_decoder(folder)
+    model = nnx.eval_shape(lambda: registry.build(config, rngs=nnx.Rngs(0)))
     for part in COMPONENTS[component](folder):
         graphdef, _ = nnx.split(getattr(model, part.folder))
         setattr(model, part.folder, nnx.merge(graphdef, orbax_params.restore(folder / part.folder, part.state)))

@@ -14,10 +14,10 @@ from nextgpt_jax.generation.loop import decode, generate
 from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig, insert_rows
 from nextgpt_jax.generation.step import prefill
 from nextgpt_jax.modalities import Vocabulary
-from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.layers import LoRAConfig, unstack
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
+from nextgpt_jax.models.registry import output_projector_config
 
 VOCAB, WIDTH = 40, 32
 VOCABULARY = Vocabulary(VOCAB)
@@ -29,10 +29,10 @@ def model():
     llm = LlamaConfig(VOCAB, WIDTH, 48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
     sizes = dict(hidden_dim=16, num_layers=1, num_heads=2, feedforward_dim=16)
     outputs = (
-        ("image", OutputProjectorConfig("transformer", WIDTH, 8, 4, 3, **sizes)),
-        ("audio", OutputProjectorConfig("transformer", WIDTH, 8, 8, 1, **sizes)),
+        ("image", output_projector_config("transformer", WIDTH, 8, 4, 3, **sizes)),
+        ("audio", output_projector_config("transformer", WIDTH, 8, 8, 1, **sizes)),
     )
-    cfg = NExTGPTConfig(llm, None, LoRAConfig(2, 2.0), "linear", 8, outputs)
+    cfg = NExTGPTConfig(llm, (), LoRAConfig(2, 2.0), "linear", outputs)
     model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
     grow = functools.partial(jax.tree.map, lambda x: x * 3)  # livelier logits than the initial ones
     nnx.update(model, grow(nnx.state(model, lambda path, _: path[-1] == "kernel" or path[0] == "signal_head")))

@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from nextgpt_jax.modalities import output_modalities
-from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import LoRAConfig, merge_lora
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
+from nextgpt_jax.models.registry import output_projector_config
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import matching, nextgpt_delta
 from nextgpt_jax.weights.tables import llama as llama_table
@@ -30,13 +30,12 @@ def tiny_config() -> NExTGPTConfig:
             hidden_dim=c["hidden_dim"], num_layers=4, num_heads=c["nhead"], feedforward_dim=c["dim_feedforward"]
         )
         shape = {k: c[k] for k in ("in_dim", "out_dim", "num_input_tokens", "num_output_tokens")}
-        outputs.append((name, OutputProjectorConfig(kind="transformer", **shape, **sizes)))
+        outputs.append((name, output_projector_config("transformer", **shape, **sizes)))
     return NExTGPTConfig(
         llm=LlamaConfig.from_dict(json.loads((FIXTURES / "vicuna" / "config.json").read_text())),
-        encoder=None,
+        encoders=(ImageBindConfig(32, ("depth",), depth_embed_dim=8, depth_num_blocks=1),),
         lora=LoRAConfig(rank=4, alpha=8, dropout=0.1),
         input_projector="linear",
-        input_dim=32,
         output_projectors=tuple(outputs),
     )
 
@@ -46,7 +45,7 @@ def load(delta: str) -> NExTGPTModel:
     model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
     base = nnx.state(model.llm, lambda path, _: path[-1] not in ("lora_a", "lora_b"))
     nnx.update(model.llm, matching.load(open_checkpoint(FIXTURES / "vicuna"), base, llama_table.BASE))
-    table = nextgpt_delta.table("linear", "transformer", cfg.output_modalities)
+    table = nextgpt_delta.table(cfg)
     filled, _ = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / delta), nnx.state(model), table)
     nnx.update(model, filled)
     return model
@@ -70,7 +69,8 @@ def with_feature(ids):
 def embed(model, data):
     rows = len(data["in_ids"])
     return model.embed_prompt(
-        jnp.asarray(with_feature(data["in_ids"])), jnp.asarray(data["in_feature"])[:, None], jnp.ones((rows, 1), int)
+        jnp.asarray(with_feature(data["in_ids"])),
+        {"imagebind": (jnp.asarray(data["in_feature"])[:, None], jnp.ones((rows, 1), int))},
     )
 
 
@@ -111,7 +111,7 @@ def test_losses_and_gradients(model):
     batch = {
         "tokens": jnp.asarray(ids),
         "loss_mask": jnp.asarray(data["in_labels"] != -100),
-        "media": {"image": {"embeddings": data["in_feature"][:, None], "positions": np.ones((1, 1), int)}},
+        "media": {"image": {"embeddings": data["in_feature"][:, None, None], "positions": np.ones((1, 1), int)}},
         "signals": {
             "image": {
                 "positions": np.arange(begin, begin + 4)[None, None],
@@ -154,14 +154,14 @@ def test_old_peft_spelling_gives_the_same(model):
 
 def test_stage_2_file_has_no_lora():
     model = NExTGPTModel(tiny_config(), rngs=nnx.Rngs(0))
-    table = nextgpt_delta.table("linear", "transformer", model.config.output_modalities)
+    table = nextgpt_delta.table(model.config)
     filled, taken = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / "nextgpt_stage2"), nnx.state(model), table)
     assert "LoRA" not in taken and "input_proj" in taken
     assert not any("lora_a" in path for path, _ in nnx.to_flat_state(filled))
 
 
 def test_delta_round_trip(model):
-    table = nextgpt_delta.table("linear", "transformer", model.config.output_modalities)
+    table = nextgpt_delta.table(model.config)
     original = open_checkpoint(FIXTURES / "nextgpt")
     exported = nextgpt_delta.export_delta(nnx.state(model), table)
     assert exported.keys() == set(original)
@@ -173,11 +173,11 @@ def test_full_size_trained_parameters():
     """The parameters that NExT-GPT trains, at the paper's sizes, without memory for them."""
     sizes = {"image": (4, 77, 768), "video": (24, 77, 1024), "audio": (8, 1, 512)}
     outputs = tuple(
-        (name, OutputProjectorConfig("transformer", 4096, width, signals, queries))
+        (name, output_projector_config("transformer", 4096, width, signals, queries))
         for name, (signals, queries, width) in sizes.items()
     )
     cfg = NExTGPTConfig(
-        LlamaConfig.vicuna_7b(), ImageBindConfig.huge(), LoRAConfig(32, 32.0, 0.1), "linear", 1024, outputs
+        LlamaConfig.vicuna_7b(), (ImageBindConfig.huge(),), LoRAConfig(32, 32.0, 0.1), "linear", outputs
     )
     model = nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=nnx.Rngs(0)))
 
@@ -188,7 +188,7 @@ def test_full_size_trained_parameters():
     assert size(lambda path, _: path[0] == "input_proj") == 4_198_400
     for name, count in {"image": 31_958_784, "video": 32_090_112, "audio": 31_788_544}.items():
         assert size(lambda path, _, name=name: path[:2] == ("output_proj", name)) == count
-    assert size(lambda path, _: path[0] == "encoder") == 1_200_781_057 - 354_032_641  # all but the text branch
+    assert size(lambda path, _: path[0] == "encoders") == 1_200_781_057 - 354_032_641  # all but the text branch
     new_rows = 2 * 38 * 4096
     assert size(is_trainable) == 33_554_432 + 4_198_400 + 31_958_784 + 32_090_112 + 31_788_544 + new_rows
     assert size(lambda path, _: path[0] == "llm") == 6_738_415_616 + 33_554_432

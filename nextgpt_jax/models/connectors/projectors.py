@@ -15,70 +15,78 @@ from jaxtyping import Array, Float
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import LayerNorm, Linear, gelu, scan_layers, stack
 
-INPUT_KINDS = ("linear", "mlp")
-_SIZES = {  # hidden_dim, num_layers, num_heads, feedforward_dim: as published
-    "linear": (0, 0, 0, 0),
-    "transformer": (512, 4, 4, 2048),
-    "qformer": (768, 2, 12, 3072),
-}
-OUTPUT_KINDS = tuple(_SIZES)
 _QFORMER_EPS = 1e-12
 
 
-class InputProjector(nnx.Module):
-    """Media features to the language model's width: "linear" is one layer, "mlp" two with an exact GELU between.
+class LinearInputProjector(nnx.Module):
+    """Encoder embeddings to the language model's width, one layer."""
 
-    Raises:
-      ValueError: another kind.
-    """
-
-    def __init__(self, din: int, dout: int, *, kind: str = "linear", rngs: nnx.Rngs):
-        if kind not in INPUT_KINDS:
-            raise ValueError(f"input projection {kind!r} is not one of {list(INPUT_KINDS)}")
-        widths = [din, dout] if kind == "linear" else [din, dout, dout]
-        self.layers = nnx.List([Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([Linear(din, dout, rngs=rngs)])
 
     def __call__(self, x: Float[Array, "*b din"]) -> Float[Array, "*b dout"]:
-        for i, layer in enumerate(self.layers):
-            x = layer(gelu(x) if i else x)
-        return x
+        return self.layers[0](x)
+
+
+class MLPInputProjector(nnx.Module):
+    """Encoder embeddings to the language model's width, two layers with an exact GELU between."""
+
+    def __init__(self, din: int, dout: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([Linear(din, dout, rngs=rngs), Linear(dout, dout, rngs=rngs)])
+
+    def __call__(self, x: Float[Array, "*b din"]) -> Float[Array, "*b dout"]:
+        return self.layers[1](gelu(self.layers[0](x)))
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputProjectorConfig:
-    """One output projection. The sizes of its inside default (0) to the published ones of its kind.
+    """Base of the output projections' configs: the shapes outside."""
 
-    num_layers counts the encoder's and the decoder's layers each. "linear" has no inside: it maps each of the first
-    num_output_tokens signal tokens on its own, so it can't give more tokens than it gets.
-    """
-
-    kind: str
     in_dim: int
     out_dim: int
     num_input_tokens: int
     num_output_tokens: int
-    hidden_dim: int = 0
-    num_layers: int = 0
-    num_heads: int = 0
-    feedforward_dim: int = 0
 
     def __post_init__(self):
-        if self.kind not in _SIZES:
-            raise ValueError(f"output projection {self.kind!r} is not one of {list(OUTPUT_KINDS)}")
-        names = ("hidden_dim", "num_layers", "num_heads", "feedforward_dim")
-        for name, published in zip(names, _SIZES[self.kind], strict=True):
-            object.__setattr__(self, name, getattr(self, name) or published)
-        if min(self.in_dim, self.out_dim, self.num_input_tokens, self.num_output_tokens) < 1:
+        if min(dataclasses.astuple(self)) < 1:
             raise ValueError(f"sizes must be positive: {self}")
-        if self.kind == "linear":
-            if self.num_output_tokens > self.num_input_tokens:
-                raise ValueError(
-                    f"a linear output projection can't make {self.num_output_tokens} tokens of {self.num_input_tokens}"
-                )
-        elif min(self.hidden_dim, self.num_layers, self.num_heads, self.feedforward_dim) < 1:
-            raise ValueError(f"sizes must be positive: {self}")
-        elif self.hidden_dim % self.num_heads:
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProjectorConfig(OutputProjectorConfig):
+    """Maps each of the first num_output_tokens signal tokens by itself, so it can't give more tokens than it gets."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_output_tokens > self.num_input_tokens:
+            raise ValueError(
+                f"a linear output projection can't make {self.num_output_tokens} tokens of {self.num_input_tokens}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerProjectorConfig(OutputProjectorConfig):
+    """Sizes inside as published. num_layers counts the encoder's and the decoder's layers each."""
+
+    hidden_dim: int = 512
+    num_layers: int = 4
+    num_heads: int = 4
+    feedforward_dim: int = 2048
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hidden_dim % self.num_heads:
             raise ValueError(f"width {self.hidden_dim} does not divide into {self.num_heads} heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class QFormerProjectorConfig(TransformerProjectorConfig):
+    """Sizes inside as published. num_layers counts the layers with cross-attention, which are all."""
+
+    hidden_dim: int = 768
+    num_layers: int = 2
+    num_heads: int = 12
+    feedforward_dim: int = 3072
 
 
 class PackedAttention(nnx.Module):
@@ -141,7 +149,7 @@ class DecoderLayer(nnx.Module):
 class TransformerProjector(nnx.Module):
     """Learned queries decode the encoded signal tokens; no masks, no positions, no dropout."""
 
-    def __init__(self, cfg: OutputProjectorConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: TransformerProjectorConfig, *, rngs: nnx.Rngs):
         sizes = (cfg.hidden_dim, cfg.num_heads, cfg.feedforward_dim)
         self.fc = Linear(cfg.in_dim, cfg.hidden_dim, rngs=rngs)
         self.encoder = stack(lambda rngs: EncoderLayer(*sizes, rngs=rngs), cfg.num_layers, rngs)
@@ -202,7 +210,7 @@ class QFormerLayer(nnx.Module):
 class QFormerProjector(nnx.Module):
     """Query tokens attend to themselves and to the signal tokens in every layer."""
 
-    def __init__(self, cfg: OutputProjectorConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: QFormerProjectorConfig, *, rngs: nnx.Rngs):
         sizes = (cfg.hidden_dim, cfg.num_heads, cfg.feedforward_dim)
         self.fc = Linear(cfg.in_dim, cfg.hidden_dim, rngs=rngs)
         self.norm = LayerNorm(cfg.hidden_dim, eps=_QFORMER_EPS)
@@ -223,7 +231,7 @@ class QFormerProjector(nnx.Module):
 class LinearProjector(nnx.Module):
     """Each of the first num_output_tokens signal tokens through one layer."""
 
-    def __init__(self, cfg: OutputProjectorConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: LinearProjectorConfig, *, rngs: nnx.Rngs):
         self.num_output_tokens = cfg.num_output_tokens
         self.model = Linear(cfg.in_dim, cfg.out_dim, rngs=rngs)
 
@@ -232,13 +240,3 @@ class LinearProjector(nnx.Module):
     ) -> Float[Array, "b m out"]:
         """Hidden states and token embeddings of the signal tokens to prompt embeddings."""
         return self.model((hidden + token_embeddings)[:, : self.num_output_tokens])
-
-
-OutputProjector = TransformerProjector | QFormerProjector | LinearProjector
-
-
-def output_projector(cfg: OutputProjectorConfig, *, rngs: nnx.Rngs) -> OutputProjector:
-    """The projector of cfg.kind: called with hidden states and token embeddings [B, num_input_tokens, in_dim] of the
-    signal tokens, it returns [B, num_output_tokens, out_dim] in the same dtype."""
-    kinds = {"transformer": TransformerProjector, "qformer": QFormerProjector, "linear": LinearProjector}
-    return kinds[cfg.kind](cfg, rngs=rngs)

@@ -6,6 +6,7 @@ a head. Legend of shape comments: B batch, V views, T tokens, D width of the tru
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu, scan_layers, stack
 
 MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
+RELEASED_FILE = "imagebind_huge.pth"
 IMU_SHAPE = (6, 2000)  # accelerometer and gyroscope: channels, samples of one recording
 
 _SIZES = ("embed_dim", "num_blocks", "num_heads")
@@ -120,6 +122,15 @@ class ImageBindConfig:
             )
 
     @property
+    def media_branches(self) -> tuple[str, ...]:
+        """The towers that read media: all but text, which the language model reads."""
+        return tuple(name for name in self.modalities if name != "text")
+
+    def num_embeddings(self, modality: str) -> int:
+        """Embeddings of one medium of a modality: always 1."""
+        return 1
+
+    @property
     def num_patches(self) -> int:
         """Patches of an image or clip."""
         frames, height, width = self.kernel_size
@@ -171,6 +182,18 @@ class ImageBindConfig:
         if missing := [field for field in wanted if config.get(field) is None]:
             raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")
         return cfg
+
+    @classmethod
+    def from_pretrained(cls, folder: str | pathlib.Path) -> "ImageBindConfig":
+        """Reads config.json; the release is a file of weights alone, imagebind_huge's.
+
+        Raises:
+          UserError: neither is there, or a value is refused.
+        """
+        folder = pathlib.Path(folder)
+        if (folder / RELEASED_FILE).is_file() and not (folder / "config.json").exists():
+            return cls.huge()
+        return cls.from_dict(hf_config.read_config(folder / "config.json"))
 
     @classmethod
     def huge(cls) -> "ImageBindConfig":
@@ -401,15 +424,15 @@ class Tower(nnx.Module):
 
 
 class ImageBind(nnx.Module):
-    """The towers of `modalities` (all that the config has, if None), by name in `towers`.
+    """The towers named in `branches` (None: all that the config has), by name in `towers`.
 
     Raises:
       ValueError: a modality that the config does not have.
     """
 
-    def __init__(self, cfg: ImageBindConfig, *, modalities: Sequence[str] | None = None, rngs: nnx.Rngs):
-        modalities = cfg.modalities if modalities is None else modalities
-        if unknown := set(modalities) - set(cfg.modalities):
+    def __init__(self, cfg: ImageBindConfig, *, branches: Sequence[str] | None = None, rngs: nnx.Rngs):
+        branches = cfg.modalities if branches is None else branches
+        if unknown := set(branches) - set(cfg.modalities):
             raise ValueError(f"this ImageBind has no {' or '.join(sorted(unknown))} (only {', '.join(cfg.modalities)})")
         self.config = cfg
         pixels, spectrogram = cfg.input_shape("depth"), cfg.input_shape("audio")[1:]
@@ -439,7 +462,7 @@ class ImageBind(nnx.Module):
             dropout = _HEAD_DROPOUT.get(name, 0.0)
             return Tower(stems[name](), trunk, widths[name], cfg.out_embed_dim, scale=scale, dropout=dropout, rngs=rngs)
 
-        self.towers = nnx.Dict({name: tower(name) for name in modalities})
+        self.towers = nnx.Dict({name: tower(name) for name in branches})
 
     def embed(self, modality: str, x: Array, key: Array | None = None) -> Float[Array, "b e"]:
         """Embeddings in the shared space, float32 [B, out_embed_dim].
@@ -474,3 +497,7 @@ class ImageBind(nnx.Module):
         """
         embeddings = self.embed(modality, x.reshape(-1, *x.shape[2:]), key)
         return embeddings.reshape(*x.shape[:2], -1).mean(1)
+
+    def encode_media(self, branch: str, x: Float[Array, "b ..."], *, views: bool = False) -> Float[Array, "b 1 e"]:
+        """One embedding a medium, by `embed_views` or `embed`. Raises ValueError as they do."""
+        return (self.embed_views if views else self.embed)(branch, x)[:, None]

@@ -19,6 +19,8 @@ from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Embedding, Linear, LoRAConfig, RMSNorm, apply_rope, scan_layers, stack
 from nextgpt_jax.sharding import constrain
 
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 # "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] for layers apart; slot = position
 Cache = dict[str, Array | list[Array]]
 
@@ -160,9 +162,8 @@ class Llama(nnx.Module):
 
     def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, quantization: str = "", rngs: nnx.Rngs):
         if lora:
-            known = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-            if unknown := set(lora.targets) - known:
-                raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(known)}")
+            if unknown := set(lora.targets) - set(LORA_TARGETS):
+                raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(LORA_TARGETS)}")
         self.config = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
         self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, quantization, rngs=rngs), cfg.num_hidden_layers, rngs)

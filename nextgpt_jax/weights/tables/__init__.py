@@ -1,1 +1,43 @@
-"""One file a kind of checkpoint: which PyTorch tensor fills which parameter."""
+"""Conversion tables, one file a kind of checkpoint: which PyTorch tensor fills which parameter.
+
+A family's row in models/registry.py names its file here. In it stand TABLES of a language model; `table(branches)` of
+an encoder; `tables(config)` of a decoder; INPUT and OUTPUT, by kind, of projections.
+"""
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from nextgpt_jax.models import registry
+from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.tables.llama import LanguageModelTables
+
+
+def _module(family: registry.Family) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{family.tables}")
+
+
+def language_model(config: Any) -> LanguageModelTables:
+    """The tables of a language model with this config."""
+    return _module(registry.family_of(config)).TABLES
+
+
+def encoder(config: Any, branches: Sequence[str] | None = None) -> Table:
+    """The table of an encoder of which `branches` are built (None: all)."""
+    return _module(registry.family_of(config)).table(config.modalities if branches is None else branches)
+
+
+def decoder(config: Any) -> dict[str, Table]:
+    """The tables of a decoder's parts, by the names of their folders."""
+    return _module(registry.family_of(config)).tables(config)
+
+
+def input_projector(kind: str) -> Table:
+    """The table of an input projection."""
+    return _module(registry.INPUT_PROJECTORS[kind]).INPUT[kind]
+
+
+def output_projector(kind: str) -> Table:
+    """The table of an output projection, relative to it."""
+    return _module(registry.OUTPUT_PROJECTORS[kind]).OUTPUT[kind]

@@ -1,7 +1,8 @@
 """LLaMA in transformers' layout, and its LoRA updates in peft's."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,31 +15,45 @@ _PROJECTIONS = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
 
-BASE = Table(
-    rules=(
-        rule("model.embed_tokens.weight", "embed_tokens.embedding"),
-        *(
-            row
-            for block, names in _PROJECTIONS.items()
-            for name in names
-            for row in affine(f"{_LAYER}.{block}.{name}", f"layers.{block}.{name}", bias=False)
+
+class LanguageModelTables(NamedTuple):
+    """The tables of a language model's checkpoints."""
+
+    base: Table
+    tied: Table  # of models with a tied head: a head in the file is ignored, as transformers does
+    layers: Table  # without embedding and head, which a delta supplies as a whole, of whatever size they are here
+    lora: Table  # low-rank updates in peft's layout
+
+    def whole(self, config: Any) -> Table:
+        """The table of all weights of the model with this config."""
+        return self.tied if config.tie_word_embeddings else self.base
+
+
+def language_model_tables(biases: Collection[str] = ()) -> LanguageModelTables:
+    """The tables of models with LLaMA's layers, in which the projections named in `biases` have one."""
+    base = Table(
+        rules=(
+            rule("model.embed_tokens.weight", "embed_tokens.embedding"),
+            *(
+                row
+                for block, names in _PROJECTIONS.items()
+                for name in names
+                for row in affine(f"{_LAYER}.{block}.{name}", f"layers.{block}.{name}", bias=name in biases)
+            ),
+            *norm(f"{_LAYER}.input_layernorm", "layers.input_layernorm", bias=False),
+            *norm(f"{_LAYER}.post_attention_layernorm", "layers.post_attention_layernorm", bias=False),
+            *norm("model.norm", "norm", bias=False),
+            *affine("lm_head", "lm_head", bias=False),
         ),
-        *norm(f"{_LAYER}.input_layernorm", "layers.input_layernorm", bias=False),
-        *norm(f"{_LAYER}.post_attention_layernorm", "layers.post_attention_layernorm", bias=False),
-        *norm("model.norm", "norm", bias=False),
-        *affine("lm_head", "lm_head", bias=False),
-    ),
-    ignored=(r".*rotary_emb\.inv_freq",),  # buffers in files of 2023
-)
+        ignored=(r".*rotary_emb\.inv_freq",),  # buffers in files of 2023
+    )
+    layers = Table(
+        rules=tuple(row for row in base.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),
+        ignored=(*base.ignored, r"model\.embed_tokens\.weight", r"lm_head\.weight"),
+    )
+    tied = Table(base.rules, ignored=(*base.ignored, r"lm_head\.weight"))
+    return LanguageModelTables(base, tied, layers, LORA)
 
-# As transformers, which ties the head whatever a file has for it.
-TIED = Table(BASE.rules, ignored=(*BASE.ignored, r"lm_head\.weight"))
-
-# Without what a delta replaces as a whole, of whatever size it is in the base.
-LAYERS = Table(
-    rules=tuple(row for row in BASE.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),
-    ignored=(*BASE.ignored, r"model\.embed_tokens\.weight", r"lm_head\.weight"),
-)
 
 # peft >= 0.3 puts the adapter's name into the key; files saved by save_pretrained and peft 0.2 have none.
 LORA = Table(
@@ -56,9 +71,12 @@ LORA = Table(
     )
 )
 
+TABLES = language_model_tables()
+BASE = TABLES.base
 
-def merged(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:
-    """LLaMA's parameters with low-rank updates A B scale added to their kernels, in float32, layer by layer."""
+
+def with_lora(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:
+    """Parameters with low-rank updates A B scale added to their kernels, in float32, layer by layer."""
     parameters = dict(base)
     for name in {name.rsplit(".", 1)[0] for name in lora}:
         kernel, a, b = base[f"{name}.kernel"], lora[f"{name}.lora_a"], lora[f"{name}.lora_b"]

@@ -3,9 +3,9 @@ checkpoint they stand behind `gen_text_hidden_fcs.0.` and its like."""
 
 from nextgpt_jax.weights.rules import LINEAR, Table, affine, norm, rule
 
-INPUT_LINEAR = Table(rules=tuple(affine(("llama_proj", "mm_input_projector"), "layers.0")))
+_INPUT_LINEAR = Table(rules=tuple(affine(("llama_proj", "mm_input_projector"), "layers.0")))
 
-INPUT_MLP = Table(  # an nn.Sequential with the activation at 1
+_INPUT_MLP = Table(  # an nn.Sequential with the activation at 1
     rules=(
         *affine(("llama_proj.0", "mm_input_projector.0"), "layers.0"),
         *affine(("llama_proj.2", "mm_input_projector.2"), "layers.1"),
@@ -67,15 +67,5 @@ _QFORMER = Table(
     ignored=(r"Qformer\.bert\.embeddings\.position_ids",),  # a buffer of indices; queries have no positions
 )
 
-_OUTPUT = {"transformer": _TRANSFORMER, "qformer": _QFORMER, "linear": Table(rules=tuple(affine("model", "model")))}
-
-
-def output_table(kind: str) -> Table:
-    """The table of an output projection: "transformer", "qformer" or "linear".
-
-    Raises:
-      ValueError: another kind.
-    """
-    if kind not in _OUTPUT:
-        raise ValueError(f"output projection {kind!r} is not one of {list(_OUTPUT)}")
-    return _OUTPUT[kind]
+INPUT = {"linear": _INPUT_LINEAR, "mlp": _INPUT_MLP}
+OUTPUT = {"transformer": _TRANSFORMER, "qformer": _QFORMER, "linear": Table(rules=tuple(affine("model", "model")))}

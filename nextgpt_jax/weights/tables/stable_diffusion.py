@@ -1,5 +1,6 @@
 """Stable Diffusion's text encoder, UNet and autoencoder in the hub's layout."""
 
+from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConfig
 from nextgpt_jax.weights.rules import CONV, LINEAR, POINTWISE, Rule, Table, Transform, affine, norm, prefixed, rule
 
@@ -97,3 +98,8 @@ def _vae() -> Table:
 
 
 VAE = _vae()
+
+
+def tables(config: StableDiffusionConfig) -> dict[str, Table]:
+    """The table of each part."""
+    return {"text_encoder": TEXT_ENCODER, "unet": unet_table(config.unet), "vae": VAE}

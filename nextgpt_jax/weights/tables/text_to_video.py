@@ -1,7 +1,8 @@
 """The text-to-video UNet in the hub's layout. Its text encoder and autoencoder are Stable Diffusion's."""
 
+from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
 from nextgpt_jax.weights.rules import CONV, LINEAR, Rule, Table, affine, norm
-from nextgpt_jax.weights.tables.stable_diffusion import resnet, transformer
+from nextgpt_jax.weights.tables.stable_diffusion import TEXT_ENCODER, VAE, resnet, transformer
 
 
 def _temporal_convolutions(torch: str, flax: str) -> list[Rule]:
@@ -31,3 +32,8 @@ def _unet() -> Table:
 
 
 UNET = _unet()
+
+
+def tables(config: TextToVideoConfig) -> dict[str, Table]:
+    """The table of each part."""
+    return {"text_encoder": TEXT_ENCODER, "unet": UNET, "vae": VAE}

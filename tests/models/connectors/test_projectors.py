@@ -9,10 +9,11 @@ import pytest
 import torch
 from flax import nnx
 
-from nextgpt_jax.models.connectors.projectors import InputProjector, OutputProjectorConfig, output_projector
+from nextgpt_jax.models import registry
+from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import Table, prefixed
-from nextgpt_jax.weights.tables.projectors import INPUT_LINEAR, INPUT_MLP, output_table
+from nextgpt_jax.weights.tables.projectors import INPUT, OUTPUT
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 from tests import FIXTURES
 from tests.parity import checkpoint_of, exported, load_into, randomise, relative_error
@@ -23,8 +24,8 @@ PREFIXES = {"image": "gen_text_hidden_fcs.0.", "video": "gen_text_hidden_fcs_vid
 
 def tiny(name: str) -> OutputProjectorConfig:
     raw = json.loads((FIXTURES / "tiny" / f"{name}.json").read_text())
-    return OutputProjectorConfig(
-        kind="qformer" if name == "qformer" else "transformer",
+    return registry.output_projector_config(
+        "qformer" if name == "qformer" else "transformer",
         hidden_dim=raw.get("hidden_dim") or raw["hidden_size"],
         num_layers=raw.get("num_layers") or raw["num_hidden_layers"],
         num_heads=raw.get("nhead") or raw["num_attention_heads"],
@@ -34,13 +35,13 @@ def tiny(name: str) -> OutputProjectorConfig:
 
 
 def relative_table(kind: str, prefix: str) -> Table:
-    table = output_table(kind)
+    table = OUTPUT[kind]
     return Table(tuple(prefixed(table.rules, torch=prefix)), tuple(prefix + pattern for pattern in table.ignored))
 
 
 def load_output(cfg: OutputProjectorConfig, folder: str, prefix: str, *, allow_unused: bool = False) -> nnx.Module:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: output_projector(cfg, rngs=nnx.Rngs(0))))
-    table = relative_table(cfg.kind, prefix)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: registry.build(cfg, rngs=nnx.Rngs(0))))
+    table = relative_table(registry.kind_of(cfg), prefix)
     return nnx.merge(
         graphdef, matching.load(open_checkpoint(FIXTURES / folder), state, table, allow_unused=allow_unused)
     )
@@ -84,10 +85,10 @@ class TorchTransformerProjector(torch.nn.Module):
 
 def test_transformer_matches_torch_in_values_and_gradients():
     torch.manual_seed(0)
-    cfg = OutputProjectorConfig("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=2, num_heads=2,
+    cfg = registry.output_projector_config("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=2, num_heads=2,
                                 feedforward_dim=20)  # fmt: skip
     original = randomise(TorchTransformerProjector(cfg)).train()  # eval() would take torch's fused kernels
-    projector = load_into(lambda: output_projector(cfg, rngs=nnx.Rngs(0)), output_table("transformer"), original)
+    projector = load_into(lambda: registry.build(cfg, rngs=nnx.Rngs(0)), OUTPUT["transformer"], original)
     hidden, embeddings = np.random.default_rng(0).normal(size=(2, 4, 3, 24)).astype(np.float32)
     expected = original(torch.from_numpy(hidden), torch.from_numpy(embeddings))
     expected.square().mean().backward()
@@ -104,18 +105,18 @@ def test_transformer_matches_torch_in_values_and_gradients():
 
     out, gradients = value_and_gradients(state)
     assert relative_error(out, expected) < 1e-5
-    ours = matching.export(gradients, output_table("transformer"))
+    ours = matching.export(gradients, OUTPUT["transformer"])
     for name, parameter in original.named_parameters():
         assert relative_error(ours[name], parameter.grad) < 1e-4, name
-    for name, value in exported(projector, output_table("transformer")).items():
+    for name, value in exported(projector, OUTPUT["transformer"]).items():
         assert torch.equal(value, original.state_dict()[name]), name
 
 
 def test_linear_maps_the_first_tokens():
-    cfg = OutputProjectorConfig("linear", 6, 4, 3, 2)
+    cfg = registry.output_projector_config("linear", 6, 4, 3, 2)
     original = torch.nn.Sequential()
     original.model = torch.nn.Linear(6, 4)
-    projector = load_into(lambda: output_projector(cfg, rngs=nnx.Rngs(0)), output_table("linear"), original)
+    projector = load_into(lambda: registry.build(cfg, rngs=nnx.Rngs(0)), OUTPUT["linear"], original)
     hidden, embeddings = np.random.default_rng(0).normal(size=(2, 5, 3, 6)).astype(np.float32)
     expected = original(torch.from_numpy(hidden + embeddings))[:, :2]
     assert relative_error(projector(jnp.asarray(hidden), jnp.asarray(embeddings)), expected) < 1e-6
@@ -130,8 +131,8 @@ def test_input_projection_matches_torch(kind, prefix):
         inner = torch.nn.Sequential(inner, torch.nn.GELU(), torch.nn.Linear(10, 10))
     original = torch.nn.Sequential()
     original.add_module(prefix, inner)
-    table = {"linear": INPUT_LINEAR, "mlp": INPUT_MLP}[kind]
-    projector = load_into(lambda: InputProjector(6, 10, kind=kind, rngs=nnx.Rngs(0)), table, original)
+    module = registry.INPUT_PROJECTORS[kind].module
+    projector = load_into(lambda: module(6, 10, rngs=nnx.Rngs(0)), INPUT[kind], original)
     x = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
     assert relative_error(projector(jnp.asarray(x)), inner(torch.from_numpy(x))) < 1e-6
 
@@ -161,27 +162,29 @@ def manifest(name: str) -> dict[str, tuple[int, ...]]:
     ],
 )
 def test_published_sizes(kind, modality, sizes, parameters):
-    cfg = OutputProjectorConfig(kind, 4096, *sizes)
-    state = abstract(lambda: output_projector(cfg, rngs=nnx.Rngs(0)))
+    cfg = registry.output_projector_config(kind, 4096, *sizes)
+    state = abstract(lambda: registry.build(cfg, rngs=nnx.Rngs(0)))
     assert count(state) == parameters
     suffix = "_qformer" if kind == "qformer" else ""
     wanted = manifest(f"text_fc_{modality}{suffix}")
     wanted.pop("Qformer.bert.embeddings.position_ids", None)  # a buffer
-    assert matching.torch_shapes(state, output_table(kind)) == wanted
+    assert matching.torch_shapes(state, OUTPUT[kind]) == wanted
 
 
 def test_published_size_of_the_input_projection():
-    state = abstract(lambda: InputProjector(1024, 4096, rngs=nnx.Rngs(0)))
+    state = abstract(lambda: registry.INPUT_PROJECTORS["linear"].module(1024, 4096, rngs=nnx.Rngs(0)))
     assert count(state) == 4_198_400
     wanted = {f"llama_proj.{key}": shape for key, shape in manifest("llama_proj").items()}
-    assert matching.torch_shapes(state, INPUT_LINEAR) == wanted
+    assert matching.torch_shapes(state, INPUT["linear"]) == wanted
 
 
 @pytest.mark.parametrize("kind", ["transformer", "qformer", "linear"])
 def test_fresh_projectors_give_the_asked_shape_and_dtype(kind):
-    cfg = OutputProjectorConfig(kind, 12, 5, 4, 3, hidden_dim=8, num_layers=1, num_heads=2, feedforward_dim=16)
+    cfg = registry.output_projector_config(
+        kind, 12, 5, 4, 3, hidden_dim=8, num_layers=1, num_heads=2, feedforward_dim=16
+    )
     x = jnp.ones((2, 4, 12), jnp.bfloat16)
-    out = jax.jit(lambda: output_projector(cfg, rngs=nnx.Rngs(0))(x, x))()
+    out = jax.jit(lambda: registry.build(cfg, rngs=nnx.Rngs(0))(x, x))()
     assert bool(jnp.isfinite(out).all())
     assert out.shape == (2, 3, 5)
     assert out.dtype == jnp.bfloat16
@@ -199,19 +202,12 @@ def test_fresh_projectors_give_the_asked_shape_and_dtype(kind):
 def test_bad_configs_say_why(arguments, reason):
     sizes = {"in_dim": 8, "out_dim": 4, "num_input_tokens": 4, "num_output_tokens": 2}
     with pytest.raises(ValueError, match=reason):
-        OutputProjectorConfig(**{**sizes, **arguments})
-
-
-def test_unknown_kinds_are_refused():
-    with pytest.raises(ValueError, match="conv"):
-        InputProjector(4, 4, kind="conv", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="conv"):
-        output_table("conv")
+        registry.output_projector_config(**{**sizes, **arguments})
 
 
 def test_a_projector_of_another_kind_does_not_load():
-    cfg = OutputProjectorConfig("linear", 24, 10, 3, 3)
-    other = OutputProjectorConfig("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=1, num_heads=2)
-    state = abstract(lambda: output_projector(cfg, rngs=nnx.Rngs(0)))
+    cfg = registry.output_projector_config("linear", 24, 10, 3, 3)
+    other = registry.output_projector_config("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=1, num_heads=2)
+    state = abstract(lambda: registry.build(cfg, rngs=nnx.Rngs(0)))
     with pytest.raises(matching.ConversionError, match="unexpected query_embs"):
-        matching.load(checkpoint_of(TorchTransformerProjector(other)), state, output_table("linear"))
+        matching.load(checkpoint_of(TorchTransformerProjector(other)), state, OUTPUT["linear"])

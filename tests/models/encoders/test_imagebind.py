@@ -28,9 +28,7 @@ def tiny_config() -> ImageBindConfig:
 
 
 def load_tiny(modalities=MODALITIES) -> ImageBind:
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: ImageBind(tiny_config(), modalities=modalities, rngs=nnx.Rngs(0)))
-    )
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: ImageBind(tiny_config(), branches=modalities, rngs=nnx.Rngs(0))))
     return nnx.merge(graphdef, matching.load(open_checkpoint(FIXTURES / "imagebind"), state, table(modalities)))
 
 
@@ -225,7 +223,7 @@ def test_unknown_and_absent_modalities_are_refused_by_name():
     cfg = dataclasses.replace(tiny_config(), modalities=("vision", "text"))
     assert set(nnx.eval_shape(lambda: ImageBind(cfg, rngs=nnx.Rngs(0))).towers) == {"vision", "text"}
     with pytest.raises(ValueError, match=r"no audio \(only vision, text\)"):
-        ImageBind(cfg, modalities=("vision", "audio"), rngs=nnx.Rngs(0))
+        ImageBind(cfg, branches=("vision", "audio"), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"\['smell'\] are not supported"):
         table(("smell",))
 
