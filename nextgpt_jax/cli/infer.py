@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     from nextgpt_jax.weights.load import model_config
 
     config = values.config
-    options = {name: getattr(values, name) for name in requests.OPTIONS}
+    options = {option.field: getattr(values, name) for name, option in requests.OPTIONS.items()}
     if values.prompt is not None:  # report bad input before loading the weights
         model = model_config(config.model)
         request = requests.make_request(values.prompt, paths, options, model, config.generation)

@@ -85,7 +85,7 @@ class MediaSampler:
         """The contents of media of one modality and number of steps, sampled together."""
         name, steps = signals[0].modality, signals[0].steps
         defaults, width = getattr(self._defaults, name), len(self._config.vocabulary.signal_ids(name))
-        scales = [requests[s.request].guidance for s in signals]
+        scales = [requests[s.request].guidance_scale for s in signals]
         arrays = self._sample_batch(
             name,
             len(signals),

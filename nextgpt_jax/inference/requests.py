@@ -15,16 +15,23 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
 
-# The options of a request, apart from prompt and inputs, and their types in JSON.
-OPTIONS: dict[str, tuple[type, ...]] = {
-    "seed": (int,),
-    "modality": (str,),
-    "steps": (int,),
-    "guidance": (int, float),
-    "temperature": (int, float),
-    "top_k": (int,),
-    "top_p": (int, float),
-    "max_new_tokens": (int,),
+
+class Option(NamedTuple):
+    """An option of a request."""
+
+    field: str  # of Request
+    types: tuple[type, ...]  # in JSON
+
+
+OPTIONS: dict[str, Option] = {  # by the name of the flag and of the JSON field
+    "seed": Option("seed", (int,)),
+    "modality": Option("modality", (str,)),
+    "steps": Option("num_inference_steps", (int,)),
+    "guidance": Option("guidance_scale", (int, float)),
+    "temperature": Option("temperature", (int, float)),
+    "top_k": Option("top_k", (int,)),
+    "top_p": Option("top_p", (int, float)),
+    "max_new_tokens": Option("max_new_tokens", (int,)),
 }
 
 
@@ -48,7 +55,7 @@ def make_request(
 
     Args:
       paths: input files by modality.
-      options: values for OPTIONS; those that are missing or None take the defaults.
+      options: fields of Request; those that are missing or None take the defaults.
       model: the config of the model that will answer.
       history: the turns before.
 
@@ -64,7 +71,8 @@ def make_request(
         raise UserError("the prompt is not valid Unicode") from None
     for name in (name for name, given in paths.items() if given):
         check_readable(name, model)
-    known = {f.name for f in dataclasses.fields(defaults)} & OPTIONS.keys()
+    fields = {option.field for option in OPTIONS.values()}
+    known = {f.name for f in dataclasses.fields(defaults)} & fields
     given = {name: value for name, value in options.items() if value is not None}
     request = Request((), **{name: getattr(defaults, name) for name in known} | given)
     check_options(request, model, defaults)
@@ -84,23 +92,21 @@ def read_requests(path: str) -> list[Record | UserError]:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        lines = (
-            pathlib.Path(path).read_text(encoding="utf-8-sig").split("\n")
-        )  # JSON strings may contain the other line separators
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"--requests: no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--requests: {path} cannot be read: {error}") from None
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]  # not splitlines: JSON strings may contain U+2028
     if not lines:
         raise UserError(f"--requests: {path} has no requests")
-    found: list[Record | UserError] = []
+    records: list[Record | UserError] = []
     for line in lines:
         try:
-            found.append(_parse(line, pathlib.Path(path).parent))
+            records.append(_parse(line, pathlib.Path(path).parent))
         except UserError as error:
-            found.append(error)
-    return found
+            records.append(error)
+    return records
 
 
 def _parse(line: str, folder: pathlib.Path) -> Record:
@@ -115,12 +121,15 @@ def _parse(line: str, folder: pathlib.Path) -> Record:
     for name, value in record.items():
         if name not in fields:
             raise UserError(f"unknown field {name!r}{nearest(name, fields)}")
-        if name in OPTIONS and (not isinstance(value, OPTIONS[name]) or isinstance(value, bool)):
-            raise UserError(f"{name} should be {' or '.join(t.__name__ for t in OPTIONS[name])}, got {value!r}")
         if name in lists and not (isinstance(value, list) and all(isinstance(p, str) for p in value)):
             raise UserError(f"{name} should be a list of paths")
+        if name in OPTIONS:
+            types = OPTIONS[name].types
+            if not isinstance(value, types) or isinstance(value, bool):  # bool is an int
+                raise UserError(f"{name} should be {' or '.join(t.__name__ for t in types)}, got {value!r}")
     prompt = record.get("prompt", "")
     if not isinstance(prompt, str):
         raise UserError(f"prompt should be str, got {prompt!r}")
     paths = {name: [str(folder / p) for p in record.get(key, [])] for key, name in lists.items()}
-    return Record(prompt, paths, {name: value for name, value in record.items() if name in OPTIONS})
+    options = {option.field: record[name] for name, option in OPTIONS.items() if name in record}
+    return Record(prompt, paths, options)

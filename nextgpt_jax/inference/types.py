@@ -15,8 +15,8 @@ class Request:
       seed: of sampled tokens and media.
       modality: "auto" (the model decides), "text" (no media), or a list such as "image,audio" (each at least once, no
         others).
-      steps: denoising steps of all media; None: the default of each modality.
-      guidance: classifier-free guidance scale of all media; None: the default of each modality.
+      num_inference_steps: denoising steps of all media; None: the default of each modality.
+      guidance_scale: classifier-free guidance of all media; None: the default of each modality.
       temperature: of sampled tokens; 0 takes the most likely token.
       top_k: sample from the k most likely tokens; 0 turns it off.
       top_p: sample from the most likely tokens with this total probability; 1 turns it off.
@@ -26,8 +26,8 @@ class Request:
     turns: tuple[Turn, ...]
     seed: int = 0
     modality: str = "auto"
-    steps: int | None = None
-    guidance: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     temperature: float = 0.4
     top_k: int = 0
     top_p: float = 1.0

@@ -29,7 +29,8 @@ def parse_modality(names: Sequence[str], wanted: str) -> tuple[list[bool], list[
 
 def num_steps(request: Request, modality: str, defaults: GenerationConfig) -> int:
     """Denoising steps for media of a modality."""
-    return getattr(defaults, modality).num_inference_steps if request.steps is None else request.steps
+    requested = request.num_inference_steps
+    return getattr(defaults, modality).num_inference_steps if requested is None else requested
 
 
 def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationConfig) -> None:
@@ -39,8 +40,8 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
       UserError: an option is out of range, or needs a modality that the model cannot generate.
     """
     in_range = {
-        "steps": request.steps is None or 1 <= request.steps <= 1000,
-        "guidance": request.guidance is None or 0 <= request.guidance < 1000,
+        "num_inference_steps": request.num_inference_steps is None or 1 <= request.num_inference_steps <= 1000,
+        "guidance_scale": request.guidance_scale is None or 0 <= request.guidance_scale < 1000,
         "temperature": 0 <= request.temperature < 1000,
         "top_k": 0 <= request.top_k < 2**31,
         "top_p": 0 < request.top_p <= 1,

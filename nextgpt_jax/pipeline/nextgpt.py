@@ -149,7 +149,6 @@ class NExTGPT:
 
     def _prepared(self, request: Request, history: Sequence[Turn] = ()) -> engine_types.Request:
         options = dataclasses.asdict(request.generation_config)
-        options["steps"], options["guidance"] = options.pop("num_inference_steps"), options.pop("guidance_scale")
         wanted = request.output_modalities
         options["modality"] = "auto" if wanted is None else ",".join(wanted) or "text"
         return make_request(request.prompt, request.by_modality(), options, self.config, self.defaults, history)

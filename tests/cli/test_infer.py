@@ -55,7 +55,7 @@ def test_options_hold_for_all_lines_and_lines_may_differ(tiny_engine, tmp_path, 
     (tmp_path / "r.jsonl").write_text('{"prompt": "a\u2028b"}\n{"prompt": "b", "seed": 2}\n', encoding="utf-8")
     asked, answer = [], tiny_engine.generate
     monkeypatch.setattr(tiny_engine, "generate", lambda r, on_step=None: asked.extend(r) or answer(r, on_step))
-    options = {"seed": 7, "modality": "text", "steps": None}
+    options = {"seed": 7, "modality": "text", "num_inference_steps": None}
     infer.answer_file(tiny_engine, read_requests(str(tmp_path / "r.jsonl")), options, str(tmp_path))
     one, two = asked
     assert (one.seed, two.seed) == (7, 2) and one.modality == two.modality == "text"

@@ -56,7 +56,7 @@ def test_a_conversation_goes_on(examination):
     ],
 )
 def test_streamed_answers_are_the_same(engine, prompt, options):
-    request = make_request(prompt, {}, {"steps": 2, **options}, engine.config, engine.defaults)
+    request = make_request(prompt, {}, {"num_inference_steps": 2, **options}, engine.config, engine.defaults)
     (expected,) = engine.generate([request])
     *events, last = engine.stream(request)
     assert "".join(event.text for event in events) == expected.text == last.response.text

@@ -15,7 +15,7 @@ TONE = np.sin(np.arange(8000) / 3).astype(np.float32)
 
 def request(*segments, **options) -> Request:
     """A short and greedy one."""
-    defaults = dict(steps=3, guidance=2.0, temperature=0.0, max_new_tokens=16)
+    defaults = dict(num_inference_steps=3, guidance_scale=2.0, temperature=0.0, max_new_tokens=16)
     return Request((Turn(segments),), **(defaults | options))
 
 

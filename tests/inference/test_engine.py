@@ -48,7 +48,7 @@ def test_a_batch_answers_as_one_by_one(tiny_engine):
     requests = [
         request("draw a seven", modality="image", seed=3, temperature=0.8),
         request(read("image", IMAGE), "what is this? and what is", read("video", CLIPS), "?", seed=4),
-        request("draw", modality="image", seed=5, steps=2, guidance=1.0, max_new_tokens=9),
+        request("draw", modality="image", seed=5, num_inference_steps=2, guidance_scale=1.0, max_new_tokens=9),
         request(read("audio", TONE), read("image", IMAGE), read("audio", -TONE), "all", modality="image,video,audio",
                 max_new_tokens=48),
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_batch_answers_as_one_by_one(tiny_engine):
 def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
     base = tiny_engine.generate([request("draw", modality="image")])[0].media[0].content
     programs = compilations()
-    for change in ({"seed": 1}, {"steps": 2}, {"guidance": 6.0}):
+    for change in ({"seed": 1}, {"num_inference_steps": 2}, {"guidance_scale": 6.0}):
         other = tiny_engine.generate([request("draw", modality="image", **change)])[0].media[0].content
         assert not np.array_equal(base, other), change
     assert compilations() == programs
@@ -145,7 +145,7 @@ def test_a_stream_gives_what_generate_gives(tiny_engine, options):
 
 def test_a_stream_is_checked_before_it_begins(tiny_engine):
     with pytest.raises(UserError, match="steps is out of range"):
-        tiny_engine.stream(request("draw", steps=0))
+        tiny_engine.stream(request("draw", num_inference_steps=0))
 
 
 def test_a_stream_reports_progress_and_can_be_left(tiny_engine):
