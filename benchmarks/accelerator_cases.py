@@ -30,7 +30,8 @@ from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.sharding import make_mesh
-from nextgpt_jax.weights.load import frozen_dtype, model_config, prepare_llm
+from nextgpt_jax.weights.assemble import frozen_dtype, model_config
+from nextgpt_jax.weights.load import prepare_llm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CALLS = 20  # of a kernel in a row, so that launches are hidden

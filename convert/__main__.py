@@ -16,11 +16,12 @@ USAGE = """Converts published weights to Orbax parameters in bounded memory, and
     {program} COMPONENT --source=PATH_OR_HUB_ID --output=DIR [--dtype=bfloat16] [--dry_run] [--report=FILE.json]
     {program} export COMPONENT --source=DIR --output=DIR [--dtype=float16]
 
-COMPONENT: llama (with --delta for Vicuna v0), imagebind, stable_diffusion, text_to_video, audioldm; lora (a peft
-adapter, with --base); delta (trained NExT-GPT weights, with --config); nextgpt (every part that --config names).
+COMPONENT: llm (with --delta for Vicuna v0), encoder, decoder; lora (a peft adapter, with --base); delta (trained
+NExT-GPT weights, with --config); nextgpt (every part that --config names). llama, imagebind, stable_diffusion,
+text_to_video and audioldm are other names of the first three.
 
 A training run is exported with `export delta` or `export lora`, with --config, and --workdir in place of --source.
-`export llama` with --lora adds an adapter to the weights.
+`export llm` with --lora adds an adapter to the weights.
 
 Options:"""
 
@@ -38,13 +39,13 @@ def _define(values: flags.FlagValues) -> None:
     enum("dtype", "", ["", *DTYPES], "dtype of floating-point tensors in the result; empty: unchanged")
     flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
     string("report", "JSON file to write the source keys, shape and dtype of each parameter to")
-    string("delta", "llama: weights to add to the source's (Vicuna v0), a folder or hub id")
-    enum("growth", "zero", ["zero", "mean"], "llama: values of the rows that --delta adds to embedding and head")
+    string("delta", "llm: weights to add to the source's (Vicuna v0), a folder or hub id")
+    enum("growth", "zero", ["zero", "mean"], "llm: values of the rows that --delta adds to embedding and head")
     flags.DEFINE_integer(
-        "vocab_size", 0, "llama: number of rows of embedding and head to keep; 0: all", flag_values=values
+        "vocab_size", 0, "llm: number of rows of embedding and head to keep; 0: all", flag_values=values
     )
     string("base", "lora: folder or hub id of the language model that the adapter belongs to")
-    string("lora", "export llama: adapter (published or converted) to add to the weights")
+    string("lora", "export llm: adapter (published or converted) to add to the weights")
     string("workdir", "export delta, export lora: folder of the training run")
     flags.DEFINE_bool("allow_partial", False, "delta: accept a file that lacks some pieces", flag_values=values)
 

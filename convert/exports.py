@@ -14,7 +14,7 @@ from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.layers import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
-from nextgpt_jax.weights import components, load, matching, nextgpt_delta, orbax_params, tables
+from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
@@ -23,7 +23,7 @@ from nextgpt_jax.weights.tables.llama import with_lora
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 from . import folders
-from .imports import SYSTEM, check_component, delta_state, parse_dtype
+from .imports import SYSTEM, check_component, delta_state, is_language_model, parse_dtype
 
 _TRAINED = ("delta", "lora")  # components that a training run has
 
@@ -43,7 +43,7 @@ def export_checkpoint(
 
     The folder loads in transformers, diffusers or peft. It appears when it is complete and on disk.
 
-        export_checkpoint("llama", "vicuna", source="converted/vicuna", dtype="float16")
+        export_checkpoint("llm", "vicuna", source="converted/vicuna", dtype="float16")
         export_checkpoint("lora", "adapter", workdir="runs/stage3", config=config)
 
     Args:
@@ -52,7 +52,7 @@ def export_checkpoint(
       source: a converted folder.
       workdir: for "delta" and "lora", in place of `source`: a training run, of which the newest checkpoint is exported.
       config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections.
-      lora: for "llama": an adapter, published or converted, whose updates are added to the weights.
+      lora: for "llm": an adapter, published or converted, whose updates are added to the weights.
       dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
       verbose: print one line per component.
 
@@ -88,8 +88,8 @@ def _check_arguments(component: str, *, source, workdir, config, lora) -> None:
         raise UserError(f"--source is missing: a folder that python -m convert {component} has written")
     if config is None and (str(workdir) or component in ("delta", SYSTEM)):
         raise UserError(f"export {component} needs --config, which names the parts that it belongs to")
-    if str(lora) and component != "llama":
-        raise UserError(f"--lora applies to llama, not to {component}")
+    if str(lora) and not is_language_model(component):
+        raise UserError(f"--lora applies to llm, not to {component}")
 
 
 def _write_tensors(
@@ -118,7 +118,7 @@ def _export_delta(output: pathlib.Path, source: pathlib.Path, config: ModelConfi
 
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> None:
     """The language model's weights with an adapter's updates added."""
-    (part,) = COMPONENTS["llama"](source)
+    (part,) = COMPONENTS["llm"](source)
     base = registry.read_language_model(source)
     config = components.lora_config(adapter)
     low_rank = components.lora_part(base, config)
@@ -135,12 +135,12 @@ def _export_run(
     output: pathlib.Path, component: str, run: Workdir, config: ModelConfig, dtype: np.dtype | None
 ) -> None:
     """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
-    config = dataclasses.replace(config, delta=run.base_delta)
-    model = load.model_config(config, signals=run.signals)
-    state = load.abstract_state(model)
+    config = assemble.resolve_parts(dataclasses.replace(config, delta=run.base_delta))
+    model = assemble.model_config(config, signals=run.signals)
+    state = assemble.abstract_state(model)
     trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
     if component == "delta":
-        tensors = _trained_delta(trained, _base_rows(config, state), state, load.delta_table(model))
+        tensors = _trained_delta(trained, _base_rows(config, state), state, nextgpt_delta.table(model))
         _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(run.signals))
     else:
         lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
@@ -152,7 +152,7 @@ def _export_run(
 def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Parameter]:
     """The frozen embedding and head, which a delta file repeats; nothing else of the base model is read."""
     if config.delta:
-        table, path = load.delta_table(load.model_config(config)), pathlib.Path(config.delta)
+        table, path = nextgpt_delta.table(assemble.model_config(config)), pathlib.Path(config.delta)
         if orbax_params.is_converted(path):
             wanted, _ = nextgpt_delta.saved_delta(path, state)
             return orbax_params.parameters(path, wanted, table)

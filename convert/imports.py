@@ -15,8 +15,7 @@ from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, atomic_write
 from nextgpt_jax.models import hf_config, registry
-from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.weights import components, hub, load, nextgpt_delta, orbax_params
+from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
@@ -76,7 +75,7 @@ def convert_checkpoint(
     Everything is checked before the first tensor is read: each key of the source is used or known to hold no weights,
     and each parameter is filled by a tensor of its shape. The output folder appears when it is complete and on disk.
 
-        convert_checkpoint("llama", "lmsys/vicuna-7b-v1.5", "converted/vicuna", dtype="bfloat16")
+        convert_checkpoint("llm", "lmsys/vicuna-7b-v1.5", "converted/vicuna", dtype="bfloat16")
 
     Args:
       component: a key of LAYOUTS, or "nextgpt": every part that `config` names.
@@ -87,9 +86,9 @@ def convert_checkpoint(
       dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
       revision: branch, tag or commit of a hub repository.
       base: for "lora": the folder of the language model that the adapter belongs to.
-      delta: for "llama": weights to add to those of `source`, as Vicuna v0 was published.
+      delta: for "llm": weights to add to those of `source`, as Vicuna v0 was published.
       growth: how embedding and head grow to the rows of `delta` before the addition: rows of zeros, or of the mean row.
-      vocab_size: for "llama": keep only the first rows of embedding and head. 0: all.
+      vocab_size: for "llm": keep only the first rows of embedding and head. 0: all.
       allow_partial: for "delta": accept a file without some pieces, such as one output projection.
       dry_run: check everything and write nothing but `report`.
       report: a file to write the returned report to, as JSON.
@@ -121,8 +120,10 @@ def convert_checkpoint(
             conversion = _match_delta(found, config, cast, allow_partial, verbose)
         elif component == "lora":
             conversion = _match_lora(found, base, cast)
-        elif component == "llama":
-            conversion = _match_llama(found, cast, delta=delta, growth=growth, vocab_size=vocab_size)
+        elif is_language_model(component):
+            conversion = _match_language_model(
+                component, found, cast, delta=delta, growth=growth, vocab_size=vocab_size
+            )
         else:
             conversion = _match_component(component, found, cast)
         conversions = {component: conversion}
@@ -150,8 +151,8 @@ def _check_arguments(component: str, *, config, delta, vocab_size, base) -> None
     check_component(component)
     if config is None and component in ("delta", SYSTEM):
         raise UserError(f"{component} needs --config, which names the parts that it belongs to")
-    if (delta or vocab_size) and component != "llama":
-        raise UserError(f"{'--delta' if delta else '--vocab_size'} applies to llama, not to {component}")
+    if (delta or vocab_size) and not is_language_model(component):
+        raise UserError(f"{'--delta' if delta else '--vocab_size'} applies to llm, not to {component}")
     if component == "lora" and not str(base):
         raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
 
@@ -164,6 +165,11 @@ def check_component(component: str) -> None:
     """
     if component not in KNOWN:
         raise UserError(f"unknown component {component!r} (there are {', '.join(KNOWN)}){nearest(component, KNOWN)}")
+
+
+def is_language_model(component: str) -> bool:
+    """Whether the component is a language model, by any of its names."""
+    return component in COMPONENTS and COMPONENTS[component] is components.language_model
 
 
 def parse_dtype(dtype: str | None) -> np.dtype | None:
@@ -189,12 +195,13 @@ def _match_component(component: str, source: hub.Source, dtype: np.dtype | None)
         checkpoint = open_checkpoint(source.path if source.path.is_file() else folder / part.folder)
         parts.append(folders.match_part(part, checkpoint, dtype))
     json_files = folders.pipeline_index(folder, [matched.part.folder for matched in parts])
-    if component == "imagebind" and not (folder / "config.json").exists():
-        json_files["config.json"] = dataclasses.asdict(ImageBindConfig.huge())
+    if COMPONENTS[component] is components.encoder and not (folder / "config.json").exists():
+        json_files["config.json"] = dataclasses.asdict(registry.read_encoder(folder))  # the release has none
     return _Conversion(component, source, parts, json_files=json_files)
 
 
-def _match_llama(
+def _match_language_model(
+    component: str,
     source: hub.Source,
     dtype: np.dtype | None,
     *,
@@ -204,7 +211,7 @@ def _match_llama(
 ) -> _Conversion:
     folder, checkpoint, manifest = _folder(source.path), open_checkpoint(source.path), {}
     if str(delta):
-        change = hub.find(delta, LAYOUTS["llama"], field="--delta")
+        change = hub.find(delta, LAYOUTS["llm"], field="--delta")
         folder = _folder(change.path)
         checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(change.path), growth)
         manifest = {"delta": change.hub_id or str(change.path.absolute())}
@@ -215,12 +222,12 @@ def _match_llama(
     part = components.llm_part(registry.language_model_config(config, folder / "config.json"))
     parts = [folders.match_part(part, checkpoint, dtype)]
     json_files = {"config.json": config} if manifest or vocab_size else {}
-    return _Conversion("llama", source, parts, manifest, json_files)
+    return _Conversion(component, source, parts, manifest, json_files)
 
 
 def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | None) -> _Conversion:
     folder = _folder(source.path)
-    path = hub.find(base, LAYOUTS["llama"], field="--base", weights=False).path / "config.json"
+    path = hub.find(base, LAYOUTS["llm"], field="--base", weights=False).path / "config.json"
     config = hf_config.read_config(path)
     part = components.lora_part(registry.language_model_config(config, path), components.lora_config(folder))
     parts = [folders.match_part(part, open_checkpoint(folder), dtype)]
@@ -229,8 +236,8 @@ def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | N
 
 def delta_state(config: ModelConfig, delta: pathlib.Path) -> tuple[nnx.State, Table]:
     """The abstract parameters of the model that a delta belongs to, and the delta's table."""
-    model = load.model_config(dataclasses.replace(config, delta=str(delta)))
-    return load.abstract_state(model), load.delta_table(model)
+    model = assemble.model_config(dataclasses.replace(config, delta=str(delta)))
+    return assemble.abstract_state(model), nextgpt_delta.table(model)
 
 
 def _match_delta(
@@ -248,7 +255,9 @@ def _match_system(
     config: ExperimentConfig, source: str | os.PathLike, dtype: np.dtype | None, allow_partial: bool, verbose: bool
 ) -> dict[str, _Conversion]:
     """Every part that a config names, by its field of ModelConfig."""
-    named = load.part_folders(config.model)
+    named = assemble.part_folders(config.model)
+    if len(assemble.encoder_folders(config.model)) > 1:
+        raise UserError("model.encoder: convert several encoders one by one, as the component encoder")
     names = [pathlib.Path(path).name for _, path in named.values()]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two parts are in folders called {twice[0]}: rename one")

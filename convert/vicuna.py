@@ -1,4 +1,4 @@
-"""Vicuna v0 and its like, which were published as differences from LLaMA."""
+"""Models that were published as differences from LLaMA, such as Vicuna v0."""
 
 from typing import Literal
 
@@ -8,17 +8,20 @@ import numpy as np
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
 
-_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # may have more rows in the delta: tokens that it adds
+_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # a delta may add tokens, which are more rows
 
 
 def with_delta(base: Checkpoint, delta: Checkpoint, growth: Literal["zero", "mean"] = "zero") -> Checkpoint:
     """The tensors of `base` plus those of `delta`, computed in the delta's dtype when they are read.
 
-    Embedding and head grow to the delta's rows before: by rows of zeros, as FastChat does for Vicuna v0, or by the mean
-    of the base's rows.
+    Args:
+      base: the original model.
+      delta: the differences, with possibly more rows of embedding and head.
+      growth: the values of the base's missing rows before the addition: zeros, as in FastChat for Vicuna v0, or the
+        mean of its rows.
 
     Raises:
-      ConversionError: a tensor is in one of them only, or has another shape in the other.
+      ConversionError: a tensor is missing in one of them, or the shapes differ.
     """
     problems, tensors = [], {}
     for key in sorted(base.tensors.keys() | delta.tensors.keys()):
@@ -54,7 +57,11 @@ def _reader(old: Tensor, change: Tensor, growth: str):
 
 
 def truncate_vocab(checkpoint: Checkpoint, count: int) -> Checkpoint:
-    """The checkpoint with `count` rows of embedding and head: without the tokens that were added after them."""
+    """The checkpoint with the first `count` rows of embedding and head, without tokens that were added after them.
+
+    Raises:
+      ConversionError: it has fewer rows.
+    """
     tensors = dict(checkpoint.tensors)
     for key in tensors.keys() & set(_ROWS):
         whole = tensors[key]

@@ -6,7 +6,7 @@ from flax import nnx
 
 from nextgpt_jax import sharding
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.weights.load import abstract_state, model_config
+from nextgpt_jax.weights.assemble import abstract_state, model_config
 from tests import tiny
 
 

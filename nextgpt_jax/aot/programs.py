@@ -32,7 +32,8 @@ from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
-from nextgpt_jax.weights.load import abstract_model, frozen_dtype, model_config, placed, prepare_llm
+from nextgpt_jax.weights.assemble import abstract_model, frozen_dtype, model_config, with_shardings
+from nextgpt_jax.weights.load import prepare_llm
 
 _CACHE_SLOTS = 128  # KV cache slots for new tokens, after those of the prompt
 
@@ -234,7 +235,7 @@ def _abstract_model(
         return leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype))
 
     state = nnx.from_flat_state([(path, with_dtype(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
-    return nnx.merge(graphdef, placed(cfg, state, mesh))
+    return nnx.merge(graphdef, with_shardings(cfg, state, mesh))
 
 
 def _sharded(mesh: Mesh, shape: tuple[int, ...], dtype: Any, batch_size: int | None = None) -> jax.ShapeDtypeStruct:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     check_folder(values.output, "--output")
     configure_jax()
     from nextgpt_jax.inference import requests
-    from nextgpt_jax.weights.load import model_config
+    from nextgpt_jax.weights.assemble import model_config
 
     config = values.config
     options = {option.field: getattr(values, name) for name, option in requests.OPTIONS.items()}

@@ -9,8 +9,9 @@ from flax import nnx
 from nextgpt_jax.config_files import config_names, load_config
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.weights import hub
+from nextgpt_jax.weights.assemble import frozen_dtype
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS
-from nextgpt_jax.weights.load import frozen_dtype, read_part
+from nextgpt_jax.weights.load import read_part
 
 
 def component_folder(name_or_path: str | os.PathLike, component: str, field: str, revision: str = "") -> pathlib.Path:

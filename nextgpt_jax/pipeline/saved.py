@@ -17,8 +17,8 @@ from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import hub, orbax_params
+from nextgpt_jax.weights.assemble import part_folders, resolve_parts
 from nextgpt_jax.weights.components import LAYOUTS
-from nextgpt_jax.weights.load import part_folders
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
 FILE, FORMAT = "nextgpt.json", 1
@@ -98,6 +98,7 @@ def save(source: Source, folder: pathlib.Path) -> None:
     model = source.config.model
     if source.workdir:
         model = dataclasses.replace(model, delta=Workdir(source.workdir).base_delta)
+    model = resolve_parts(model)
     convert, folders = nextgpt_jax.submodule("convert"), {}
     with atomic_folder(folder, flag="save_pretrained") as scratch:
         for name, (component, path) in part_folders(model).items():

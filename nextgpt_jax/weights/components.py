@@ -16,15 +16,21 @@ from nextgpt_jax.weights.rules import Table
 
 ADAPTER, BASE_CONFIG = "adapter_config.json", "base_config.json"
 
-LAYOUTS = {
-    "llama": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
-    "imagebind": f"{RELEASED_FILE}, or config.json and model.safetensors",
-    "stable_diffusion": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
-    "text_to_video": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/",
-    "audioldm": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, vocoder/, scheduler/",
+LAYOUTS = {  # the files of each component, for error messages
+    "llm": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
+    "encoder": f"{RELEASED_FILE}, or config.json and model.safetensors",
+    "decoder": "model_index.json, text_encoder/, tokenizer/, unet/, vae/, scheduler/; for audio vocoder/ too",
     "lora": "adapter_config.json, adapter_model.safetensors (or .bin)",
     "delta": "pytorch_model.pt",
 }
+ALIASES = {  # names that earlier releases had, one for each family
+    "llama": "llm",
+    "imagebind": "encoder",
+    "stable_diffusion": "decoder",
+    "text_to_video": "decoder",
+    "audioldm": "decoder",
+}
+LAYOUTS |= {name: LAYOUTS[component] for name, component in ALIASES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +130,8 @@ def lora(folder: pathlib.Path) -> list[Part]:
 
 COMPONENTS: dict[str, Callable[[pathlib.Path], list[Part]]] = {
     "llm": language_model,
-    "llama": language_model,
-    "imagebind": encoder,
-    "stable_diffusion": decoder,
-    "text_to_video": decoder,
-    "lora": lora,
-    "audioldm": decoder,
+    "encoder": encoder,
     "decoder": decoder,
+    "lora": lora,
 }
+COMPONENTS |= {name: COMPONENTS[component] for name, component in ALIASES.items()}

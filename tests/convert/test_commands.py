@@ -298,9 +298,8 @@ def system(tiny_root, tmp_path_factory):
     shutil.copytree(tiny_root / "hub", root / "hub")
     config = model_config(root / "hub", delta=False)
     model = load_system(config).model
-    from nextgpt_jax.weights.load import delta_table
 
-    tensors = nextgpt_delta.export_delta(nnx.state(model), delta_table(model.config))
+    tensors = nextgpt_delta.export_delta(nnx.state(model), nextgpt_delta.table(model.config))
     save_safetensors(tensors, root / "hub" / "delta" / "model.safetensors")
     return root / "hub"
 

@@ -144,10 +144,10 @@ def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
         (["llama", "--source=x"], "--output=DIR is missing"),
         (["llama", "--source=./nowhere", "--output=x"], "no such folder: './nowhere' \\(wanted: config.json"),
         (["delta", "--source=x", "--output=y"], "--config is missing"),
-        (["imagebind", "--source=x", "--output=y", "--delta=z"], "--delta applies to llama, not to imagebind"),
+        (["imagebind", "--source=x", "--output=y", "--delta=z"], "--delta applies to llm, not to imagebind"),
         (["export", "llama", "--source=/", "--output=x"], "no converted folder"),
         (["export", "llama", "--output=x"], "--source is missing"),
-        (["export", "lora", "--source=x", "--output=y", "--lora=z"], "--lora applies to llama, not to lora"),
+        (["export", "lora", "--source=x", "--output=y", "--lora=z"], "--lora applies to llm, not to lora"),
         (["llama", "--source=x", "--output=y", "--dtype=int8"], "--dtype"),
     ],
 )

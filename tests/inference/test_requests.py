@@ -4,7 +4,7 @@ import pytest
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.requests import make_request
-from nextgpt_jax.weights.load import model_config
+from nextgpt_jax.weights.assemble import model_config
 
 
 def test_an_empty_prompt_and_unreadable_files(tiny_config, tmp_path):

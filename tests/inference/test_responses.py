@@ -5,7 +5,7 @@ import pytest
 from nextgpt_jax.inference.responses import ResponseParser, TextStream
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.prompts import Output
-from nextgpt_jax.weights.load import load_tokenizer
+from nextgpt_jax.weights.tokenizers import load_tokenizer
 from tests import FIXTURES, ROOT
 
 FOLDERS = {"sentencepiece": FIXTURES / "vicuna", "bytes": ROOT / "examples" / "keypad" / "weights" / "base" / "llm"}

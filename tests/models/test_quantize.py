@@ -20,7 +20,8 @@ from nextgpt_jax.models import quantize
 from nextgpt_jax.models.layers import REMAT_POLICIES, Linear, LoRAConfig, merge_lora
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
-from nextgpt_jax.weights.load import abstract_state, load_system, load_trained, model_config, placed
+from nextgpt_jax.weights.assemble import abstract_state, model_config, with_shardings
+from nextgpt_jax.weights.load import load_system, load_trained
 from tests import tiny
 from tests.parity import relative_error
 from tests.training.recorder import Recorder
@@ -154,7 +155,7 @@ def test_mistakes(tiny_root, monkeypatch):
         UserError, match=r"config.mesh.tensor=2 cuts the blocks of 16 inputs that share a scale \(of 48"
     ):
         abstract = abstract_state(model_config(config))
-        placed(model_config(config), abstract, tiny.Mesh(tensor=2))
+        with_shardings(model_config(config), abstract, tiny.Mesh(tensor=2))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "qwix" else find(name, *more))
     with pytest.raises(UserError, match=r"needs qwix: pip install 'nextgpt-jax\[quantize\]'"):

@@ -21,7 +21,7 @@ from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.prompts import Input, Turn, tokenize_conversation
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import nextgpt_delta, tables
-from nextgpt_jax.weights.load import model_config
+from nextgpt_jax.weights.assemble import model_config
 from nextgpt_jax.weights.matching import match_rules
 from tests import tiny
 from tests.test_prompts import TOKENIZER

@@ -65,11 +65,15 @@ def hub(tiny_root):
         server.shutdown()
 
 
-def convert(home: pathlib.Path, endpoint: str, *argv: str) -> subprocess.CompletedProcess:
+def run(home: pathlib.Path, endpoint: str, *argv: str) -> subprocess.CompletedProcess:
+    """A Python process with a hub cache in `home`."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    command = [sys.executable, "-m", "convert", "llama", *argv]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, env=environment)
+
+
+def convert(home: pathlib.Path, endpoint: str, *argv: str) -> subprocess.CompletedProcess:
+    return run(home, endpoint, "-m", "convert", "llama", *argv)
 
 
 def test_a_repository_is_downloaded_and_its_revision_recorded(hub, tmp_path):
@@ -102,3 +106,35 @@ def test_repositories_that_are_not_there(hub, tmp_path):
     done = convert(tmp_path / "home", NOBODY, f"--source={REPOSITORY}", f"--output={tmp_path / 'jax'}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "the hub cannot be reached" in done.stderr
+
+
+LOAD = """
+import pathlib, sys
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.weights.load import load_system
+from tests import tiny
+
+config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage1", kinds=tiny.PICTURES).model
+config.llm = sys.argv[2]
+try:
+    system = load_system(config, decoder_parts=())
+except UserError as error:
+    sys.exit(f"error: {error}")
+print(system.model.config.llm.hidden_size, len(system.tokenizer("draw a seven")["input_ids"]))
+"""
+
+
+def test_a_part_of_a_model_may_be_a_repository(hub, tiny_root, tmp_path):
+    """As infer.py and train.py load it; afterwards without a connection."""
+    endpoint, _ = hub
+
+    def load(home: str, where: str, name: str) -> subprocess.CompletedProcess:
+        return run(tmp_path / home, where, "-c", LOAD, str(tiny_root), name)
+
+    for where, name in ((endpoint, REPOSITORY), (NOBODY, REPOSITORY), (NOBODY, f"{REPOSITORY}@{REVISION}")):
+        done = load("home", where, name)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "32 5\n"
+    done = load("empty", NOBODY, REPOSITORY)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: model.llm: there is no folder {REPOSITORY}, and the hub cannot be reached")
