@@ -1,4 +1,4 @@
-"""What the folders of published models hold: the parts of each component, the modules they fill, and their tables."""
+"""The parts of published models: folders, the modules they fill, and their conversion tables."""
 
 import dataclasses
 import pathlib
@@ -35,13 +35,17 @@ LAYOUTS |= {name: LAYOUTS[component] for name, component in ALIASES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A folder below a component's ("": the component's own), the parameters it fills, and how it names them.
+    """One checkpoint of a component.
 
-    file: what the hub calls its weights.
+    Attributes:
+      folder: its folder in the component's folder; "": that folder itself.
+      state: the abstract parameters that it fills.
+      table: the conversion table.
+      file: name of the weights file in the published layout.
     """
 
     folder: str
-    state: nnx.State  # abstract
+    state: nnx.State
     table: Table
     file: str = "model.safetensors"
 
@@ -51,7 +55,7 @@ def _abstract(make: Callable[[], nnx.Module]) -> nnx.State:
 
 
 def llm_part(config: Any) -> Part:
-    """The weights of a language model."""
+    """The checkpoint of a language model with the config `config`."""
     return Part(
         "", _abstract(lambda: registry.build(config, rngs=make_rngs(0))), tables.language_model(config).whole(config)
     )
@@ -69,7 +73,7 @@ def encoder(folder: pathlib.Path) -> list[Part]:
 
 
 def decoder(folder: pathlib.Path) -> list[Part]:
-    """A decoder in diffusers' layout, of whatever kind its folder names."""
+    """A decoder in diffusers' layout, of the kind that model_index.json names."""
     config = registry.read_decoder(folder)
     return [
         Part(
@@ -86,7 +90,7 @@ def lora_config(folder: pathlib.Path) -> LoRAConfig:
     """The settings of a peft adapter.
 
     Raises:
-      UserError: it is no LoRA, or one that computes something else.
+      UserError: it is not a LoRA adapter, or one of a variant that is not supported.
     """
     raw = hf_config.read_config(folder / ADAPTER)
     supported = {
@@ -111,7 +115,7 @@ def lora_part(base: Any, config: LoRAConfig) -> Part:
     """The low-rank updates of a language model with the config `base`.
 
     Raises:
-      UserError: the base has no such projections.
+      UserError: the language model lacks a projection that the adapter updates.
     """
     try:
         whole = _abstract(lambda: registry.build(base, lora=config, rngs=make_rngs(0)))
@@ -123,7 +127,7 @@ def lora_part(base: Any, config: LoRAConfig) -> Part:
 
 
 def lora(folder: pathlib.Path) -> list[Part]:
-    """A converted adapter; the config of its base stands beside it as BASE_CONFIG."""
+    """A converted adapter, whose folder has the config of its language model as BASE_CONFIG."""
     base = registry.language_model_config(hf_config.read_config(folder / BASE_CONFIG), folder / BASE_CONFIG)
     return [lora_part(base, lora_config(folder))]
 

@@ -1,8 +1,8 @@
-"""NExT-GPT's trained weights ("delta"), as the reference saves them: pytorch_model.pt, or the same keys in safetensors.
+"""NExT-GPT's trained weights ("delta") in the reference's layout: pytorch_model.pt, or the same keys in safetensors.
 
-The file holds the projections, the LoRA updates and the *whole* embedding and head, whose last rows are the new
-tokens. Here the whole matrices become the base's rows and the new ones parameters of their own, and go back so. Which
-new tokens there are is recorded beside the file, in CONFIG; without that file they are the released 38.
+A delta has the projections, the LoRA updates, and the *whole* embedding and head, whose last rows are the new tokens.
+In the model, the rows of the base vocabulary and those of the new tokens are separate parameters. The file CONFIG in
+the same folder records which new tokens there are; without it they are the released 38.
 """
 
 import pathlib
@@ -20,11 +20,11 @@ from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import LINEAR, Table, prefixed, rule
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor, open_checkpoint
 
-# With LoRA (stage 3) peft wraps the model; files of stages 1 and 2 have the plain names.
+# With LoRA (stage 3) peft adds a prefix.
 _LLAMA = ("llama_model.base_model.model.", "llama_model.")
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 CONFIG = "nextgpt_config.json"
-_OUTPUTS = {  # the reference's name, and the one its newer code uses
+_OUTPUTS = {  # the reference's names: in the released weights, and in its newer code
     "image": ("gen_text_hidden_fcs.0.", "mm_output_img_projector."),
     "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
     "audio": ("gen_text_hidden_fcs_audio.0.", "mm_output_aud_projector."),
@@ -33,7 +33,7 @@ _BASE, _NEW = "[base]", "[new]"
 
 
 def table(config: NExTGPTConfig) -> Table:
-    """The rows of a model's delta; projections of modalities that it does not have are ignored."""
+    """The conversion table of a model's delta. Projections of modalities that the model does not have are ignored."""
     modalities = config.output_modalities
     outputs = {
         name: tables.output_projector(registry.kind_of(projector)) for name, projector in config.output_projectors
@@ -60,7 +60,7 @@ def table(config: NExTGPTConfig) -> Table:
 
 
 def _input_rules(config: NExTGPTConfig):
-    """Of a single encoder as released; of several, each projection is named after its encoder."""
+    """With one encoder, the released names; with several, each projection has the encoder's kind as a prefix."""
     rows = tables.input_projector(config.input_projector).rules
     if len(config.encoders) == 1:
         return prefixed(rows, flax="input_proj.")
@@ -69,14 +69,14 @@ def _input_rules(config: NExTGPTConfig):
 
 
 def _lora_rules(config: NExTGPTConfig):
-    # The delta's order of spellings is peft's in memory: with the adapter's name first.
+    # Unlike in adapter files, keys usually contain the adapter's name, as in peft's modules.
     lora = tables.language_model(config.llm).lora
     rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in lora.rules]
     return prefixed(rows, torch="llama_model.", flax="llm.")
 
 
 def split_rows(checkpoint: Checkpoint, new: int) -> Checkpoint:
-    """The same checkpoint with each whole matrix presented as its base rows and its `new` last rows."""
+    """Splits embedding and head into the rows of the base vocabulary and the last `new` rows."""
     tensors = {}
     for key, whole in checkpoint.tensors.items():
         if key.endswith(_MATRICES):
@@ -124,8 +124,7 @@ def read_signals(path: pathlib.Path) -> tuple[SignalTokens, ...]:
 
 
 def base_vocab_size(path: pathlib.Path) -> int | None:
-    """The tokens of the base model that a delta was trained on: the rows of its embedding less the new tokens'. None:
-    the delta holds no embedding."""
+    """Size of the base vocabulary that a delta was trained with; None if the delta has no embedding."""
     if orbax_params.is_converted(path):
         embedding = orbax_params.saved(path).get("llm.embed_tokens.embedding")
         return embedding and embedding.shape[0]
@@ -135,12 +134,12 @@ def base_vocab_size(path: pathlib.Path) -> int | None:
 
 
 def is_lora(path: tuple) -> bool:
-    """Is the parameter at this path a low-rank update?"""
+    """Whether the parameter at this path is a low-rank update."""
     return path[-1] in ("lora_a", "lora_b")
 
 
 def is_delta(path: tuple) -> bool:
-    """Is this parameter of a NExTGPTModel in a delta file?"""
+    """Whether a delta has the parameter at this path of a NExTGPTModel."""
     return is_trainable(path) or path in (("llm", "embed_tokens", "embedding"), ("llm", "lm_head", "kernel"))
 
 
@@ -148,7 +147,7 @@ _LORA, _ROWS = "LoRA", "embedding and head rows"
 
 
 def group(path: tuple) -> str:
-    """Which piece of a delta a parameter belongs to; files hold all of a piece or nothing."""
+    """The piece of a delta that a parameter belongs to. A file has all parameters of a piece or none."""
     if is_lora(path):
         return _LORA
     if path[0] == "output_proj":
@@ -157,33 +156,31 @@ def group(path: tuple) -> str:
 
 
 def delta_state(state: nnx.State, held: Collection[str] | None = None) -> nnx.State:
-    """The parameters of a NExTGPTModel's state that are in a delta file; of the pieces `held` only, if given."""
+    """The parameters of a NExTGPTModel's state that a delta has; if given, only those of the pieces `held`."""
     leaves = [(p, v) for p, v in nnx.to_flat_state(state) if is_delta(p)]
     return nnx.from_flat_state([(p, v) for p, v in leaves if held is None or group(p) in held])
 
 
 def pieces(checkpoint: Checkpoint, state: nnx.State, rows: Table) -> tuple[list[str], list[str]]:
-    """Which pieces of a delta a checkpoint (after split_rows) holds, if only in part, and which it lacks."""
+    """The pieces that a checkpoint (after split_rows) has, at least in part, and those that it lacks."""
     rules, found = matching.match_rules(delta_state(state), rows), {}
     for path, name in matching.flat_paths(delta_state(state)).items():
         keys = rules[name].keys
         found[group(path)] = found.get(group(path), False) or any(k in checkpoint for some in keys for k in some)
-    return [g for g, there in found.items() if there], [g for g, there in found.items() if not there]
+    return [g for g, present in found.items() if present], [g for g, present in found.items() if not present]
 
 
 def match_delta(
     checkpoint: Checkpoint, state: nnx.State, rows: Table, *, allow_partial: bool = False
 ) -> tuple[nnx.State, matching.Match, list[str]]:
-    """Which parameters of `state` (abstract or real) a delta file gives.
-
-    Files of stages 1 and 2 have no LoRA updates, and are complete without.
+    """Matches a delta file with the parameters of `state` (abstract or real). Files of stages 1 and 2 have no LoRA.
 
     Returns:
-      The state of the parameters it gives, what fills them, and the names of the pieces.
+      The parameters of `state` that the file has, their match, and the names of the pieces.
 
     Raises:
-      ConversionError: pieces are missing and `allow_partial` is not set; or a piece lacks a tensor, a tensor is
-        unexpected, or one has the wrong shape.
+      ConversionError: other pieces than LoRA are missing and `allow_partial` is not set; or a piece lacks a tensor, or
+        a tensor is unexpected or of the wrong shape.
     """
     checkpoint = split_rows(checkpoint, state["signal_embed"].shape[0])
     held, lacking = pieces(checkpoint, state, rows)
@@ -191,7 +188,7 @@ def match_delta(
         raise ConversionError(f"{checkpoint.source} holds nothing of a NExT-GPT delta ({', '.join(lacking)})")
     if set(lacking) - {_LORA} and not allow_partial:
         raise ConversionError(
-            f"{checkpoint.source} holds {', '.join(held)}, but not {', '.join(lacking)}: to go on without, convert it "
+            f"{checkpoint.source} holds {', '.join(held)}, but not {', '.join(lacking)}: to accept this, convert it "
             "with --allow_partial"
         )
     wanted = delta_state(state, held)
@@ -201,23 +198,23 @@ def match_delta(
 def load_delta(
     checkpoint: Checkpoint, state: nnx.State, rows: Table, *, dtype=jnp.float32
 ) -> tuple[nnx.State, list[str]]:
-    """Reads the delta's parameters of `state`; those that the file does not give are left out of what is returned.
+    """Reads a delta file.
 
     Returns:
-      The filled state, and the names of the pieces that were taken.
+      The parameters of `state` that the file has, filled, and the names of the pieces.
 
     Raises:
-      ConversionError: as `match_delta`.
+      ConversionError: see `match_delta`.
     """
     wanted, found, held = match_delta(checkpoint, state, rows)
     return matching.fill(wanted, found.parameters, dtype), held
 
 
 def saved_delta(folder: pathlib.Path, state: nnx.State) -> tuple[nnx.State, list[str]]:
-    """The parameters of `state` that a converted delta holds, and the names of its pieces.
+    """The parameters of `state` that a converted delta has, and the names of its pieces.
 
     Raises:
-      ConversionError: a piece lacks a parameter.
+      ConversionError: it has a parameter that `state` lacks.
     """
     names, kept = matching.flat_paths(delta_state(state)), orbax_params.saved(folder)
     held = dict.fromkeys(group(path) for path, name in names.items() if name in kept)

@@ -1,7 +1,7 @@
-"""Conversion tables, one file a kind of checkpoint: which PyTorch tensor fills which parameter.
+"""Conversion tables: one file per kind of checkpoint.
 
-A family's row in models/registry.py names its file here. In it stand TABLES of a language model; `table(branches)` of
-an encoder; `tables(config)` of a decoder; INPUT and OUTPUT, by kind, of projections.
+A family's row in models/registry.py names its file here. The file defines TABLES for a language model,
+`table(branches)` for an encoder, `tables(config)` for a decoder, and INPUT and OUTPUT, by kind, for projections.
 """
 
 import importlib

@@ -36,9 +36,9 @@ _MAGNITUDE_AND_DIRECTION = (
 
 
 def fold_weight_norm(checkpoint: Checkpoint) -> Checkpoint:
-    """Shows each pair of tensors that torch's weight norm (of axis 0) has left as the weight g v / |v| they stand for.
+    """Replaces each pair of tensors of torch's weight norm (over axis 0) by the weight g v / |v|.
 
-    Pairs that are not complete, don't fit each other, or stand beside a weight are left, to be reported as unexpected.
+    Pairs that are incomplete, inconsistent, or present next to the weight are kept, and so reported as unexpected.
     """
     tensors = dict(checkpoint.tensors)
     for magnitude, direction in _MAGNITUDE_AND_DIRECTION:
@@ -61,7 +61,7 @@ def _weight(g: np.ndarray, v: np.ndarray) -> np.ndarray:
     return g * v / np.sqrt(np.square(v).sum(tuple(range(1, v.ndim)), keepdims=True))
 
 
-# `mean` and `scale` would normalise the spectrogram, which no AudioLDM does.
+# `mean` and `scale` normalize the spectrogram, which AudioLDM does not use.
 VOCODER = Table(
     rules=(
         *affine("conv_pre", "conv_pre", CONV),
@@ -79,5 +79,5 @@ VOCODER = Table(
 
 
 def tables(config: AudioLDMConfig) -> dict[str, Table]:
-    """The table of each part."""
+    """The table of each part by its folder."""
     return {"text_encoder": TEXT_ENCODER, "unet": unet_table(config.unet), "vae": VAE, "vocoder": VOCODER}

@@ -1,11 +1,11 @@
-"""ImageBind as `imagebind_huge.pth` has it: one state dict with the parts of six modalities."""
+"""ImageBind in the layout of `imagebind_huge.pth`: one state dict for all modalities."""
 
 from collections.abc import Sequence
 
 from nextgpt_jax.models.encoders.imagebind import IMU_SHAPE, MODALITIES
 from nextgpt_jax.weights.rules import CONV, LINEAR, Rule, Table, Transform, affine, norm, rule
 
-# A linear layer over patches [channels x samples], as the convolution over time that it is: [out, c k] <-> [k, c, out].
+# A linear layer over patches of [channels, samples] is a convolution over time: [out, c k] <-> [k, c, out].
 _UNFOLDED = Transform(
     lambda w: CONV.to_flax(w.reshape(len(w), IMU_SHAPE[0], -1)), lambda w: CONV.to_torch(w).reshape(w.shape[-1], -1)
 )
@@ -56,19 +56,19 @@ def _head(modality: str) -> list[Rule]:
 
 
 def table(modalities: Sequence[str] = MODALITIES) -> Table:
-    """The rows of the towers of `modalities`.
+    """The table of the towers of `modalities`.
 
     Raises:
-      ValueError: a modality that ImageBind does not have.
+      ValueError: ImageBind does not have such a modality.
     """
     if unknown := set(modalities) - set(MODALITIES):
         raise ValueError(f"ImageBind modalities {sorted(unknown)} are not supported (only {list(MODALITIES)})")
     ignored = [
-        r"modality_preprocessors\.text\.mask",  # a buffer: the causal mask, which is computed here
+        r"modality_preprocessors\.text\.mask",  # a buffer: the causal mask, which is computed
         r"modality_postprocessors\.(audio|depth|thermal|imu)\.1\.log_logit_scale",  # buffers: constants here
     ]
     if others := "|".join(name for name in MODALITIES if name not in modalities):
-        # The file holds all six modalities, whichever are built.
+        # The file has all modalities, even if not all of them are built.
         ignored.append(rf"modality_(preprocessors|trunks|heads|postprocessors)\.({others})\..*")
     rules = [row for name in modalities for part in (_stem, _trunk, _head) for row in part(name)]
     return Table(rules=tuple(rules), ignored=tuple(ignored))

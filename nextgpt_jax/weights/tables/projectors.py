@@ -1,5 +1,5 @@
-"""The projections of a NExT-GPT checkpoint. Keys of the output projections are relative to the projector: in a
-checkpoint they stand behind `gen_text_hidden_fcs.0.` and its like."""
+"""The projections of a NExT-GPT checkpoint. Keys of the output projections are relative: in a checkpoint they have a
+prefix per modality, such as `gen_text_hidden_fcs.0.`."""
 
 from nextgpt_jax.weights.rules import LINEAR, Table, affine, norm, rule
 

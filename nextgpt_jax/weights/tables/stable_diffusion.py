@@ -6,7 +6,7 @@ from nextgpt_jax.weights.rules import CONV, LINEAR, POINTWISE, Rule, Table, Tran
 
 _CLIP_LAYER = "encoder.layers.{i}"
 
-# Hub files have the prefix text_model., which transformers 5 drops in memory; old files also carry position ids.
+# Files on the hub have the prefix text_model., which the modules of transformers 5 lack; old files have position ids.
 TEXT_ENCODER = Table(
     rules=tuple(
         prefixed(
@@ -42,7 +42,7 @@ def resnet(torch: str, flax: str) -> list[Rule]:
 
 
 def transformer(torch: str, flax: str, projection: Transform) -> list[Rule]:
-    """A Transformer2D; `projection` says whether proj_in and proj_out are convolutions or linear."""
+    """A Transformer2D; `projection` is the transform of proj_in and proj_out, which are convolutions or linear."""
     source, target = f"{torch}.transformer_blocks.{{k}}", f"{flax}.transformer_blocks.{{k}}"
     rows = norm(f"{torch}.norm", f"{flax}.norm")
     rows += affine(f"{torch}.proj_in", f"{flax}.proj_in", projection)
@@ -59,10 +59,7 @@ def transformer(torch: str, flax: str, projection: Transform) -> list[Rule]:
 
 
 def unet_table(config: UNet2DConfig) -> Table:
-    """The table of a UNet2DConditionModel, whose proj_in and proj_out are 1 x 1 convolutions or linear.
-
-    The class embedding's rows are for those that have one.
-    """
+    """The table of a UNet2DConditionModel, with or without a class embedding."""
     projection = LINEAR if config.use_linear_projection else POINTWISE
     rows = affine("conv_in", "conv_in", CONV)
     for name in ("time_embedding.linear_1", "time_embedding.linear_2", "class_embedding"):
@@ -85,7 +82,7 @@ def _vae() -> Table:
             rows += resnet(f"{block}.resnets.{{j}}", f"{block}.resnets.{{j}}")
         attention = f"{half}.mid_block.attentions.{{j}}"
         rows += norm(f"{attention}.group_norm", f"{attention}.group_norm")
-        # The second spelling is that of files saved before diffusers 0.17.
+        # The second spelling is from diffusers < 0.17.
         for name, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
             rows += affine((f"{attention}.{name}", f"{attention}.{old}"), f"{attention}.{name.removesuffix('.0')}")
         rows += norm(f"{half}.conv_norm_out", f"{half}.conv_norm_out")
