@@ -3,8 +3,14 @@
 import os
 
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
+import tests.annotations  # noqa: F401
 from tests import QUICK_COMPILER
+
+# Shapes and dtypes of arrays are checked at every call; media's functions check what they are given themselves.
+CHECKED = ("models", "generation", "inference", "training", "sharding", "flops")
+install_import_hook([f"nextgpt_jax.{part}" for part in CHECKED], "tests.annotations.checked")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever this machine has: parity is a matter of float32
 os.environ["XLA_FLAGS"] = f"{QUICK_COMPILER} {os.environ.get('XLA_FLAGS', '')}"

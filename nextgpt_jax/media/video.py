@@ -131,7 +131,7 @@ def _indices(
 
 def preprocess_clips(
     clips: UInt8[np.ndarray, "c f h w 3"], size: int, crops: int = 3
-) -> Float[np.ndarray, "c*crops f {size} {size} 3"]:
+) -> Float[np.ndarray, "_ f {size} {size} 3"]:
     """Shorter side to `size` (bilinear), `crops` crops along the longer side, CLIP's mean and deviation: float32.
 
     Three crops are left, center, right (or top, center, bottom), consecutive for each clip; one is the center. As in

@@ -125,7 +125,7 @@ def attention(
     k: Float[Array, "b s k d"],
     v: Float[Array, "b s k d"],
     *,
-    mask: Bool[Array, "b _ t s"] | None = None,
+    mask: Bool[Array, "#b _ #t #s"] | None = None,
     causal: bool = False,
     key_lengths: Int[Array, " b"] | None = None,
 ) -> Float[Array, "b t h d"]:

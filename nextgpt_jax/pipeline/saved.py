@@ -18,7 +18,6 @@ from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import hub, orbax_params
 from nextgpt_jax.weights.assemble import part_folders, resolve_parts
-from nextgpt_jax.weights.components import LAYOUTS
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
 FILE, FORMAT = "nextgpt.json", 1
@@ -75,10 +74,10 @@ def read(folder: pathlib.Path) -> ExperimentConfig:
         raise UserError(f"{folder / FILE}: format {found!r} is of another version of this project (only {FORMAT})")
     config = config_from_dict(content, str(folder / FILE))
     for name in part_folders(config.model):
-        part = folder / getattr(config.model, name)
-        if not part.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{folder / FILE}: model.{name} is outside the folder: {getattr(config.model, name)}")
-        setattr(config.model, name, str(part))
+        parts = [folder / part for part in getattr(config.model, name).split(",")]
+        if outside := [part for part in parts if not part.resolve().is_relative_to(folder.resolve())]:
+            raise UserError(f"{folder / FILE}: model.{name} is outside the folder: {outside[0]}")
+        setattr(config.model, name, ",".join(map(str, parts)))
     return config
 
 
@@ -104,15 +103,14 @@ def save(source: Source, folder: pathlib.Path) -> None:
         for name, (component, path) in part_folders(model).items():
             if name == "delta":
                 continue
-            part = hub.find(path, LAYOUTS[component], field=f"model.{name}").path
-            folders[name] = part.name if part.is_dir() else part.parent.name
-            if folders[name] in [folders[other] for other in folders if other != name]:
-                folders[name] = f"{folders[name]}-{name}"
-            target = scratch / folders[name]
-            if orbax_params.is_converted(part):
-                convert.export_checkpoint(component, source=part, output=target)
-            else:
-                shutil.copytree(part if part.is_dir() else part.parent, target)
+            parts = [pathlib.Path(part) for part in path.split(",")]
+            targets = [_free_name(part.name if part.is_dir() else part.parent.name, scratch) for part in parts]
+            for part, target in zip(parts, targets, strict=True):
+                if orbax_params.is_converted(part):
+                    convert.export_checkpoint(component, source=part, output=scratch / target)
+                else:
+                    shutil.copytree(part if part.is_dir() else part.parent, scratch / target)
+            folders[name] = ",".join(targets)
         folders["delta"] = "delta"
         trained = {"workdir": source.workdir} if source.workdir else {"source": model.delta}
         if source.workdir or orbax_params.is_converted(pathlib.Path(model.delta)):
@@ -120,6 +118,14 @@ def save(source: Source, folder: pathlib.Path) -> None:
         else:
             _copy_delta(pathlib.Path(model.delta), scratch / "delta")
         write(scratch, dataclasses.replace(source.config, model=model), folders)
+
+
+def _free_name(name: str, folder: pathlib.Path) -> str:
+    """`name`, or the next of name-2, name-3, ... that the folder does not have."""
+    number, found = 1, name
+    while (folder / found).exists():
+        number, found = number + 1, f"{name}-{number + 1}"
+    return found
 
 
 def _copy_delta(path: pathlib.Path, target: pathlib.Path) -> None:

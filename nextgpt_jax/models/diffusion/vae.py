@@ -154,7 +154,7 @@ class Encoder(nnx.Module):
         self.conv_norm_out = GroupNorm(cfg.norm_num_groups, widths[-1], eps=_EPS)
         self.conv_out = Conv(widths[-1], 2 * cfg.latent_channels, (3, 3), padding=1, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w 2*z"]:
+    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w _"]:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)

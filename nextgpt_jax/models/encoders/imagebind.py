@@ -16,11 +16,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu, scan_layers, stack
 
-MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
+BRANCHES = ("vision", "text", "audio", "depth", "thermal", "imu")
 RELEASED_FILE = "imagebind_huge.pth"
 IMU_SHAPE = (6, 2000)  # accelerometer and gyroscope: channels, samples of one recording
 
@@ -42,7 +43,7 @@ class ImageBindConfig:
     """
 
     out_embed_dim: int
-    modalities: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = BRANCHES
     vision_embed_dim: int = 1280
     vision_num_blocks: int = 32
     vision_num_heads: int = 16
@@ -83,8 +84,8 @@ class ImageBindConfig:
     clip_seconds: float = 2.0  # of a video's or an audio's clip
 
     def __post_init__(self):
-        if unknown := [name for name in self.modalities if name not in MODALITIES]:
-            raise ValueError(f"modalities {unknown} are not supported (only {', '.join(MODALITIES)})")
+        if unknown := [name for name in self.modalities if name not in BRANCHES]:
+            raise ValueError(f"modalities {unknown} are not supported (only {', '.join(BRANCHES)})")
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities must be named once each, at least one: got {list(self.modalities)}")
         for name in self.modalities:
@@ -146,26 +147,27 @@ class ImageBindConfig:
         return getattr(self, f"{modality}_drop_path", 0.0)
 
     def input_shape(self, modality: str) -> tuple[int, ...]:
-        """Shape of one preprocessed medium: image, video, audio, depth, thermal or imu.
+        """Shape of one preprocessed medium, by the branch that reads its modality (see modalities.py).
 
-        A video is (views, frames, H, W, 3) and an audio (views, mel bins, frames), both for `ImageBind.embed_views`; an
-        image (H, W, 3), a depth or thermal map (H, W) and an IMU recording (channels, samples) are for `embed`.
+        vision: (H, W, 3), or in views (views, frames, H, W, 3); audio: (views, mel bins, frames); depth and thermal:
+        (H, W); imu: (channels, samples). Inputs in views are for `ImageBind.embed_views`, the others for `embed`.
 
         Raises:
-          ValueError: another modality.
+          ValueError: the modality is unknown, or none of these.
         """
         pixels = (self.image_size, self.image_size)
         shapes = {
-            "image": (*pixels, 3),
-            "video": (self.video_clips * self.video_crops, self.video_frames, *pixels, 3),
-            "audio": (self.audio_clips, self.audio_num_mel_bins, self.audio_target_len),
-            "depth": pixels,
-            "thermal": pixels,
-            "imu": IMU_SHAPE,
+            ("vision", False): (*pixels, 3),
+            ("vision", True): (self.video_clips * self.video_crops, self.video_frames, *pixels, 3),
+            ("audio", True): (self.audio_clips, self.audio_num_mel_bins, self.audio_target_len),
+            ("depth", False): pixels,
+            ("thermal", False): pixels,
+            ("imu", False): IMU_SHAPE,
         }
-        if modality not in shapes:
-            raise ValueError(f"{modality!r} is no kind of media (only {', '.join(shapes)})")
-        return shapes[modality]
+        row = MODALITIES.get(modality)
+        if row is None or (row.branch, row.views) not in shapes:
+            raise ValueError(f"{modality!r} is no modality that ImageBind reads")
+        return shapes[row.branch, row.views]
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ImageBindConfig":
@@ -175,7 +177,7 @@ class ImageBindConfig:
           UserError: a field is missing or its value is refused.
         """
         if isinstance(config, Mapping):
-            sized = [name for name in MODALITIES if any(f"{name}_{field}" in config for field in _SIZES)]
+            sized = [name for name in BRANCHES if any(f"{name}_{field}" in config for field in _SIZES)]
             config = {**config, "modalities": config.get("modalities") or sized}
         cfg = hf_config.config_from_dict(cls, config)
         wanted = [f"{name}_{field}" for name in cfg.modalities for field in _SIZES]
@@ -436,7 +438,7 @@ class ImageBind(nnx.Module):
             raise ValueError(f"this ImageBind has no {' or '.join(sorted(unknown))} (only {', '.join(cfg.modalities)})")
         self.config = cfg
         pixels, spectrogram = cfg.input_shape("depth"), cfg.input_shape("audio")[1:]
-        widths = {name: cfg.sizes(name)[0] for name in MODALITIES}
+        widths = {name: cfg.sizes(name)[0] for name in BRANCHES}
         depth, thermal = cfg.depth_kernel_size, cfg.thermal_kernel_size
         stems = {
             "vision": lambda: VisionStem(cfg, rngs=rngs),

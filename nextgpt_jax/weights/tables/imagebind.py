@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nextgpt_jax.models.encoders.imagebind import IMU_SHAPE, MODALITIES
+from nextgpt_jax.models.encoders.imagebind import BRANCHES, IMU_SHAPE
 from nextgpt_jax.weights.rules import CONV, LINEAR, Rule, Table, Transform, affine, norm, rule
 
 # A linear layer over patches of [channels, samples] is a convolution over time: [out, c k] <-> [k, c, out].
@@ -55,19 +55,19 @@ def _head(modality: str) -> list[Rule]:
     return rows
 
 
-def table(modalities: Sequence[str] = MODALITIES) -> Table:
+def table(modalities: Sequence[str] = BRANCHES) -> Table:
     """The table of the towers of `modalities`.
 
     Raises:
       ValueError: ImageBind does not have such a modality.
     """
-    if unknown := set(modalities) - set(MODALITIES):
-        raise ValueError(f"ImageBind modalities {sorted(unknown)} are not supported (only {list(MODALITIES)})")
+    if unknown := set(modalities) - set(BRANCHES):
+        raise ValueError(f"ImageBind modalities {sorted(unknown)} are not supported (only {list(BRANCHES)})")
     ignored = [
         r"modality_preprocessors\.text\.mask",  # a buffer: the causal mask, which is computed
         r"modality_postprocessors\.(audio|depth|thermal|imu)\.1\.log_logit_scale",  # buffers: constants here
     ]
-    if others := "|".join(name for name in MODALITIES if name not in modalities):
+    if others := "|".join(name for name in BRANCHES if name not in modalities):
         # The file has all modalities, even if not all of them are built.
         ignored.append(rf"modality_(preprocessors|trunks|heads|postprocessors)\.({others})\..*")
     rules = [row for name in modalities for part in (_stem, _trunk, _head) for row in part(name)]

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models.encoders.imagebind import MODALITIES, ImageBind, ImageBindConfig, drop_path
+from nextgpt_jax.models.encoders.imagebind import BRANCHES, ImageBind, ImageBindConfig, drop_path
 from nextgpt_jax.models.hf_config import read_json
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.imagebind import table
@@ -27,7 +27,7 @@ def tiny_config() -> ImageBindConfig:
     return ImageBindConfig.from_dict(read_json(FIXTURES / "tiny" / "imagebind.json"))
 
 
-def load_tiny(modalities=MODALITIES) -> ImageBind:
+def load_tiny(modalities=BRANCHES) -> ImageBind:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: ImageBind(tiny_config(), branches=modalities, rngs=nnx.Rngs(0))))
     return nnx.merge(graphdef, matching.load(open_checkpoint(FIXTURES / "imagebind"), state, table(modalities)))
 
@@ -126,7 +126,7 @@ def test_text_scale_is_clipped():
     np.testing.assert_allclose(np.linalg.norm(embed(model, "text", ids)), 100.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", BRANCHES)
 def test_one_tower_loads_alone(modality, model, arrays):
     alone = load_tiny((modality,))
     x = one_input(arrays, modality)
@@ -165,7 +165,7 @@ def test_drop_path_grows_from_nothing_to_its_rate():
     np.testing.assert_allclose(sorted(counts / 4000), [0.3 * 0.3, 0.3 * 0.7, 0.7 * 0.3, 0.7 * 0.7], atol=0.03)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", BRANCHES)
 def test_a_key_drops_only_in_audio_and_imu(modality, model, arrays):
     key, x = jax.random.key(3), jnp.repeat(one_input(arrays, modality)[:1], 32 if modality == "audio" else 2, axis=0)
     plain, dropped = embed(model, modality, x), embed(model, modality, x, key)
@@ -251,8 +251,8 @@ def test_too_long_text_is_refused(model):
 
 def test_towers_are_those_that_the_config_sizes():
     raw = read_json(FIXTURES / "tiny" / "imagebind.json")
-    assert ImageBindConfig.from_dict(raw).modalities == MODALITIES
-    assert ImageBindConfig.huge().modalities == MODALITIES
+    assert ImageBindConfig.from_dict(raw).modalities == BRANCHES
+    assert ImageBindConfig.huge().modalities == BRANCHES
     seeing = {k: v for k, v in raw.items() if k.split("_")[0] not in ("audio", *SENSORS)}
     assert ImageBindConfig.from_dict(seeing).modalities == ("vision", "text")
     assert ImageBindConfig.from_dict({**raw, "modalities": ["audio", "vision"]}).modalities == ("audio", "vision")
@@ -280,7 +280,7 @@ def test_input_shapes():
         "image": (224, 224, 3), "video": (15, 2, 224, 224, 3), "audio": (3, 128, 204), "depth": (224, 224),
         "thermal": (224, 224), "imu": (6, 2000),
     }  # fmt: skip
-    with pytest.raises(ValueError, match="'text' is no kind of media"):
+    with pytest.raises(ValueError, match="'text' is no modality"):
         cfg.input_shape("text")
 
 
