@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary
@@ -26,12 +26,15 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
 
 
+Content = TypeVar("Content")
+
+
 @dataclasses.dataclass(frozen=True)
-class Input:
-    """A medium that the model reads; `content` is whatever the data pipeline loads it from."""
+class Input(Generic[Content]):
+    """A medium that the model reads. `content` is a path in training data, and a preprocessed array in a request."""
 
     modality: str
-    content: Any
+    content: Content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +49,11 @@ Segment = str | Input | Output
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """What the human says and what the assistant answers (None: not answered yet)."""
+class Turn(Generic[Content]):
+    """A human message and the assistant's reply (None: not answered yet)."""
 
-    human: tuple[Segment, ...]
-    assistant: tuple[Segment, ...] | None = None
+    human: tuple[str | Input[Content] | Output, ...]
+    assistant: tuple[str | Input[Content] | Output, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +156,7 @@ def split_placeholders(text: str) -> list[str | tuple[str, str]]:
     return [p for p in pieces if p]
 
 
-def human_segments(text: str, media: dict[str, Sequence[Any]]) -> tuple[Segment, ...]:
+def human_segments(text: str, media: Mapping[str, Sequence[Content]]) -> tuple[str | Input[Content], ...]:
     """Puts media at their marks in the text, in order; where a modality has no marks at all, they come before the text.
 
     Raises:

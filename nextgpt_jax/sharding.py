@@ -64,7 +64,7 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"decoders\.\w+\.text_encoder\.layers\..*", LARGEST_DIM_PER_LAYER),
     (r"decoders\.\w+\.(text_encoder|unet|vae|vocoder)\..*", LARGEST_DIM),
 )
-_SMALL = 2**16  # elements: smaller parameters are on every device, which costs less than gathering them
+MIN_SHARDED_SIZE = 2**16  # elements: replicating smaller parameters costs less than gathering them
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -180,7 +180,7 @@ def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec
 def _widest(shape: Sequence[int], first: int, mesh: Mesh) -> PartitionSpec:
     for names in (RULES[LARGEST_DIM], RULES["embed"]):
         places = [i for i in range(first, len(shape)) if shape[i] % _size(mesh, names) == 0]
-        if places and math.prod(shape) >= _SMALL:
+        if places and math.prod(shape) >= MIN_SHARDED_SIZE:
             widest = max(places, key=lambda i: shape[i])
             return PartitionSpec(*(names if i == widest else None for i in range(len(shape))))
     return PartitionSpec()

@@ -1,12 +1,12 @@
-"""Conversations to batches of one layout, whatever the stage and the mixture of modalities.
+"""Conversations to training examples of one layout, whatever the stage and the mixture of modalities. A batch is:
 
 tokens     int32 [B, T]      padded with 0 on the right (attention is causal, so no mask is needed)
-lengths    int32 [B]         tokens of each row, for throughput; not an input of the step
-loss_mask  bool [B, T]       which tokens are targets
-media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; from T on: unused
+lengths    int32 [B]         tokens per example without padding; for throughput only
+loss_mask  bool [B, T]       True for target tokens
+media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; positions >= T: unused slot
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
 
-M and G are what the samples of the run need at most of each modality (`layout`), so that every batch has one shape.
+M and G are the largest numbers in any example of the run, by modality (`batch_spec`): all batches have one shape.
 """
 
 import collections
@@ -32,19 +32,19 @@ from nextgpt_jax.prompts import (
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-    """How many media of each modality a row has room for; modalities that no sample has are absent."""
+    """Slots per example for inputs and outputs of each modality; modalities that no sample has are absent."""
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
 
 
-def layout(samples: Sequence[Conversation], limit: int) -> BatchSpec:
-    """The smallest layout that holds every sample.
+def batch_spec(samples: Sequence[Conversation], limit: int) -> BatchSpec:
+    """The smallest spec that holds every sample.
 
     Raises:
       UserError: a sample has more than `limit` inputs or outputs of a modality.
     """
-    rooms = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
+    slots = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
     for number, conversation in enumerate(samples):
         segments = [s for turn in conversation for side in (turn.human, turn.assistant or ()) for s in side]
         counts = collections.Counter((type(s), s.modality) for s in segments if not isinstance(s, str))
@@ -52,38 +52,38 @@ def layout(samples: Sequence[Conversation], limit: int) -> BatchSpec:
             if count > limit:
                 word = "inputs" if kind is Input else "outputs"
                 raise UserError(f"sample {number} has {count} {name} {word} but data.max_media is {limit}: raise it")
-            rooms[kind][name] = max(rooms[kind][name], count)
-    inputs, outputs = ({name: room for name, room in rooms[kind].items() if room} for kind in (Input, Output))
+            slots[kind][name] = max(slots[kind][name], count)
+    inputs, outputs = ({name: n for name, n in slots[kind].items() if n} for kind in (Input, Output))
     return BatchSpec(inputs, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleBuilder:
-    """Turns one conversation into one row of a batch.
+    """Builds a training example from a conversation.
 
     Raises:
-      UserError: the layout has a modality that this model cannot read or produce.
+      UserError: the spec has a modality that this model cannot read or generate.
     """
 
     tokenizer: Tokenizer
-    caption_tokenizers: Mapping[str, Tokenizer]  # of the modalities that the model can produce
+    caption_tokenizers: Mapping[str, Tokenizer]  # by output modality of the model
     caption_lengths: Mapping[str, int]
     vocabulary: Vocabulary
-    encoders: Mapping[str, Any]  # config of the encoder of each modality that the model can read
+    encoders: Mapping[str, Any]  # encoder configs by input modality of the model
     max_length: int
-    layout: BatchSpec
+    spec: BatchSpec
     template: Template
 
     def __post_init__(self):
-        for name in self.layout.inputs:
+        for name in self.spec.inputs:
             if name not in self.encoders:
                 raise UserError(f"the samples have {name} inputs, which this model's encoder does not read")
-        for name in self.layout.outputs:
+        for name in self.spec.outputs:
             if name not in self.caption_tokenizers:
                 raise UserError(f"the samples have {name} outputs, but model.{name}_decoder is not set")
 
     def length(self, conversation: Conversation) -> int:
-        """The tokens of a conversation's row."""
+        """The tokens of a conversation's example."""
         return min(len(self._tokenized(conversation).ids), self.max_length)
 
     def _tokenized(self, conversation: Conversation) -> TokenizedConversation:
@@ -91,42 +91,42 @@ class ExampleBuilder:
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
     def __call__(self, conversation: Conversation) -> dict:
-        """One row, as numpy arrays without the batch axis. What lies beyond max_length is cut off.
+        """An example, as numpy arrays without the batch axis, truncated to `max_length`.
 
         Raises:
           UserError: a medium cannot be read.
         """
-        encoded = self._tokenized(conversation)
-        length = min(len(encoded.ids), self.max_length)
+        tokenized = self._tokenized(conversation)
+        length = min(len(tokenized.ids), self.max_length)
         tokens, loss_mask = np.zeros(self.max_length, np.int32), np.zeros(self.max_length, bool)
-        tokens[:length], loss_mask[:length] = encoded.ids[:length], encoded.loss[:length]
-        row = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask, "media": {}, "signals": {}}
-        for name, room in self.layout.inputs.items():
-            found = np.zeros((room, *self.encoders[name].input_shape(name)), np.float32)
-            positions = np.full(room, self.max_length, np.int32)
+        tokens[:length], loss_mask[:length] = tokenized.ids[:length], tokenized.loss[:length]
+        example = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask, "media": {}, "signals": {}}
+        for name, slots in self.spec.inputs.items():
+            found = np.zeros((slots, *self.encoders[name].input_shape(name)), np.float32)
+            positions = np.full(slots, self.max_length, np.int32)
             last = self.max_length - self.encoders[name].num_embeddings(name)
-            given = [(p, m) for p, m in encoded.inputs if m.modality == name and p <= last]
+            given = [(p, m) for p, m in tokenized.inputs if m.modality == name and p <= last]
             for i, (position, medium) in enumerate(given):
                 found[i] = media.load(name, resolve_media_path(medium.content, name), self.encoders[name])
                 positions[i] = position
-            row["media"][name] = {"input": found, "positions": positions}
-        for name, room in self.layout.outputs.items():
+            example["media"][name] = {"input": found, "positions": positions}
+        for name, slots in self.spec.outputs.items():
             count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
             entry = {
-                "positions": np.zeros((room, count), np.int32),
-                "captions": np.zeros((room, width), np.int32),
-                "mask": np.zeros(room, bool),
+                "positions": np.zeros((slots, count), np.int32),
+                "captions": np.zeros((slots, width), np.int32),
+                "mask": np.zeros(slots, bool),
             }
-            wanted = [(p, o) for p, o in encoded.outputs if o.modality == name and p + count <= self.max_length]
+            wanted = [(p, o) for p, o in tokenized.outputs if o.modality == name and p + count <= self.max_length]
             for i, (position, output) in enumerate(wanted):
                 entry["positions"][i] = np.arange(position, position + count)
                 entry["captions"][i] = caption_ids(self.caption_tokenizers[name], output.caption, width)
                 entry["mask"][i] = True
-            row["signals"][name] = entry
-        return row
+            example["signals"][name] = entry
+        return example
 
 
 def caption_ids(tokenizer: Tokenizer, caption: str, length: int) -> np.ndarray:
-    """A caption as the text encoder takes it: start, text (cut if too long), end, padding. int32 [length]."""
+    """A caption as input of a text encoder, int32 [length]: start, text (truncated if too long), end, padding."""
     ids = tokenizer(caption, padding="max_length", truncation=True, max_length=length)["input_ids"]
     return np.asarray(ids, np.int32)

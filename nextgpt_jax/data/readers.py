@@ -19,7 +19,7 @@ from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.models.hf_config import read_json
 from nextgpt_jax.prompts import Input, Output, Turn, human_segments, reply_segments
 
-Conversation = tuple[Turn, ...]
+Conversation = tuple[Turn[pathlib.Path], ...]
 
 
 def read_samples(task: str, paths: str, media_root: str) -> list[Conversation]:

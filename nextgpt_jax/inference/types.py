@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from nextgpt_jax.prompts import Segment, Turn
 
 
@@ -23,7 +25,7 @@ class Request:
       max_new_tokens: limit of generated tokens, signal tokens included.
     """
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn[np.ndarray], ...]
     seed: int = 0
     modality: str = "auto"
     num_inference_steps: int | None = None

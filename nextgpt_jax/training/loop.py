@@ -17,7 +17,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.examples import ExampleBuilder, layout
+from nextgpt_jax.data.examples import ExampleBuilder, batch_spec
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
@@ -45,7 +45,7 @@ def make_example_builder(
         vocabulary=cfg.vocabulary,
         encoders=cfg.input_encoders,
         max_length=config.data.max_length,
-        layout=layout(samples, config.data.max_media),
+        spec=batch_spec(samples, config.data.max_media),
         template=loaded.template,
     )
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder, layout
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder, batch_spec
 from nextgpt_jax.data.readers import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
@@ -41,7 +41,7 @@ def builder(samples=(), **options):
         vocabulary=VOCABULARY,
         encoders=dict.fromkeys(("image", "video", "audio"), READS),
         max_length=96,
-        layout=layout(samples, 4),
+        spec=batch_spec(samples, 4),
         template=Template(),
     )
     return ExampleBuilder(TOKENIZER, **(sizes | options))
@@ -64,7 +64,7 @@ def test_modalities_that_are_not_built_are_refused(turn, message):
         builder([(turn,)])
 
 
-def test_a_row(folder):
+def test_an_example(folder):
     conversation = (
         Turn((Input("image", folder / "0.png"), "?"), ("zero", Output("image", "a big zero"))),
         Turn(("and", Input("image", folder / "2.png")), ("two",)),
@@ -88,7 +88,7 @@ def test_a_row(folder):
     assert row["media"].keys() == row["signals"].keys() == {"image"}
 
 
-def test_rows_of_one_layout_whatever_their_mixture(folder):
+def test_examples_have_one_layout_whatever_their_mixture(folder):
     """Every modality that some sample has is in every row; what a sample has not is unused."""
     write_wav(folder / "tone.wav", np.sin(np.arange(4000) / 5), 8000)
     write_mp4(
@@ -102,7 +102,7 @@ def test_rows_of_one_layout_whatever_their_mixture(folder):
         (Turn((audio, "and", video, "?"), ("x",)), Turn((audio, "again", image), ("y", Output("audio", "b")))),
         (Turn(("talk",), ("talk",)),),
     ]
-    assert layout(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
+    assert batch_spec(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
     make = builder(samples, max_length=128)
     rows = [make(s) for s in samples]
     shapes = [jax.tree.map(np.shape, row) for row in rows]
@@ -124,7 +124,7 @@ def test_rows_of_one_layout_whatever_their_mixture(folder):
     assert tuple(rows[0]["tokens"][rows[0]["signals"]["audio"]["positions"][0]]) == VOCABULARY.signal_ids("audio")
 
 
-def test_media_lie_in_the_folder_of_their_modality_or_where_they_are_named(folder):
+def test_media_are_found_in_the_folder_of_their_modality(folder):
     (folder / "images").mkdir()
     (folder / "1.png").rename(folder / "images" / "1.png")
     records = [{"caption": "a", "image_name": "1.png"}, {"caption": "b", "image_name": "2.png"}]
@@ -133,7 +133,7 @@ def test_media_lie_in_the_folder_of_their_modality_or_where_they_are_named(folde
     assert make(samples[0])["media"]["image"]["input"].max() < make(samples[1])["media"]["image"]["input"].max()
 
 
-def test_what_is_too_long_is_cut(folder):
+def test_long_examples_are_truncated(folder):
     conversation = (Turn(("x" * 30,), ("y" * 30, Output("image", "c"))),)
     row = builder([conversation], max_length=40)(conversation)
     assert row["lengths"] == 40 and not row["signals"]["image"]["mask"].any()
@@ -142,4 +142,4 @@ def test_what_is_too_long_is_cut(folder):
 def test_too_many_media_are_refused(folder):
     conversation = (Turn(tuple(Input("image", folder / "0.png") for _ in range(3)), ("x",)),)
     with pytest.raises(UserError, match="sample 1 has 3 image inputs but data.max_media is 2"):
-        layout([(Turn(("x",), ("x",)),), conversation], 2)
+        batch_spec([(Turn(("x",), ("x",)),), conversation], 2)

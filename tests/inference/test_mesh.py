@@ -17,7 +17,7 @@ from nextgpt_jax.weights.load import load_trained
 from nextgpt_jax.prompts import Turn
 from tests import tiny
 
-sharding._SMALL = 0  # here everything is small
+sharding.MIN_SHARDED_SIZE = 0  # here everything is small
 config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3", tiny.PICTURES)
 config.model.quantize = sys.argv[2]
 config.generation.image.batch = 4

@@ -111,19 +111,20 @@ def test_losses_and_gradients(model):
     batch = {
         "tokens": jnp.asarray(ids),
         "loss_mask": jnp.asarray(data["in_labels"] != -100),
-        "media": {"image": {"embeddings": data["in_feature"][:, None, None], "positions": np.ones((1, 1), int)}},
+        "media": {"image": {"positions": np.ones((1, 1), int)}},
         "signals": {
             "image": {
                 "positions": np.arange(begin, begin + 4)[None, None],
-                "targets": data["in_target"][:, None],
                 "mask": np.ones((1, 1), bool),
             }
         },
     }
+    media, targets = {"image": data["in_feature"][:, None, None]}, {"image": data["in_target"][:, None]}
     graphdef, state = nnx.split(model)
 
     def loss(state):
-        return losses.loss(nnx.merge(graphdef, state), batch, losses.target_counts(batch))
+        model, counts = nnx.merge(graphdef, state), losses.target_counts(batch)
+        return losses.loss_of_embedded(model, batch, media, targets, counts)
 
     (_, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state)
     assert relative_error(metrics["loss_language"], data["out_ce"]) < 1e-5

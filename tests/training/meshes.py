@@ -25,7 +25,7 @@ from nextgpt_jax.training import loop
 from tests import tiny
 from tests.training.recorder import Recorder
 
-sharding._SMALL = 0  # here everything is small
+sharding.MIN_SHARDED_SIZE = 0  # here everything is small
 RUNS = {
     "one": (MeshConfig(data=1), 1),
     "data": (MeshConfig(data=8), 1),
