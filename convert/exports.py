@@ -14,6 +14,7 @@ from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.layers import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
+from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.rules import Table
@@ -66,7 +67,7 @@ def export_checkpoint(
         exported = {"": output}
         _export_run(output, component, Workdir(workdir), config.model, cast)
     elif component == SYSTEM:
-        exported = _export_system(output, pathlib.Path(source), config.model, cast)
+        exported = _export_system(output, pathlib.Path(source), config, cast)
     else:
         exported = {"": output}
         if component == "delta":
@@ -196,19 +197,20 @@ def _adapter_config(config: LoRAConfig) -> dict[str, Any]:
 
 
 def _export_system(
-    output: pathlib.Path, source: pathlib.Path, config: ModelConfig, dtype: np.dtype | None
+    output: pathlib.Path, source: pathlib.Path, config: ExperimentConfig, dtype: np.dtype | None
 ) -> dict[str, pathlib.Path]:
     """Every part of a converted system; returns their folders by the field of ModelConfig."""
     manifest = folders.read_manifest(source)
     if "parts" not in manifest:
         raise UserError(f"{source} is no converted system: export its component ({manifest.get('component')})")
     named = {field: source / entry["folder"] for field, entry in manifest["parts"].items()}
-    config = dataclasses.replace(config, **{field: str(path) for field, path in named.items()})
+    model = dataclasses.replace(config.model, **{field: str(path) for field, path in named.items()})
     with atomic_folder(output) as scratch:
         for field, entry in manifest["parts"].items():
             target = scratch / entry["folder"]
             if entry["component"] == "delta":
-                _export_delta(target, named[field], config, dtype)
+                _export_delta(target, named[field], model, dtype)
             else:
                 folders.export_folder(entry["component"], named[field], target, dtype=dtype)
+        saved.write(scratch, config, {field: path.name for field, path in named.items()})
     return {field: output / entry["folder"] for field, entry in manifest["parts"].items()}

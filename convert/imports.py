@@ -15,6 +15,7 @@ from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, atomic_write
 from nextgpt_jax.models import hf_config, registry
+from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.rules import Table
@@ -284,7 +285,8 @@ def _match_system(
 def _write_system(
     output: pathlib.Path, config: ExperimentConfig, conversions: Mapping[str, _Conversion], verbose: bool
 ) -> None:
-    """Each part in a folder called as the last component of its path in the config."""
+    """Writes each part to a folder called as the last component of its path in the config. The whole is a folder for
+    NExTGPT.from_pretrained."""
     named = {field: pathlib.Path(getattr(config.model, field)).name for field in conversions}
     size = sum(matched.nbytes for conversion in conversions.values() for matched in conversion.parts)
     with atomic_folder(output, size) as scratch:
@@ -295,6 +297,7 @@ def _write_system(
             manifest["parts"][field] = {"folder": folder.name, **folders.read_manifest(folder)}
             _print(verbose, f"{field}: {conversion.summary}: {output / folder.name}")
         folders.write_json(scratch / folders.MANIFEST, manifest)
+        saved.write(scratch, config, named)
     _print(verbose, "use it with " + " ".join(f"--config.model.{field}={output / n}" for field, n in named.items()))
 
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 from convert import folders
 from nextgpt_jax.config import ModelConfig
+from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import matching, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.load import load_system
@@ -327,13 +328,14 @@ def test_a_whole_system(system, tmp_path, capsys):
         "audio_decoder", "delta", "encoder", "image_decoder", "llm", "video_decoder"
     ]  # fmt: skip
     assert manifest["parts"]["llm"]["files"]["model.safetensors"]["sha256"]
-    folders_of = (tmp_path / "jax", system)
-    ours, theirs = (load_system(model_config(folder), decoder_parts=()).model for folder in folders_of)
+    configs = (saved.read(tmp_path / "jax").model, model_config(system))
+    ours, theirs = (load_system(config, decoder_parts=()).model for config in configs)
     for one, other in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(theirs)), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
     convert("export", "nextgpt", *model_flags(system), f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    assert saved.read(tmp_path / "torch").model.llm == str(tmp_path / "torch" / "llm")
     for file in system.rglob("*.safetensors"):
         same(open_checkpoint(file), open_checkpoint(tmp_path / "torch" / file.relative_to(system).parent))
 

@@ -93,7 +93,7 @@ def test_int8_in_bfloat16_rounds_once():
 
 
 def test_a_quantized_layer_keeps_its_low_rank_branch():
-    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), scheme="int8", rngs=nnx.Rngs(0))
+    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), quantization="int8", rngs=nnx.Rngs(0))
     layer.lora_b[...] = jnp.ones_like(layer.lora_b[...])
     x = jnp.ones((3, 32))
     before, values = layer(x), np.asarray(layer.kernel[...])
