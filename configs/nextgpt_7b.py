@@ -14,11 +14,12 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     if variant not in VARIANTS:
         raise unknown_variant(variant, VARIANTS)
     config = ExperimentConfig()
-    config.model.llm = "weights/vicuna-7b-v0"
-    config.model.encoder = "weights/imagebind"
-    config.model.image_decoder = "weights/stable-diffusion-v1-5"
-    config.model.video_decoder = "weights/zeroscope_v2_576w"
-    config.model.audio_decoder = "weights/audioldm-l-full"
+    # The dot marks a path: OWNER/NAME is a hub id unless the folder OWNER exists.
+    config.model.llm = "./weights/vicuna-7b-v0"
+    config.model.encoder = "./weights/imagebind"
+    config.model.image_decoder = "./weights/stable-diffusion-v1-5"
+    config.model.video_decoder = "./weights/zeroscope_v2_576w"
+    config.model.audio_decoder = "./weights/audioldm-l-full"
     # Media lie in images/, videos/ and audios/ beside each file.
     pairs = ("cc3m/cc3m.json", "webvid/webvid.json", "audiocap/audiocap.json")
     config.data.captions = ",".join(f"data/T-X_pair_data/{name}" for name in pairs)
@@ -26,7 +27,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.data.batch_size = 16 if variant != "stage3" else 4
     config.optim.lr = 4e-4 if variant != "stage3" else 5e-4
     if variant == "infer":
-        config.model.delta = "weights/nextgpt-7b-tiva-v0"
+        config.model.delta = "./weights/nextgpt-7b-tiva-v0"
     else:
         config.train.stage = variant
     config.train.remat = "full"

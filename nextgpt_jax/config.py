@@ -98,7 +98,8 @@ def _current_value(section: type[Section], field: str, value: Any) -> Any:
 
 @_section(renamed_values={"template": {"pieces": "per_segment"}})
 class ModelConfig(Section):
-    """Paths of the pretrained components (folders in the hub's layout) and settings of the trained parts."""
+    """The pretrained components (folders in the hub's layout, or hub ids OWNER/NAME[@REVISION]) and settings of the
+    trained parts."""
 
     llm: str = ""
     encoder: str = ""
