@@ -54,8 +54,9 @@ class Engine:
             move_to_data_parallel(model, self._mesh)
         if runs_unstacked(self._mesh) and not isinstance(model.llm.layers, nnx.List):
             model.llm.layers = unstack(model.llm.layers)
-        if "video" in model.decoders and defaults.video.feed_forward_chunk:
-            chunk_feed_forward(model.decoders["video"].unet, defaults.video.feed_forward_chunk)
+        for name, decoder in model.decoders.items():
+            if chunk := getattr(getattr(defaults, name), "feed_forward_chunk", 0):
+                chunk_feed_forward(decoder.unet, chunk)
         self._model = programs.FlatModel(model)
         self._dtype = model.llm.embed_tokens.embedding[...].dtype
         self._media_sampler = MediaSampler(

@@ -146,11 +146,11 @@ class MediaSampler:
         return tuple(getattr(getattr(self._defaults, name), field) for field in MODALITIES[name].size)
 
     def _content(self, name: str, array: np.ndarray) -> Any:
-        if name == "video":
-            return media.Video(array, self._defaults.video.fps)
-        if name == "audio":
-            decoder = self._decoders[name]
-            return media.Audio(array[: decoder.num_samples(self._defaults.audio.seconds)], decoder.sampling_rate)
+        decoder, settings = self._decoders[name], getattr(self._defaults, name)
+        if decoder.medium == "video":
+            return media.Video(array, settings.fps)
+        if decoder.medium == "audio":
+            return media.Audio(array[: decoder.num_samples(settings.seconds)], decoder.sampling_rate)
         return array
 
 

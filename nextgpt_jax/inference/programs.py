@@ -130,8 +130,9 @@ def denoise_media(
 @functools.partial(compiler.jit, static_argnames=("modality", "dtype"))
 def decode_media(model: FlatModel, latents, *, modality, dtype):
     """Media from latents: uint8 [B, ..., H, W, 3] of images and videos, float32 [B, samples] of audio."""
-    media = model.unflatten().decoders[modality].decode(latents, dtype)
-    return constrain_batch(media if modality == "audio" else jnp.round(media * 255).astype(jnp.uint8))
+    decoder = model.unflatten().decoders[modality]
+    media = decoder.decode(latents, dtype)
+    return constrain_batch(media if decoder.config.medium == "audio" else jnp.round(media * 255).astype(jnp.uint8))
 
 
 def denoise(

@@ -26,6 +26,7 @@ _CAPTION_TOKENS = 77  # enough for a caption; the text encoder allows several hu
 class AudioLDMConfig(LatentDiffusionConfig):
     """The configs of the components, which have to fit each other."""
 
+    medium: ClassVar[str] = "audio"
     component_classes: ClassVar = {
         "text_encoder": ClapTextConfig,
         "unet": UNet2DConfig,

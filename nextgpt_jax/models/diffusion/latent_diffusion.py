@@ -25,6 +25,7 @@ class LatentDiffusionConfig:
     raises UserError for a size that is not supported.
     """
 
+    medium: ClassVar[str] = "image"  # what comes out: "image", "video" or "audio"
     component_classes: ClassVar[Mapping[str, type]]  # the config class of each component, by the name of its folder
     scheduler: SchedulerConfig
 

@@ -29,6 +29,7 @@ _FRAMES_PER_BATCH = 4  # at 576 x 320 pixels the autoencoder needs 0.5 GiB per f
 class TextToVideoConfig(LatentDiffusionConfig):
     """The configs of the components, which have to fit each other."""
 
+    medium: ClassVar[str] = "video"
     component_classes: ClassVar = {"text_encoder": CLIPTextConfig, "unet": UNet3DConfig, "vae": AutoencoderKLConfig}
 
     text_encoder: CLIPTextConfig
