@@ -45,14 +45,15 @@ def export_checkpoint(
     The folder loads in transformers, diffusers or peft. It appears when it is complete and on disk.
 
         export_checkpoint("llm", "vicuna", source="converted/vicuna", dtype="float16")
-        export_checkpoint("lora", "adapter", workdir="runs/stage3", config=config)
+        export_checkpoint("lora", "adapter", workdir="runs/stage3")
 
     Args:
       component: a key of LAYOUTS, or "nextgpt": every part of a converted system.
       output: the new folder.
       source: a converted folder.
       workdir: for "delta" and "lora", in place of `source`: a training run, of which the newest checkpoint is exported.
-      config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections.
+      config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections; None: the one that
+        the run recorded.
       lora: for "llm": an adapter, published or converted, whose updates are added to the weights.
       dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
       verbose: print one line per component.
@@ -62,6 +63,8 @@ def export_checkpoint(
         written.
     """
     output, cast = pathlib.Path(output), parse_dtype(dtype)
+    if config is None and str(workdir):
+        config = Workdir(workdir).config()
     _check_arguments(component, source=source, workdir=workdir, config=config, lora=lora)
     if str(workdir):
         exported = {"": output}
