@@ -24,7 +24,6 @@ from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests import FIXTURES, KEYPAD, tiny
 from tests.convert.commands import convert, refused, same
-from tests.models.test_nextgpt import tiny_config
 
 
 @pytest.mark.parametrize("component", tiny.COMPONENTS)
@@ -115,17 +114,6 @@ def test_layouts_of_the_hub(layout, tiny_root, tmp_path):
     convert("llama", f"--source={source}", f"--output={tmp_path / 'jax'}")
     convert("export", "llama", f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
     same(open_checkpoint(source), open_checkpoint(tmp_path / "torch"))
-
-
-def test_pickles_with_views_and_transposed_tensors(tmp_path):
-    whole = torch.arange(24.0).reshape(4, 6)
-    content = {"part": whole[1:3, 2:], "turned": whole.t(), "number": torch.tensor(3), "none": torch.zeros(0, 3)}
-    for name, options in {"new.bin": {}, "old.bin": {"_use_new_zipfile_serialization": False}}.items():
-        torch.save({"state_dict": content, "epoch": 3}, tmp_path / name, **options)
-        read = open_checkpoint(tmp_path / name)
-        assert read.keys() == content.keys()
-        for key, value in content.items():
-            np.testing.assert_array_equal(read[key], value.numpy())
 
 
 def test_imagebind_as_it_was_released(tmp_path, monkeypatch):
@@ -256,40 +244,6 @@ def test_adapters_that_compute_something_else(adapter, tmp_path):
 
 
 # NExT-GPT's own weights
-
-
-@pytest.mark.parametrize("delta", ["nextgpt", "nextgpt_old_peft", "nextgpt_stage2", "newer names"])
-def test_deltas_in_all_spellings(delta, tmp_path):
-    cfg = tiny_config()
-    state = nnx.state(nnx.eval_shape(lambda: nextgpt_model(cfg)))
-    table = nextgpt_delta.table(cfg)
-    checkpoint = open_checkpoint(FIXTURES / (delta if delta != "newer names" else "nextgpt"))
-    if delta == "newer names":
-        renamed = {"llama_proj.": "mm_input_projector.", "gen_text_hidden_fcs.0.": "mm_output_img_projector.",
-                   "gen_text_hidden_fcs_video.0.": "mm_output_vid_projector.",
-                   "gen_text_hidden_fcs_audio.0.": "mm_output_aud_projector."}  # fmt: skip
-        tensors = {}
-        for key, tensor in checkpoint.tensors.items():
-            old = next((prefix for prefix in renamed if key.startswith(prefix)), "")
-            tensors[renamed.get(old, "") + key.removeprefix(old)] = tensor
-        checkpoint = checkpoint.with_tensors(tensors)
-    _, match, held = nextgpt_delta.match_delta(checkpoint, state, table)
-    assert ("LoRA" in held) == (delta != "nextgpt_stage2")
-    orbax_params.save(match.parameters, tmp_path)
-    kept, pieces = nextgpt_delta.saved_delta(tmp_path, state)
-    assert sorted(pieces) == sorted(held)
-    parameters = orbax_params.parameters(tmp_path, kept, table)
-    back = nextgpt_delta.join_rows(matching.export_parameters(parameters, kept, table))
-    original = {k: v for k, v in open_checkpoint(FIXTURES / ("nextgpt" if "names" in delta else delta)).items()}
-    assert {v.tobytes() for v in back.values()} == {v.tobytes() for v in original.values()}
-    if delta == "nextgpt":
-        assert back.keys() == original.keys()
-
-
-def nextgpt_model(cfg):
-    from nextgpt_jax.models.nextgpt import NExTGPTModel
-
-    return NExTGPTModel(cfg, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from convert import folders
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.weights import orbax_params
 from nextgpt_jax.weights.components import COMPONENTS
-from nextgpt_jax.weights.hub import is_hub_id, wanted_files
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests.convert.commands import convert, refused
@@ -163,21 +162,3 @@ def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refused("llama", "--source=lmsys/vicuna-7b-v1.5", f"--output={tmp_path / 'x'}")
     assert "there is no folder lmsys/vicuna-7b-v1.5" in message and "config.json, model.safetensors" in message
-
-
-def test_what_is_downloaded():
-    names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-             "model.safetensors.index.json", "pytorch_model.bin", "unet/config.json", "unet/model.bin",
-             "unet/model.fp16.bin", "tokenizer.model", "img/cat.png"]  # fmt: skip
-    assert wanted_files(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
-    companions = ["README.md", "config.json", "model.safetensors.index.json", "tokenizer.model", "unet/config.json"]
-    assert wanted_files(names, weights=False) == companions
-
-
-def test_hub_ids_and_paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("owner/name", "owner/name-1.5@main", "a/b@refs/pr/1", "weights/llm"):
-        assert is_hub_id(name), name
-    (tmp_path / "weights").mkdir()  # now the same name is a path
-    for name in ("weights/llm", "./weights/llm", "/weights/llm", "name", "a/b/c", "owner/name@", ""):
-        assert not is_hub_id(name), name

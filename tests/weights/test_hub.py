@@ -11,6 +11,8 @@ import threading
 
 import pytest
 
+from nextgpt_jax.weights.hub import is_hub_id, wanted_files
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/tiny-llama"
 NOBODY = "http://127.0.0.1:9"  # refuses connections
@@ -138,3 +140,21 @@ def test_a_part_of_a_model_may_be_a_repository(hub, tiny_root, tmp_path):
     done = load("empty", NOBODY, REPOSITORY)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: model.llm: there is no folder {REPOSITORY}, and the hub cannot be reached")
+
+
+def test_what_is_downloaded():
+    names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+             "model.safetensors.index.json", "pytorch_model.bin", "unet/config.json", "unet/model.bin",
+             "unet/model.fp16.bin", "tokenizer.model", "img/cat.png"]  # fmt: skip
+    assert wanted_files(names) == sorted(set(names) - {"pytorch_model.bin", "unet/model.fp16.bin", "img/cat.png"})
+    companions = ["README.md", "config.json", "model.safetensors.index.json", "tokenizer.model", "unet/config.json"]
+    assert wanted_files(names, weights=False) == companions
+
+
+def test_hub_ids_and_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/name", "owner/name-1.5@main", "a/b@refs/pr/1", "weights/llm"):
+        assert is_hub_id(name), name
+    (tmp_path / "weights").mkdir()  # now the same name is a path
+    for name in ("weights/llm", "./weights/llm", "/weights/llm", "name", "a/b/c", "owner/name@", ""):
+        assert not is_hub_id(name), name

@@ -13,7 +13,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
-from tests.weights.test_matching import TABLE, abstract, weights
+from tests.weights.toy import TABLE, abstract, weights
 
 WEIGHTS = weights()
 
