@@ -1,7 +1,7 @@
 """Audio files and in-memory audio to one channel at the encoder's rate, and WAV files.
 
-soundfile reads what it can. PyAV, which also reads MP3, AAC and the sound of videos, could read the other formats too,
-but takes 8 times as long for WAV files and returns the padding at the end of Vorbis files.
+soundfile reads WAV, FLAC, OGG and similar files. PyAV reads MP3, AAC and the sound of videos; it could read all files,
+but takes 8 times as long for WAV and returns the padding at the end of Vorbis.
 """
 
 import io
@@ -15,7 +15,7 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
@@ -175,10 +175,8 @@ def resample(samples: Float[np.ndarray, " n"], rate: int, target: int) -> Float[
     return samples if rate == target else soxr.resample(samples, rate, target)
 
 
-def write_wav(
-    path: str | os.PathLike, samples: Float[np.ndarray, " n"] | Int16[np.ndarray, " n"], sample_rate: int
-) -> None:
-    """Writes 16-bit PCM atomically; floats are in [-1, 1], values outside are clipped.
+def write_wav(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
+    """Writes 16-bit PCM atomically. Samples [n] are int16, or floats in [-1, 1] (values outside are clipped).
 
     Raises:
       ValueError: another shape or dtype, no samples, values that are not finite, or a rate that is not positive.

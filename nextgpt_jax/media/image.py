@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, Shaped, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nextgpt_jax.errors import UserError
@@ -120,8 +120,8 @@ def gray16(image: Image.Image) -> UInt16[np.ndarray, "h w"]:
     return gray.astype(np.uint16)
 
 
-def write_png(path: str | os.PathLike, image: Float[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG atomically; floats are in [0, 1], values outside are clipped.
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes a PNG atomically. Pixels [H, W, 3] are uint8, or floats in [0, 1] (values outside are clipped).
 
     Raises:
       ValueError: another shape or dtype, or values that are not finite.
@@ -135,7 +135,7 @@ def write_png(path: str | os.PathLike, image: Float[np.ndarray, "h w 3"] | UInt8
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
 
 
-def to_uint8(pixels: Float[np.ndarray, "*shape"] | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+def to_uint8(pixels: Shaped[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Pixels that are uint8, or floats in [0, 1] (values outside are clipped).
 
     Raises:

@@ -37,7 +37,7 @@ def is_mp4(container: InputContainer) -> bool:
 
 
 def _check_boxes(file: IO[bytes]) -> None:
-    """Raises ValueError if a box of an MP4 is cut off: FFmpeg opens a file that has an index, whatever else is missing.
+    """Raises ValueError if a box of an MP4 is cut off: FFmpeg opens any file that has an index.
 
     A file is a sequence of boxes, each of which starts with its length.
     """

@@ -131,7 +131,7 @@ def _indices(
 
 def preprocess_clips(
     clips: UInt8[np.ndarray, "c f h w 3"], size: int, crops: int = 3
-) -> Float[np.ndarray, "_ f {size} {size} 3"]:
+) -> Float[np.ndarray, "c*{crops} f {size} {size} 3"]:
     """Shorter side to `size` (bilinear), `crops` crops along the longer side, CLIP's mean and deviation: float32.
 
     Three crops are left, center, right (or top, center, bottom), consecutive for each clip; one is the center. As in
@@ -179,11 +179,10 @@ def _interpolate(clips: np.ndarray, rows: tuple, columns: tuple) -> np.ndarray:
     return upper + (along(bottom) - upper) * down
 
 
-def write_mp4(
-    path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"] | Float[np.ndarray, "t h w 3"], fps: float
-) -> None:
-    """Writes H.264 (yuv420p, CRF 18) atomically; floats are in [0, 1], values outside are clipped.
+def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None:
+    """Writes H.264 (yuv420p, CRF 18) atomically.
 
+    Frames [T, H, W, 3] are uint8, or floats in [0, 1] (values outside are clipped).
     yuv420p halves the resolution of color, so an odd height or width is padded by repeating its last row or column. The
     index is at the start of the file, so that it can be streamed.
 

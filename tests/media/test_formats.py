@@ -1,7 +1,5 @@
 """The table of media: each modality by name, from files and from memory, and a row that a user adds."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,36 +7,14 @@ from PIL import Image
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES
+from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 
 RNG = np.random.default_rng(0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """The fields of an encoder's config that the formats read."""
-
-    image_size: int = 16
-    video_clips: int = 2
-    video_frames: int = 2
-    video_crops: int = 1
-    clip_seconds: float = 0.5
-    audio_clips: int = 2
-    audio_num_mel_bins: int = 16
-    audio_target_len: int = 20
-
-    def input_shape(self, modality: str) -> tuple[int, ...]:
-        pixels = (self.image_size, self.image_size)
-        return {
-            "image": (*pixels, 3),
-            "video": (2, 2, *pixels, 3),
-            "audio": (2, 16, 20),
-            "depth": pixels,
-            "thermal": pixels,
-            "imu": (6, 40),
-        }[modality]
-
-
-ENCODER = Encoder()
+ENCODER = ImageBindConfig(
+    8, image_size=112, video_clips=2, video_crops=3, audio_clips=2, audio_num_mel_bins=32, audio_target_len=40
+)
 IMAGE = RNG.integers(0, 256, (20, 30, 3), np.uint8)
 FRAMES = RNG.integers(0, 256, (8, 20, 30, 3), np.uint8)
 SAMPLES = RNG.integers(-9000, 9000, 16000).astype(np.int16)
@@ -73,6 +49,21 @@ def test_files_and_content_give_the_same_input(tmp_path, modality):
     np.testing.assert_array_equal(found, media.load(modality, content, ENCODER))
 
 
+@pytest.mark.parametrize(
+    ("modality", "content", "reason"),
+    [
+        ("image", np.zeros((1, 65, 3), np.uint8), "narrow"),
+        ("video", np.zeros((2, 2, 65, 1, 3), np.uint8), "narrow"),
+        ("depth", np.zeros((1, 65), np.float32), "narrow"),
+        ("thermal", np.zeros((65, 1), np.float32), "narrow"),
+        ("audio", np.zeros(399, np.float32), "short"),
+    ],
+)
+def test_media_that_are_too_small_are_refused(modality, content, reason):
+    with pytest.raises(UserError, match=reason):
+        media.preprocess(modality, content, ENCODER)
+
+
 def test_errors_name_the_file(tmp_path):
     media.write("image", tmp_path / "strip.png", np.zeros((1, 65, 3), np.uint8))
     with pytest.raises(UserError, match=f"{tmp_path}/strip.png: an image of 65 x 1 pixels is too narrow"):
@@ -82,9 +73,9 @@ def test_errors_name_the_file(tmp_path):
 
 
 def test_modalities_without_a_row_or_a_writer(tmp_path):
-    for call in (media.read, media.load, media.from_content, media.preprocess):
+    for call, source in ((media.read, "a"), (media.load, "a"), (media.from_content, MAP), (media.preprocess, MAP)):
         with pytest.raises(UserError, match=r"'smell' .*only image, video, .*add a row to media.FORMATS"):
-            call("smell", tmp_path / "a", ENCODER)
+            call("smell", source, ENCODER)
     with pytest.raises(UserError, match="'smell'"):
         media.write("smell", tmp_path / "a", np.zeros(4))
     with pytest.raises(UserError, match="files of 'imu' cannot be written"):
@@ -99,7 +90,7 @@ def test_a_row_can_be_added(tmp_path, monkeypatch):
         write=np.save,
     )
     monkeypatch.setitem(media.FORMATS, "touch", format)
-    media.write("touch", tmp_path / "a.npy", np.arange(40))
-    expected = np.arange(16, dtype=np.float32)
+    media.write("touch", tmp_path / "a.npy", np.arange(400))
+    expected = np.arange(112, dtype=np.float32)
     np.testing.assert_array_equal(media.load("touch", tmp_path / "a.npy", ENCODER), expected)
-    np.testing.assert_array_equal(media.load("touch", list(range(40)), ENCODER), expected)
+    np.testing.assert_array_equal(media.load("touch", list(range(400)), ENCODER), expected)

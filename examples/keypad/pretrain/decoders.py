@@ -66,8 +66,8 @@ def prompt_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Latents, and the prompts of the things that they show: ids or embeddings.
 
-    Half of the prompts are the usual spelling, half any spelling; a tenth is the empty one. `noise` is the deviation of
-    what is added to embeddings.
+    Half of the prompts are the usual spelling, half any spelling; a tenth is the empty one. `noise` is the
+    deviation of Gaussian noise that is added to embeddings.
     """
     while True:
         rows = rng.integers(len(latents), size=size)
