@@ -9,6 +9,7 @@ import math
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.errors import UserError
@@ -140,7 +141,7 @@ class AudioLDM(LatentDiffusion):
         """
         return self._component("unet")(x, timesteps, class_labels=prompt_embeds[:, 0])
 
-    def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b samples"]:
+    def decode(self, latents: Float[Array, "b h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b samples"]:
         """Waveforms in -1 .. 1, float32, of denoised latents; the networks compute in `dtype`.
 
         They are as long as the latents, rounded up by the vocoder; cut them to `config.num_samples`.

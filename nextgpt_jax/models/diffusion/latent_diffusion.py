@@ -6,16 +6,20 @@ B samples, L prompt tokens, D prompt width, *s the axes of a latent (h w of imag
 
 import pathlib
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.diffusion.sample import sample
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, SchedulerConfig, init_state
+
+_Config = TypeVar("_Config", bound="LatentDiffusionConfig")  # typing.Self fails with run-time type checkers
 
 
 class LatentDiffusionConfig:
@@ -40,7 +44,7 @@ class LatentDiffusionConfig:
         return self.text_encoder.max_position_embeddings
 
     @classmethod
-    def from_pretrained(cls, folder: str | pathlib.Path) -> Self:
+    def from_pretrained(cls: type[_Config], folder: str | pathlib.Path) -> _Config:
         """Reads a model folder: COMPONENT/config.json of every component, and scheduler/scheduler_config.json.
 
         Raises:
@@ -103,10 +107,10 @@ class LatentDiffusion(nnx.Module):
     def denoise(
         self,
         state: SamplerState,
-        prompt_embeds: Float[Array, "b l d"],
-        negative_prompt_embeds: Float[Array, "_ l d"] | None,
+        prompt_embeds: Float[Array | np.ndarray, "b l d"],
+        negative_prompt_embeds: Float[Array | np.ndarray, "_ l d"] | None,
         table: SamplerTable,
-        guidance_scale: Float[Array, " b"],
+        guidance_scale: Float[Array | np.ndarray, " b"],
         first: Int[Array, ""] | int = 0,
         last: Int[Array, ""] | int | None = None,
     ) -> SamplerState:
@@ -124,17 +128,17 @@ class LatentDiffusion(nnx.Module):
             model, table, state, prompt_embeds, negative_prompt_embeds, guidance_scale, first=first, last=last
         )
 
-    def decode(self, latents: Float[Array, "b *s c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b ..."]:
+    def decode(self, latents: Float[Array, "b *s c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b ..."]:
         """Media, float32, of denoised latents; the networks compute in `dtype`. Implemented by each decoder."""
         raise NotImplementedError
 
     def generate(
         self,
-        prompt_embeds: Float[Array, "b l d"],
-        negative_prompt_embeds: Float[Array, "_ l d"] | None,
-        noise: Float[Array, "b *s c"],
+        prompt_embeds: Float[Array | np.ndarray, "b l d"],
+        negative_prompt_embeds: Float[Array | np.ndarray, "_ l d"] | None,
+        noise: Float[Array | np.ndarray, "b *s c"],
         table: SamplerTable,
-        guidance_scale: Float[Array, " b"],
+        guidance_scale: Float[Array | np.ndarray, " b"],
     ) -> Float[Array, "b ..."]:
         """Media as `decode` returns them, from standard normal noise of any latent size. See `denoise`."""
         state = self.denoise(init_state(table, noise), prompt_embeds, negative_prompt_embeds, table, guidance_scale)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, model_input, step
@@ -16,7 +17,7 @@ def sample(
     state: SamplerState,
     context: Any,
     negative: Any,
-    guidance_scale: Float[Array, " b"],
+    guidance_scale: Float[Array | np.ndarray, " b"],
     *,
     first: Int[Array, ""] | int = 0,
     last: Int[Array, ""] | int | None = None,

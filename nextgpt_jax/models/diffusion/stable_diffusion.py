@@ -7,6 +7,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nextgpt_jax.models.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
@@ -63,6 +64,6 @@ class StableDiffusion(LatentDiffusion):
 
     component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
-    def decode(self, latents: Float[Array, "b h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b H W 3"]:
+    def decode(self, latents: Float[Array, "b h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b H W 3"]:
         """Images in 0 .. 1, float32, of denoised latents. Raises ValueError without a VAE."""
         return self._component("vae").decode_pixels(latents, dtype)

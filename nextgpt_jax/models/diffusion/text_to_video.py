@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nextgpt_jax.errors import UserError
@@ -62,7 +63,7 @@ class TextToVideo(LatentDiffusion):
 
     component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet3DConditionModel, "vae": AutoencoderKL}
 
-    def decode(self, latents: Float[Array, "b f h w c"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "b f H W 3"]:
+    def decode(self, latents: Float[Array, "b f h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b f H W 3"]:
         """Frames in 0 .. 1, float32, of denoised latents, a few at a time: peak memory does not grow with their number.
 
         Raises ValueError without a VAE.

@@ -275,7 +275,7 @@ class UNet2DConditionModel(nnx.Module):
         timestep: Num[Array, " b"] | Num[Array, ""],
         encoder_hidden_states: Float[Array, "b l d"] | None = None,
         class_labels: Float[Array, "b e"] | None = None,
-    ) -> Float[Array, "b h w c"]:
+    ) -> Float[Array, "b h w out"]:
         """The prediction (noise or velocity, as trained) in the dtype of `sample`.
 
         Any latent size works: on the way up, maps are resized to their skip connection where halving rounded.

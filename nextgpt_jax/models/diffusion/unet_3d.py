@@ -256,7 +256,7 @@ class UNet3DConditionModel(nnx.Module):
         sample: Float[Array, "b f h w c"],
         timestep: Num[Array, " b"] | Num[Array, ""],
         encoder_hidden_states: Float[Array, "b l d"],
-    ) -> Float[Array, "b f h w c"]:
+    ) -> Float[Array, "b f h w out"]:
         """The prediction (noise or velocity, as trained) in the dtype of `sample`.
 
         Any number of frames and any latent size work: on the way up, maps are resized to their skip connection where

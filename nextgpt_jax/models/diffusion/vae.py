@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nextgpt_jax.errors import UserError
@@ -154,7 +155,7 @@ class Encoder(nnx.Module):
         self.conv_norm_out = GroupNorm(cfg.norm_num_groups, widths[-1], eps=_EPS)
         self.conv_out = Conv(widths[-1], 2 * cfg.latent_channels, (3, 3), padding=1, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w _"]:
+    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w moments"]:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
@@ -201,7 +202,7 @@ class AutoencoderKL(nnx.Module):
         """Pixels, about -1 .. 1 and not clipped."""
         return self.decoder(self.post_quant_conv(latents))
 
-    def decode_pixels(self, latents: Float[Array, "b h w z"], dtype: jnp.dtype) -> Float[Array, "b H W c"]:
+    def decode_pixels(self, latents: Float[Array, "b h w z"], dtype: DTypeLike) -> Float[Array, "b H W c"]:
         """Pixels in 0 .. 1, float32, of a diffusion model's latents; the network computes in `dtype`."""
         pixels = self.decode((latents / self.config.scaling_factor).astype(dtype))
         return jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

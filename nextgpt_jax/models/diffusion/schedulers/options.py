@@ -66,13 +66,13 @@ def check_choice(field: str, value: object, choices: tuple) -> None:
 
 
 def spaced_timesteps(options: SchedulerOptions, steps: int, *, default: str, rounded: bool = True) -> np.ndarray:
-    """Descending timesteps: [steps]. `rounded` False keeps fractions (Euler's linspace)."""
+    """Descending timesteps: [steps], float64. `rounded` False keeps fractions (Euler's linspace)."""
     n, spacing = options.num_train_timesteps, options.timestep_spacing or default
     if spacing == "linspace":
         t = np.linspace(0, n - 1, steps)[::-1]
         return t.round() if rounded else t
     if spacing == "leading":
-        return (np.arange(steps) * (n // steps))[::-1] + options.steps_offset
+        return np.arange(steps, dtype=np.float64)[::-1] * (n // steps) + options.steps_offset
     return np.round(np.arange(n, 0, -n / steps))[:steps] - 1
 
 

@@ -1,6 +1,7 @@
 """The table of a sampling run, and the step that runs any sampler from it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Int
 HISTORY_SLOTS = 4  # earlier outputs: three for PNDM's multistep formula, one for a Runge-Kutta sum
 SCRATCH_SLOT = HISTORY_SLOTS - 1
 _BUCKET = 1024  # tables are padded to a multiple of this
+
+Coefficient = Any  # a float; in a SamplerTable, floats [rows]; in a step, a traced scalar
 
 
 @jax.tree_util.register_dataclass
@@ -23,17 +26,17 @@ class StepCoefficients:
     then history slot `history_slot` becomes history_keep * (its value) + p, and x becomes the anchor if `set_anchor`.
     """
 
-    timestep: float
-    input_scale: float = 1.0  # the model is fed input_scale * x
-    from_sample: float = 0.0
-    from_output: float = 1.0
-    sample: float = 0.0
-    anchor: float = 0.0
-    current: float = 0.0
-    history: tuple[float, ...] = (0.0,) * HISTORY_SLOTS
-    history_slot: int = SCRATCH_SLOT
-    history_keep: float = 0.0
-    set_anchor: float = 0.0
+    timestep: Coefficient
+    input_scale: Coefficient = 1.0  # the model is fed input_scale * x
+    from_sample: Coefficient = 0.0
+    from_output: Coefficient = 1.0
+    sample: Coefficient = 0.0
+    anchor: Coefficient = 0.0
+    current: Coefficient = 0.0
+    history: Any = (0.0,) * HISTORY_SLOTS  # one per slot
+    history_slot: Any = SCRATCH_SLOT
+    history_keep: Coefficient = 0.0
+    set_anchor: Coefficient = 0.0
 
 
 @jax.tree_util.register_dataclass
@@ -41,12 +44,12 @@ class StepCoefficients:
 class SamplerTable:
     """A sampling run: StepCoefficients of arrays with a leading axis, padded beyond `num_evaluations`.
 
-    All leaves may be traced.
+    All leaves may be traced, or abstract.
     """
 
     coefficients: StepCoefficients  # float32 [rows], history [rows, slots], history_slot int32 [rows]
-    num_evaluations: Int[Array, ""] | np.int32
-    init_noise_sigma: Float[Array, ""] | np.float32
+    num_evaluations: Any  # int32
+    init_noise_sigma: Any  # float32
 
     def at(self, i: Int[Array, ""] | int) -> StepCoefficients:
         """The coefficients of evaluation `i`."""
@@ -67,14 +70,14 @@ def pack(steps: list[StepCoefficients], init_noise_sigma: float) -> SamplerTable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SamplerState:
-    """The values that a step changes; all float32."""
+    """The values that a step changes: arrays, float32, which may be traced or abstract."""
 
-    sample: Float[Array, "..."]
-    anchor: Float[Array, "..."]
-    history: Float[Array, "slots ..."]
+    sample: Any  # [...]
+    anchor: Any  # [...]
+    history: Any  # [slots, ...]
 
 
-def init_state(table: SamplerTable, noise: Float[Array, "..."]) -> SamplerState:
+def init_state(table: SamplerTable, noise: Float[Array | np.ndarray, "..."]) -> SamplerState:
     """The state before the first evaluation, from standard normal noise of any shape."""
     sample = noise.astype(jnp.float32) * table.init_noise_sigma
     return SamplerState(sample, jnp.zeros_like(sample), jnp.zeros((HISTORY_SLOTS, *sample.shape), jnp.float32))

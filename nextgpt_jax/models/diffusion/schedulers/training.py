@@ -6,18 +6,16 @@ from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions
 
+_Samples = Float[Array | np.ndarray, "b ..."]
 
-def add_noise(
-    options: SchedulerOptions, x: Float[Array, "b ..."], noise: Float[Array, "b ..."], timesteps: Int[Array, " b"]
-) -> Float[Array, "b ..."]:
+
+def add_noise(options: SchedulerOptions, x: _Samples, noise: _Samples, timesteps: Int[Array, " b"]) -> _Samples:
     """The clean samples `x` brought to the noise level of each row's timestep (the forward process)."""
     signal, spread = _levels(options, x, timesteps)
     return signal * x + spread * noise
 
 
-def training_target(
-    options: SchedulerOptions, x: Float[Array, "b ..."], noise: Float[Array, "b ..."], timesteps: Int[Array, " b"]
-) -> Float[Array, "b ..."]:
+def training_target(options: SchedulerOptions, x: _Samples, noise: _Samples, timesteps: Int[Array, " b"]) -> _Samples:
     """The model's target for the input `add_noise(...)`: noise, velocity or the clean sample."""
     if options.prediction_type == "epsilon":
         return noise
@@ -27,7 +25,7 @@ def training_target(
     return signal * noise - spread * x
 
 
-def _levels(options: SchedulerOptions, x: Float[Array, "b ..."], timesteps: Int[Array, " b"]) -> tuple[Array, Array]:
+def _levels(options: SchedulerOptions, x: _Samples, timesteps: Int[Array, " b"]) -> tuple[Array, Array]:
     """Levels of signal and noise, which broadcast against `x`."""
     alphas = options.alphas_cumprod()
     shape = (-1, *(1,) * (x.ndim - 1))
