@@ -76,11 +76,11 @@ class DecodeOutput:
       group_hidden: the hidden states at the tokens of each group, padded to W with arbitrary values.
     """
 
-    tokens: Int[Array, "b n"]
-    length: Int[Array, " b"]
-    num_groups: Int[Array, " b"]
-    group_modality: Int[Array, "b g"]
-    group_hidden: Float[Array, "b g w d"]
+    tokens: Int[AnyArray, "b n"]
+    length: Int[AnyArray, " b"]
+    num_groups: Int[AnyArray, " b"]
+    group_modality: Int[AnyArray, "b g"]
+    group_hidden: Float[AnyArray, "b g w d"]
 
 
 @jax.tree_util.register_dataclass

@@ -1,1 +1,1 @@
-"""Answering: the engine, and its command line."""
+"""Inference: requests in, text and media out."""

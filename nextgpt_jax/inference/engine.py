@@ -17,7 +17,7 @@ from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.generation.state import DecodeOutput, DecodeState, StaticDecodeConfig
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import BatchShape, pad_rows, prompt_batch, round_up_to_power_of_two
-from nextgpt_jax.inference.media_sampler import MediaSampler, OnStep, use_mesh
+from nextgpt_jax.inference.media_sampler import MediaSampler, OnStep
 from nextgpt_jax.inference.responses import ResponseParser, TextStream
 from nextgpt_jax.inference.types import Request, Response, StreamEvent
 from nextgpt_jax.inference.validation import check_conversation, check_defaults, check_options
@@ -222,13 +222,13 @@ class Engine:
             max_new_tokens=shape.new_tokens,
             max_groups=self.defaults.max_media,
         )
-        with use_mesh(self._mesh):
+        with programs.use_mesh(self._mesh):
             return programs.prefill(self._model, *batch, config=config), config
 
     def _advance(
         self, state: DecodeState, config: StaticDecodeConfig, max_steps: int
     ) -> tuple[DecodeState, programs.Progress]:
-        with use_mesh(self._mesh):
+        with programs.use_mesh(self._mesh):
             return programs.decode(self._model, state, np.int32(max_steps), config=config)
 
     def _warm_up_decoding(self, shape: BatchShape) -> None:
@@ -249,7 +249,7 @@ class Engine:
         """The embeddings of media of a modality, and of zeros that fill the batch."""
         rows = round_up_to_shards(round_up_to_power_of_two(min(rows, _ENCODE_BATCH)), self._data_parallel_mesh)
         batch = pad_rows(contents, rows, np.zeros(self.config.input_encoders[name].input_shape(name)), np.float32)
-        with use_mesh(self._data_parallel_mesh):
+        with programs.use_mesh(self._data_parallel_mesh):
             embeddings = programs.encode_media(self._model, jnp.asarray(batch, self._dtype), modality=name)
         return np.asarray(embeddings, np.float32)
 

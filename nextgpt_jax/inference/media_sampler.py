@@ -1,6 +1,5 @@
 """Sampling media with the decoders of a model, from the hidden states at signal tokens."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -119,7 +118,7 @@ class MediaSampler:
         scales = pad_rows(guidance_scales, batch, 1, np.float32)
         seeds, indices = pad_rows(seeds, batch, 0, np.uint32), pad_rows(indices, batch, 0, np.int32)
         table = self._decoders[name].scheduler.sampler_table(steps)
-        with use_mesh(self._mesh):
+        with programs.use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(
                 self._model, hidden, table, seeds, indices, modality=name, size=self._size(name)
@@ -152,8 +151,3 @@ class MediaSampler:
         if decoder.medium == "audio":
             return media.Audio(array[: decoder.num_samples(settings.seconds)], decoder.sampling_rate)
         return array
-
-
-def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """jax.set_mesh, or nothing without a mesh."""
-    return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()

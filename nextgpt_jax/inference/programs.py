@@ -4,6 +4,7 @@ Results have explicit shardings on the mesh in use: the compiler's own choice ma
 recompile the next program.
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import compiler
@@ -20,6 +22,11 @@ from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, init_state
 from nextgpt_jax.models.nextgpt import NExTGPTModel
 from nextgpt_jax.sharding import constrain, constrain_batch, replicate_params
+
+
+def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """jax.set_mesh, or nothing without a mesh."""
+    return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
 
 
 @jax.tree_util.register_pytree_node_class

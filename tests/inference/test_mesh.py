@@ -16,6 +16,7 @@ from nextgpt_jax.inference.types import Request
 from nextgpt_jax.weights.load import load_trained
 from nextgpt_jax.prompts import Turn
 from tests import tiny
+from tests.compilations import compilations
 
 sharding.MIN_SHARDED_SIZE = 0  # here everything is small
 config = tiny.experiment(pathlib.Path(sys.argv[1]), "stage3", tiny.PICTURES)
@@ -28,7 +29,8 @@ requests = [
 answers = []
 for mesh in (None, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
     system = load_trained(config.model, "", mesh=mesh)
-    answers.append(Engine(system, config.generation).generate(requests))
+    engine = Engine(system, config.generation)
+    answers.append(engine.generate(requests))
 split = [x for x in jax.tree.leaves(system.model) if x.addressable_shards[0].data.size < x.size]
 assert len(jax.devices()) == 8 and len(split) > 20, len(split)
 for one, other in zip(*answers, strict=True):
@@ -36,6 +38,9 @@ for one, other in zip(*answers, strict=True):
     for a, b in zip(one.media, other.media, strict=True):
         assert np.abs(a.content.astype(int) - b.content.astype(int)).max() <= 1
 assert all(len(reply.media) == 1 for reply in answers[0])
+before = compilations()
+*_, last = engine.stream(requests[0])
+assert (last.response.text, len(last.response.media)) == (answers[0][0].text, 1) and compilations() == before
 print("same")
 """
 
