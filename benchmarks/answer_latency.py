@@ -1,4 +1,4 @@
-"""Times an answer of the keypad model with one medium: the whole process, cold and warm, and a warm engine.
+"""Latency of an answer of the keypad model with one medium: the whole process, cold and warm, and a warm engine.
 
     python benchmarks/answer_latency.py
 
@@ -29,7 +29,7 @@ PROMPTS = {
 
 
 def process(cache: str, output: str) -> float:
-    """Seconds that infer.py takes from start to finish."""
+    """Wall time of one infer.py process, in seconds."""
     options = [f"--prompt={PROMPTS['image']}", f"--output={output}"]
     command = [sys.executable, "infer.py", "--config=configs/keypad.py", *options]
     start = time.perf_counter()
@@ -39,7 +39,7 @@ def process(cache: str, output: str) -> float:
 
 
 def main() -> None:
-    """Prints a row a measurement."""
+    """Prints one row per measurement."""
     print(f"jax {jax.__version__}, {platform.machine()}, {os.cpu_count()} cores")
     print("| from prompt to file | seconds |")
     print("|---|---|")

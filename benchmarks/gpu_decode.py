@@ -1,10 +1,10 @@
-"""What a token, and a prompt, of the 7B move to and from an H100's memory, as compiled: layers in a stack, and apart.
+"""HBM traffic of prefill and decode of the 7B on an H100, as compiled: with stacked and with separate layers.
 
     python benchmarks/gpu_decode.py [--topology h100:1] [--rows 1 8]
 
-Needs the CUDA plugin (pip install '.[cuda]'), no GPU. "in a stack" is the form of training: one scan over stacked
-layers with LoRA beside the kernels, and XLA's own options. "apart" is what answers: prepare_llm of weights/load.py and
-nextgpt_jax/compiler.py.
+Needs the CUDA plugin (pip install '.[cuda]'), no GPU. "stacked" is the form of training: one scan over stacked layers,
+LoRA not merged, XLA's default options. "separate" is the form of inference: the changes of prepare_llm
+(nextgpt_jax/weights/load.py) and the options of nextgpt_jax/compiler.py.
 """
 
 import argparse
@@ -35,9 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     print(f"jax {jax.__version__}, {args.topology}")
-    print(
-        "| program | rows | in a stack | apart | as many bytes | time of those at the peak rate |\n" + "|---" * 6 + "|"
-    )
+    print("| program | rows | stacked | separate | ratio | time at the peak rate |\n" + "|---" * 6 + "|")
     for program in ("decode", "prefill"):
         for rows in args.rows:
             with (
@@ -45,10 +43,10 @@ def main() -> None:
                 mock.patch.dict(compiler.OPTIONS, clear=True),
             ):
                 stacked = compiled(program, args.topology, rows)
-            apart = compiled(program, args.topology, rows)
+            separate = compiled(program, args.topology, rows)
             cells = [
-                program, rows, f"{stacked.hbm_bytes / 1e9:.1f} GB", f"{apart.hbm_bytes / 1e9:.1f} GB",
-                f"{apart.hbm_bytes / stacked.hbm_bytes:.2f} x", format_seconds(apart.seconds["HBM"]),
+                program, rows, f"{stacked.hbm_bytes / 1e9:.1f} GB", f"{separate.hbm_bytes / 1e9:.1f} GB",
+                f"{separate.hbm_bytes / stacked.hbm_bytes:.2f} x", format_seconds(separate.seconds["HBM"]),
             ]  # fmt: skip
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

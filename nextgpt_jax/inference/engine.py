@@ -39,7 +39,7 @@ class Engine:
     On a mesh, the rows of a batch are split over its devices. Calls share the weights and keep no state.
 
     Attributes:
-      config: of the model.
+      config: the model's config.
       defaults: settings that requests can override, and sizes of generated media.
     """
 

@@ -96,9 +96,10 @@ def check_defaults(defaults: GenerationConfig, modalities: Sequence[str]) -> Non
       UserError: one is out of range.
     """
     for name in modalities:
-        if (batch := getattr(defaults, name).batch) < 1:
-            raise UserError(f"generation.{name}.batch is {batch}: give at least 1")
-    if "video" in modalities and not 0 < defaults.video.fps <= 1000:
-        raise UserError(f"generation.video.fps is {defaults.video.fps}: give frames per second above 0, at most 1000")
+        settings = getattr(defaults, name)
+        if settings.batch < 1:
+            raise UserError(f"generation.{name}.batch is {settings.batch}: give at least 1")
+        if not 0 < (fps := getattr(settings, "fps", 1)) <= 1000:
+            raise UserError(f"generation.{name}.fps is {fps}: give frames per second above 0, at most 1000")
     if defaults.max_media < 0:
         raise UserError(f"generation.max_media is {defaults.max_media}: give 0 or more")
