@@ -63,7 +63,7 @@ def export_checkpoint(
         written.
     """
     output, cast = pathlib.Path(output), parse_dtype(dtype)
-    if config is None and str(workdir):
+    if config is None and str(workdir) and Workdir(workdir).exists():
         config = Workdir(workdir).config()
     _check_arguments(component, source=source, workdir=workdir, config=config, lora=lora)
     if str(workdir):

@@ -81,6 +81,10 @@ class Workdir:
         """
         return signals_from_json(self._run().get("signal_tokens", signals_to_json(RELEASED)), str(self.path / _RUN))
 
+    def exists(self) -> bool:
+        """Whether a run has begun in the folder."""
+        return (self.path / _RUN).is_file()
+
     def config(self) -> ExperimentConfig | None:
         """The experiment config that the run was started with, or None if the run is of a version that kept none.
 
@@ -101,7 +105,7 @@ class Workdir:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
     def _run(self) -> dict[str, Any]:
-        if not (self.path / _RUN).is_file():
+        if not self.exists():
             raise UserError(f"{self.path} holds no training run (no {_RUN})")
         return hf_config.read_json(self.path / _RUN)
 
@@ -127,7 +131,7 @@ class Workdir:
             "signal_tokens": signals_to_json(signals),
             "parameters": shapes_of(delta),
         }
-        if (self.path / _RUN).exists():
+        if self.exists():
             self.check_base(base_delta)
             self.check_signals(signals)
             self.check(delta)

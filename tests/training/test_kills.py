@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import numpy as np
+import pytest
 
 from tests import tiny
 from tests.training.test_processes import finish, job
@@ -47,6 +48,7 @@ def straight_run(root: pathlib.Path | str, workdir: pathlib.Path, steps: int) ->
     return losses
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tiny_root, tmp_path):
     expected = straight_run(tiny_root, tmp_path / "straight", 20)
     found = killed_run(tiny_root, tmp_path / "killed", kills=3, steps=20, seed=0)

@@ -34,7 +34,14 @@ def converted(root, output):
     return output
 
 
-@pytest.mark.parametrize("stage, names", [("stage1", ["all"]), ("stage2", ["accumulated"]), ("stage3", ["fsdp-all"])])
+@pytest.mark.parametrize(
+    "stage, names",
+    [
+        pytest.param("stage1", ["all"], marks=pytest.mark.slow),
+        pytest.param("stage2", ["accumulated"], marks=pytest.mark.slow),
+        ("stage3", ["fsdp-all"]),
+    ],
+)
 def test_meshes_do_not_change_the_losses(tiny_root, tmp_path, stage, names):
     """Nor does going on, after step 10, on another one. The second stage starts from converted weights."""
     root = converted(tiny_root, tmp_path / "converted") if stage == "stage2" else tiny_root

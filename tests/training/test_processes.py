@@ -81,6 +81,7 @@ def expected(tiny_root, tmp_path_factory):
     return losses
 
 
+@pytest.mark.slow
 def test_jobs_that_are_killed_and_told_to_stop_go_on(tiny_root, tmp_path, expected):
     """Four processes, one of them killed at a random step, then two, one of them told to stop, then two again."""
 

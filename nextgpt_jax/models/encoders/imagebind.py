@@ -345,7 +345,7 @@ class MapStem(PatchStem):
         self.name, self.size = name, size
         super().__init__((*size, 1), width, (kernel, kernel), (stride, stride), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Array) -> Float[Array, "b t d"]:
         _check(self.name, x, self.size)
         return super().__call__(x[..., None])
 

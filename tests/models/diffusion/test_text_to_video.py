@@ -220,6 +220,7 @@ def test_parts(model):
         TextToVideo(config, components=("vocoder",), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_full_size():
     config = TextToVideoConfig.zeroscope()
     model = nnx.eval_shape(lambda: TextToVideo(config, rngs=nnx.Rngs(0)))

@@ -135,6 +135,7 @@ def test_untrained_layers_are_zero():
     assert not any(leaf.any() for leaf in jax.tree.leaves(jax.jit(last)()))
 
 
+@pytest.mark.slow
 def test_full_size():
     state = nnx.state(nnx.eval_shape(make(UNet3DConfig.zeroscope())))
     assert parameters(state) == 1411233860
