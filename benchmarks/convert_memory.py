@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from nextgpt_jax.models import registry
 from nextgpt_jax.models.diffusion.audioldm import AudioLDMConfig
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
@@ -59,6 +60,7 @@ def write_random(component: str, folder: pathlib.Path) -> None:
             _write_json(folder / name / "config.json", {**dataclasses.asdict(getattr(config, name)), **extra})
         scheduler = {**dataclasses.asdict(config.scheduler), "_class_name": "DDIMScheduler", "clip_sample": False}
         _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        _write_json(folder / "model_index.json", {"_class_name": registry.kind_of(config)})
     rng = np.random.default_rng(0)
     for part in components.COMPONENTS[component](folder):
         tensors = {
