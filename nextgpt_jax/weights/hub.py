@@ -52,9 +52,9 @@ def find(
     path = pathlib.Path(source)
     if str(source) and path.exists():
         return Source(path)
-    if not is_hub_id(str(source)):
-        raise UserError(f"{field}: no such folder: {str(source)!r} (wanted: {layout})")
     parsed = _HUB_ID.fullmatch(str(source))
+    if parsed is None or not is_hub_id(str(source)):
+        raise UserError(f"{field}: no such folder: {str(source)!r} (wanted: {layout})")
     return _download(parsed["id"], revision or parsed["revision"] or "main", layout, field, weights)
 
 
@@ -64,7 +64,7 @@ def _download(hub_id: str, revision: str, layout: str, field: str, weights: bool
 
     try:
         info = huggingface_hub.HfApi().model_info(hub_id, revision=revision, timeout=20)
-        files = wanted_files([file.rfilename for file in info.siblings], weights=weights)
+        files = wanted_files([file.rfilename for file in info.siblings or []], weights=weights)
         path = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=files)
     except GatedRepoError:
         raise UserError(f"{field}: {hub_id} is gated: accept its terms on the hub and set HF_TOKEN") from None
@@ -75,12 +75,13 @@ def _download(hub_id: str, revision: str, layout: str, field: str, weights: bool
     except RevisionNotFoundError:
         raise UserError(f"{field}: {hub_id} has no revision {revision} on the hub") from None
     except Exception as error:  # the types depend on the HTTP library of huggingface_hub
-        path = _cached(hub_id, revision)
-        if path is None:
+        cached = _cached(hub_id, revision)
+        if cached is None:
             raise UserError(
                 f"{field}: there is no folder {hub_id}, and the hub cannot be reached ({first_line(error)}): download "
                 f"it elsewhere and give the folder ({layout})"
             ) from None
+        path = cached
     return Source(pathlib.Path(path), hub_id, pathlib.Path(path).name)
 
 
