@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from nextgpt_jax import sharding
+from nextgpt_jax.mesh import platform
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gpu": {
@@ -28,11 +28,11 @@ def jit(function: Callable, **arguments: Any) -> Callable:
     """
 
     @functools.cache
-    def compiled(platform: str) -> Callable:
-        return jax.jit(function, compiler_options=OPTIONS.get(platform), **arguments)
+    def compiled(name: str) -> Callable:
+        return jax.jit(function, compiler_options=OPTIONS.get(name), **arguments)
 
     def for_platform(name: str) -> Callable:
-        return lambda *args, **kwargs: getattr(compiled(sharding.platform()), name)(*args, **kwargs)
+        return lambda *args, **kwargs: getattr(compiled(platform()), name)(*args, **kwargs)
 
     call = functools.wraps(function)(for_platform("__call__"))
     call.trace, call.lower = for_platform("trace"), for_platform("lower")

@@ -23,7 +23,8 @@ from nextgpt_jax.aot.report import CollectiveCost, CostReport, ProgramCost
 from nextgpt_jax.chips import Chip
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.sharding import make_mesh, num_batch_shards, num_domains
+from nextgpt_jax.mesh import make_mesh, num_domains
+from nextgpt_jax.sharding import num_batch_shards
 from nextgpt_jax.training.stages import STAGES
 
 

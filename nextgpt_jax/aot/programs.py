@@ -16,23 +16,17 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.programs import denoise
 from nextgpt_jax.inference.validation import check_defaults
+from nextgpt_jax.mesh import data_parallel_mesh
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
-from nextgpt_jax.sharding import (
-    HostBatch,
-    batch_sharding,
-    cache_sharding,
-    data_parallel_mesh,
-    move_to_data_parallel,
-    replicated,
-    round_up_to_shards,
-)
+from nextgpt_jax.models.partitioning import move_to_data_parallel, with_shardings
+from nextgpt_jax.sharding import HostBatch, batch_sharding, cache_sharding, replicated, round_up_to_shards
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
-from nextgpt_jax.weights.assemble import abstract_model, frozen_dtype, model_config, with_shardings
+from nextgpt_jax.weights.assemble import abstract_model, frozen_dtype, model_config
 from nextgpt_jax.weights.load import prepare_llm
 
 _CACHE_SLOTS = 128  # KV cache slots for new tokens, after those of the prompt

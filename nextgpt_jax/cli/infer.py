@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
 def load_engine(config: "ExperimentConfig", workdir: str) -> "Engine":
     """The engine of a config, with the trained weights of `workdir` if given."""
     from nextgpt_jax.inference.engine import Engine
-    from nextgpt_jax.sharding import make_mesh
+    from nextgpt_jax.mesh import make_mesh
     from nextgpt_jax.weights.load import load_trained
 
     if not workdir and not config.model.delta:

@@ -15,7 +15,8 @@ from jax.extend import backend
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import chips
-from nextgpt_jax.sharding import mesh_device, shard_map_attention
+from nextgpt_jax.mesh import mesh_device
+from nextgpt_jax.sharding import shard_map_attention
 
 
 @dataclasses.dataclass(frozen=True)

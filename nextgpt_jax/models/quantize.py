@@ -51,7 +51,7 @@ def check(quantization: str) -> None:
         raise UserError(f"model.quantize={quantization} needs qwix: pip install 'nextgpt-jax[quantize]'")
 
 
-def block(inputs: int, quantization: str) -> int:
+def block_size(inputs: int, quantization: str) -> int:
     """How many of a kernel's inputs share a scale."""
     return math.gcd(inputs, SCHEMES[quantization])  # all of them if 0 are given
 
@@ -62,7 +62,7 @@ def quantize(
     """Values and float32 scales of a kernel. n: one scale for all inputs, or one for each block of them."""
     import qwix
 
-    tile = block(kernel.shape[0], quantization)
+    tile = block_size(kernel.shape[0], quantization)
     found = qwix.quantize(kernel.astype(jnp.float32), quantization, channelwise_axes=(1,), tiled_axes={0: tile})
     return found.qvalue, found.scale
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
+from nextgpt_jax.models.connectors import projectors
 from nextgpt_jax.models.connectors.projectors import (
     LinearInputProjector,
     LinearProjector,
@@ -27,12 +28,16 @@ from nextgpt_jax.models.connectors.projectors import (
     TransformerProjector,
     TransformerProjectorConfig,
 )
+from nextgpt_jax.models.diffusion import latent_diffusion
 from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
+from nextgpt_jax.models.encoders import imagebind
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.models.llms.llama import LORA_TARGETS, Llama, LlamaConfig
+from nextgpt_jax.models.llms import llama
+from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.sharding import Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,42 +50,71 @@ class Family:
       module: the nnx.Module, made of a config (an input projection: of two widths).
       tables: the module of nextgpt_jax/weights/tables that converts its weights. Only named, as weights/ imports this.
       published: configs of released models by name. They stand in for folders that are missing where only shapes count.
+      sharding: the rows of its parameters (sharding.py), relative to the module.
       lora_targets: names of the projections that LoRA can adapt.
     """
 
     config: type | None
     module: type[nnx.Module]
     tables: str
+    sharding: Rows
     published: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
     lora_targets: tuple[str, ...] = ()
 
 
 LANGUAGE_MODELS: dict[str, Family] = {
-    "llama": Family(LlamaConfig, Llama, "llama", {"vicuna-7b-v0": LlamaConfig.vicuna_7b}, LORA_TARGETS),
+    "llama": Family(
+        LlamaConfig,
+        Llama,
+        tables="llama",
+        sharding=llama.SHARDING,
+        published={"vicuna-7b-v0": LlamaConfig.vicuna_7b},
+        lora_targets=llama.LORA_TARGETS,
+    ),
 }
 ENCODERS: dict[str, Family] = {
-    "imagebind": Family(ImageBindConfig, ImageBind, "imagebind", {"imagebind": ImageBindConfig.huge}),
+    "imagebind": Family(
+        ImageBindConfig,
+        ImageBind,
+        tables="imagebind",
+        sharding=imagebind.SHARDING,
+        published={"imagebind": ImageBindConfig.huge},
+    ),
 }
 DECODERS: dict[str, Family] = {
     "StableDiffusionPipeline": Family(
         StableDiffusionConfig,
         StableDiffusion,
-        "stable_diffusion",
-        {"stable-diffusion-v1-5": StableDiffusionConfig.sd15, "stable-diffusion-2": StableDiffusionConfig.sd2},
+        tables="stable_diffusion",
+        sharding=latent_diffusion.SHARDING,
+        published={
+            "stable-diffusion-v1-5": StableDiffusionConfig.sd15,
+            "stable-diffusion-2": StableDiffusionConfig.sd2,
+        },
     ),
     "TextToVideoSDPipeline": Family(
-        TextToVideoConfig, TextToVideo, "text_to_video", {"zeroscope_v2_576w": TextToVideoConfig.zeroscope}
+        TextToVideoConfig,
+        TextToVideo,
+        tables="text_to_video",
+        sharding=latent_diffusion.SHARDING,
+        published={"zeroscope_v2_576w": TextToVideoConfig.zeroscope},
     ),
-    "AudioLDMPipeline": Family(AudioLDMConfig, AudioLDM, "audioldm", {"audioldm-l-full": AudioLDMConfig.large}),
+    "AudioLDMPipeline": Family(
+        AudioLDMConfig,
+        AudioLDM,
+        tables="audioldm",
+        sharding=latent_diffusion.SHARDING,
+        published={"audioldm-l-full": AudioLDMConfig.large},
+    ),
 }
 INPUT_PROJECTORS: dict[str, Family] = {
-    "linear": Family(None, LinearInputProjector, "projectors"),
-    "mlp": Family(None, MLPInputProjector, "projectors"),
+    "linear": Family(None, LinearInputProjector, "projectors", projectors.INPUT_SHARDING),
+    "mlp": Family(None, MLPInputProjector, "projectors", projectors.INPUT_SHARDING),
 }
 OUTPUT_PROJECTORS: dict[str, Family] = {
-    "linear": Family(LinearProjectorConfig, LinearProjector, "projectors"),
-    "transformer": Family(TransformerProjectorConfig, TransformerProjector, "projectors"),
-    "qformer": Family(QFormerProjectorConfig, QFormerProjector, "projectors"),
+    "linear": Family(LinearProjectorConfig, LinearProjector, "projectors", projectors.OUTPUT_SHARDING),
+    "transformer": Family(TransformerProjectorConfig, TransformerProjector, "projectors", projectors.OUTPUT_SHARDING),
+    "qformer": Family(QFormerProjectorConfig, QFormerProjector, "projectors", projectors.OUTPUT_SHARDING),
 }
 
 # The parts of the paper's system, by field of ModelConfig.

@@ -13,11 +13,11 @@ from nextgpt_jax.config import GenerationConfig as GenerationDefaults
 from nextgpt_jax.inference import types as engine_types
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request
+from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.pipeline.types import GenerationConfig, Request, RequestOptions, Response, StreamEvent
 from nextgpt_jax.prompts import Turn
-from nextgpt_jax.sharding import make_mesh
 from nextgpt_jax.weights.load import load_trained
 
 OnStep = Callable[[int, int], None]

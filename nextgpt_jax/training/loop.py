@@ -21,8 +21,8 @@ from nextgpt_jax.data.examples import ExampleBuilder, batch_spec
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import Conversation, check_files, read_samples
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import is_trainable
-from nextgpt_jax.sharding import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer

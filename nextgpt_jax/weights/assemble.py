@@ -1,6 +1,6 @@
 """From a ModelConfig, which names folders, to a NExTGPTConfig, which has the sizes of all parts.
 
-Reads the parts' config files, and checks that parts, signal tokens and mesh fit each other.
+Reads the parts' config files, and checks that parts and signal tokens fit each other.
 """
 
 import dataclasses
@@ -11,11 +11,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 
-from nextgpt_jax import sharding
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.mesh import platform as mesh_platform
 from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
 from nextgpt_jax.models import quantize, registry
 from nextgpt_jax.models.layers import LoRAConfig, make_rngs
@@ -170,7 +169,7 @@ def frozen_dtype(name: str) -> jnp.dtype:
       UserError: another name than auto, float32 or bfloat16.
     """
     if name == "auto":
-        return jnp.dtype(jnp.float32 if sharding.platform() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if mesh_platform() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype: {name!r} is not one of auto, float32, bfloat16")
     return jnp.dtype(name)
@@ -195,23 +194,3 @@ def abstract_model(make: Callable[[], NExTGPTModel]) -> NExTGPTModel:
         return nnx.eval_shape(make)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
-
-
-def with_shardings(cfg: NExTGPTConfig, state: nnx.State, mesh: Mesh) -> nnx.State:
-    """An abstract state of the model with the sharding of each parameter on `mesh`.
-
-    Raises:
-      UserError: the mesh does not fit the model.
-    """
-    heads = {"attention heads": cfg.llm.num_attention_heads, "key/value heads": cfg.llm.num_key_value_heads}
-    sharding.validate_heads(mesh, **heads)
-    if cfg.quantize:
-        width, inner = cfg.llm.hidden_size, cfg.llm.intermediate_size
-        for axis, n in (("fsdp", width), ("tensor", width), ("tensor", inner)):  # input dimensions, by mesh axis
-            block, devices = quantize.block(n, cfg.quantize), mesh.shape[axis]
-            if block < n and (n // devices) % block:
-                raise UserError(
-                    f"model.quantize={cfg.quantize}: config.mesh.{axis}={devices} cuts the blocks of {block} inputs "
-                    f"that share a scale (of {n} inputs): take int8, or another size"
-                )
-    return sharding.place(state, mesh)

@@ -9,13 +9,14 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from nextgpt_jax import sharding
 from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.mesh import platform as mesh_platform
 from nextgpt_jax.modalities import SignalTokens
 from nextgpt_jax.models import quantize, registry
 from nextgpt_jax.models.layers import make_rngs, merge_lora, unstack
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
+from nextgpt_jax.models.partitioning import with_shardings
 from nextgpt_jax.prompts import TEMPLATES, Template
 from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.matching import fill, match, sharding_of
@@ -79,7 +80,7 @@ def load_system(
 
     graphdef, abstract = nnx.split(assemble.abstract_model(make))
     if mesh:
-        abstract = assemble.with_shardings(cfg, abstract, mesh)
+        abstract = with_shardings(cfg, abstract, mesh)
     leaves, filled = dict(nnx.to_flat_state(abstract)), {}
     if config.delta:
         delta, pieces = _load_delta(pathlib.Path(config.delta), abstract, nextgpt_delta.table(cfg))
@@ -163,7 +164,7 @@ def runs_unstacked(mesh: Mesh | None) -> bool:
 
     Simulated meshes of CPU devices keep them stacked, which compiles faster.
     """
-    platform = sharding.platform(mesh)
+    platform = mesh_platform(mesh)
     return platform == "gpu" or (platform == "cpu" and mesh is None)
 
 

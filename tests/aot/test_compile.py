@@ -11,7 +11,7 @@ from nextgpt_jax.aot.programs import build_program, default_modalities
 from nextgpt_jax.chips import chip
 from nextgpt_jax.config_files import load_config
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.sharding import make_mesh
+from nextgpt_jax.mesh import make_mesh
 
 needs_plugin = pytest.mark.skipif(
     not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),

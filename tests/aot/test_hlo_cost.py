@@ -286,7 +286,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from nextgpt_jax.config import MeshConfig
 from nextgpt_jax.aot.hlo_cost import analyze
-from nextgpt_jax.sharding import make_mesh
+from nextgpt_jax.mesh import make_mesh
 mesh = make_mesh(MeshConfig(data=2, fsdp=4))
 with jax.set_mesh(mesh):
     total = jax.shard_map(lambda x: jax.lax.psum(x, "fsdp"), in_specs=P("fsdp"), out_specs=P())

@@ -103,10 +103,10 @@ def test_a_topology_that_does_not_exist():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("mesh.fsdp=3", "has 15 places for 16 devices"),
+        ("mesh.fsdp=3", "needs a multiple of 3 devices, found 16"),
         ("mesh.tensor=16 model.llm=examples/keypad/weights/base/llm", "config.mesh.tensor=16 does not divide"),
-        ("data.batch_size=8", "of 8 rows does not divide into mesh.data=16"),
-        ("data.batch_size=16 optim.grad_accum_steps=2", "of 8 rows does not divide into mesh.data=16"),
+        ("data.batch_size=8", "of 8 rows is not divisible by mesh.data=16"),
+        ("data.batch_size=16 optim.grad_accum_steps=2", "of 8 rows is not divisible by mesh.data=16"),
         ("model.quantize=nf4 mesh.tensor=8", "config.mesh.tensor=8 cuts the blocks of 64 inputs"),
         ("train.remat=half", "train.remat: 'half'"),
     ],

@@ -10,6 +10,7 @@ import pathlib, sys
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from nextgpt_jax import sharding
+from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.config import MeshConfig
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.types import Request
@@ -27,7 +28,7 @@ requests = [
     for i, text in enumerate(("a", "make a two", "zero", "one and two"))
 ]
 answers = []
-for mesh in (None, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+for mesh in (None, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
     system = load_trained(config.model, "", mesh=mesh)
     engine = Engine(system, config.generation)
     answers.append(engine.generate(requests))

@@ -151,8 +151,8 @@ def test_float32_and_masks_are_for_xla():
 def test_the_paper_s_system_has_no_other_attentions(monkeypatch):
     from configs import nextgpt_7b
     from nextgpt_jax.aot import programs
+    from nextgpt_jax.mesh import make_mesh
     from nextgpt_jax.modalities import MODALITIES, output_modalities
-    from nextgpt_jax.sharding import make_mesh
 
     seen = set()
     monkeypatch.setattr(module, "choose_kernel", lambda case, *_: seen.add(case) or "xla")

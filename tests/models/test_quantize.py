@@ -18,9 +18,10 @@ from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.models import quantize
 from nextgpt_jax.models.layers import REMAT_POLICIES, Linear, LoRAConfig, merge_lora
+from nextgpt_jax.models.partitioning import with_shardings
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
-from nextgpt_jax.weights.assemble import abstract_state, model_config, with_shardings
+from nextgpt_jax.weights.assemble import abstract_state, model_config
 from nextgpt_jax.weights.load import load_system, load_trained
 from tests import tiny
 from tests.parity import relative_error

@@ -18,7 +18,9 @@ from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
+from nextgpt_jax.models.partitioning import parameter_rows
 from nextgpt_jax.prompts import Input, Turn, tokenize_conversation
+from nextgpt_jax.sharding import LARGEST_DIM, parameter_spec
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import nextgpt_delta, tables
 from nextgpt_jax.weights.assemble import model_config
@@ -139,7 +141,8 @@ class Points(nnx.Module):
 
 @pytest.fixture
 def two_encoders(monkeypatch) -> NExTGPTModel:
-    monkeypatch.setitem(registry.ENCODERS, "points", registry.Family(PointsConfig, Points, "points"))
+    family = registry.Family(PointsConfig, Points, "points", ((r"proj\..*", LARGEST_DIM),))
+    monkeypatch.setitem(registry.ENCODERS, "points", family)
     monkeypatch.setitem(MODALITIES, "cloud", Modality("cloud", "<cloud>", "points", encoder="points"))
     encoders = (ImageBindConfig.from_dict(tiny.IMAGEBIND), PointsConfig())
     llm = LlamaConfig(vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
@@ -155,6 +158,8 @@ def test_each_modality_is_read_by_its_encoder(two_encoders):
     assert two_encoders.encode_media("image", jnp.ones((2, 16, 16, 3))).shape == (2, 1, 24)
     assert two_encoders.input_proj["points"].layers[0].kernel.shape == (5, 8)
     assert two_encoders.input_proj["imagebind"].layers[0].kernel.shape == (24, 8)
+    for path, leaf in nnx.to_flat_state(nnx.state(two_encoders)):
+        parameter_spec(".".join(map(str, path)), leaf.shape, tiny.Mesh(fsdp=2), parameter_rows(cfg))
     delta = nextgpt_delta.delta_state(nnx.state(two_encoders))
     keys = {
         key for source in match_rules(delta, nextgpt_delta.table(cfg)).values() for some in source.keys for key in some

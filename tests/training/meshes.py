@@ -21,6 +21,7 @@ import jax
 
 from nextgpt_jax import sharding
 from nextgpt_jax.config import ExperimentConfig, MeshConfig
+from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.training import loop
 from tests import tiny
 from tests.training.recorder import Recorder
@@ -71,7 +72,7 @@ def run(
             config = tiny.experiment(root, stage, kinds)
             config.mesh, config.optim.grad_accum_steps = RUNS[part]
             devices = jax.devices()[:1] if part == "one" else jax.devices()
-            loop.make_mesh = functools.partial(sharding.make_mesh, devices=devices)
+            loop.make_mesh = functools.partial(make_mesh, devices=devices)
             found[name] = losses(config, workdir / name, steps)
     return found
 

@@ -56,10 +56,10 @@ def test_meshes_do_not_change_the_losses(tiny_root, tmp_path, stage, names):
 @pytest.mark.parametrize(
     "mesh, message",
     [
-        (MeshConfig(data=2), "data=2 x fsdp=1 x tensor=1 has 2 places for 1 devices"),
+        (MeshConfig(data=2), "data=2 x fsdp=1 x tensor=1 needs 2 devices, found 1"),
         (MeshConfig(data=-1, fsdp=-1), "or -1 for one"),
         (MeshConfig(fsdp=0), "sizes are at least 1"),
-        (MeshConfig(data=-1, tensor=2), "data=0 x fsdp=1 x tensor=2 has 0 places for 1 devices"),
+        (MeshConfig(data=-1, tensor=2), "data=-1 x fsdp=1 x tensor=2 needs a multiple of 2 devices, found 1"),
     ],
 )
 def test_meshes_that_do_not_match_the_devices(tiny_root, tmp_path, mesh, message):

@@ -14,7 +14,10 @@ from jaxtyping import Array, Float
 
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import LayerNorm, Linear, gelu, scan_layers, stack
+from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
+INPUT_SHARDING = ((r"layers\..*", LARGEST_DIM),)
+OUTPUT_SHARDING = ((r"(encoder|decoder|layers)\..*", LARGEST_DIM_PER_LAYER), (r".*", LARGEST_DIM))
 _QFORMER_EPS = 1e-12
 
 

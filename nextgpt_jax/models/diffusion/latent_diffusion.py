@@ -18,6 +18,13 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.diffusion.sample import sample
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, SchedulerConfig, init_state
+from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
+
+# Of the components of all decoders; the layers of text encoders are stacked.
+SHARDING = (
+    (r"text_encoder\.layers\..*", LARGEST_DIM_PER_LAYER),
+    (r"(text_encoder|unet|vae|vocoder)\..*", LARGEST_DIM),
+)
 
 _Config = TypeVar("_Config", bound="LatentDiffusionConfig")  # typing.Self fails with run-time type checkers
 

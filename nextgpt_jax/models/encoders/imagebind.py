@@ -20,11 +20,13 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu, scan_layers, stack
+from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
 BRANCHES = ("vision", "text", "audio", "depth", "thermal", "imu")
 RELEASED_FILE = "imagebind_huge.pth"
 IMU_SHAPE = (6, 2000)  # accelerometer and gyroscope: channels, samples of one recording
 
+SHARDING = ((r"towers\.\w+\.trunk\.blocks\..*", LARGEST_DIM_PER_LAYER), (r"towers\..*", LARGEST_DIM))
 _SIZES = ("embed_dim", "num_blocks", "num_heads")
 _EPS = 1e-6  # of every LayerNorm here but those of the stems
 _STEM_EPS = 1e-5

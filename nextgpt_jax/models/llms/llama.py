@@ -21,6 +21,28 @@ from nextgpt_jax.sharding import constrain
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+SHARDING = (  # layers are stacked
+    (r"embed_tokens\.embedding", ("vocab", "embed")),
+    (r"lm_head\.kernel", ("embed", "vocab")),
+    (r"norm\.scale", (None,)),
+    (r"layers\.\w+norm\.scale", (None, None)),
+    (r"layers\.self_attn\.[qkv]_proj\.kernel", (None, "embed", "heads")),
+    (r"layers\.self_attn\.[qkv]_proj\.lora_a", (None, "embed", None)),
+    (r"layers\.self_attn\.[qkv]_proj\.lora_b", (None, None, "heads")),
+    (r"layers\.self_attn\.o_proj\.kernel", (None, "heads", "embed")),
+    (r"layers\.self_attn\.o_proj\.lora_a", (None, "heads", None)),
+    (r"layers\.self_attn\.o_proj\.lora_b", (None, None, "embed")),
+    (r"layers\.mlp\.(gate|up)_proj\.kernel", (None, "embed", "mlp")),
+    (r"layers\.mlp\.(gate|up)_proj\.lora_a", (None, "embed", None)),
+    (r"layers\.mlp\.(gate|up)_proj\.lora_b", (None, None, "mlp")),
+    (r"layers\.mlp\.down_proj\.kernel", (None, "mlp", "embed")),
+    (r"layers\.mlp\.down_proj\.lora_a", (None, "mlp", None)),
+    (r"layers\.mlp\.down_proj\.lora_b", (None, None, "embed")),
+    (r"layers\.self_attn\.[qkv]_proj\.kernel_scale", (None, None, "heads")),
+    (r"layers\.mlp\.(gate|up)_proj\.kernel_scale", (None, None, "mlp")),
+    (r"layers\.\w+\.(o|down)_proj\.kernel_scale", (None, None, "embed")),
+)
+
 # "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] for layers apart; slot = position
 Cache = dict[str, Array | list[Array]]
 
