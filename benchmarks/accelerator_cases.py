@@ -28,8 +28,8 @@ from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import attention, registry
 from nextgpt_jax.models.diffusion.schedulers import init_state
-from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights.assemble import frozen_dtype, model_config
 from nextgpt_jax.weights.load import prepare_llm
 

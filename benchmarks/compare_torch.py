@@ -35,8 +35,8 @@ from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DCon
 from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.models.layers import unstack
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.tables import audioldm as audioldm_table

@@ -12,7 +12,7 @@ from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_folder
 from nextgpt_jax.models import registry
-from nextgpt_jax.models.layers import LoRAConfig
+from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables

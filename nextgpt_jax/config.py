@@ -189,7 +189,7 @@ class TrainConfig(Section):
     save_every: int = 500  # steps
     max_to_keep: int = 2  # newest checkpoints
     keep_best: int = 0  # and this many with the lowest loss
-    remat: str = "none"  # activation checkpointing: none, dots, full, offload (see layers.scan_layers)
+    remat: str = "none"  # activation checkpointing: none, dots, full, offload (see stacking.scan_layers)
     alignment_weight: float = 1.0
 
 

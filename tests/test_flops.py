@@ -6,7 +6,7 @@ import pytest
 
 from nextgpt_jax.chips import chip
 from nextgpt_jax.flops import Flops, count
-from nextgpt_jax.models.layers import REMAT_POLICIES
+from nextgpt_jax.models.stacking import REMAT_POLICIES
 
 X, W = jnp.ones((4, 8)), jnp.ones((5, 8, 8))
 ONE = 2 * 4 * 8 * 8  # a product of a layer

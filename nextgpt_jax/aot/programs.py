@@ -18,9 +18,9 @@ from nextgpt_jax.inference.programs import denoise
 from nextgpt_jax.inference.validation import check_defaults
 from nextgpt_jax.mesh import data_parallel_mesh
 from nextgpt_jax.models.diffusion.schedulers import init_state
-from nextgpt_jax.models.layers import make_rngs
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.partitioning import move_to_data_parallel, with_shardings
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.sharding import HostBatch, batch_sharding, cache_sharding, replicated, round_up_to_shards
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.optimizer import make_optimizer

@@ -24,8 +24,8 @@ from nextgpt_jax.inference.validation import check_conversation, check_defaults,
 from nextgpt_jax.mesh import data_parallel_mesh
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
-from nextgpt_jax.models.layers import unstack
 from nextgpt_jax.models.partitioning import move_to_data_parallel
+from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.prompts import Input, TokenizedConversation, stop_sequences, tokenize_conversation
 from nextgpt_jax.sharding import round_up_to_shards
 from nextgpt_jax.weights.load import LoadedModel, runs_unstacked

@@ -19,7 +19,7 @@ from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabular
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusionConfig
-from nextgpt_jax.models.layers import LoRAConfig
+from nextgpt_jax.models.lora import LoRAConfig
 
 
 @dataclasses.dataclass(frozen=True)

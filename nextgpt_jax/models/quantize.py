@@ -1,7 +1,7 @@
-"""Frozen kernels in 8 or 4 bits, by qwix: a language model that is only adapted (LoRA) fits on small machines.
+"""Frozen kernels in 8 or 4 bits, quantized by qwix, for language models that are trained with LoRA only.
 
-A quantized kernel [in, out] is an array of small numbers and its scales. It is expanded where it is used, forwards and
-again backwards, so that no more than one layer's kernels are in memory in floating-point numbers.
+A quantized kernel [in, out] is stored as integers and scales. It is dequantized where it is used, in the forward and
+again in the backward pass, so that at most one layer's kernels are in memory as floats.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Num
 
 from nextgpt_jax.errors import UserError
 
-SCHEMES = {  # name -> how many inputs share a scale of an output at most (0: all)
+SCHEMES = {  # name -> largest block of inputs that share a scale (0: all inputs of an output)
     "int8": 0,
     "nf4": 64,  # QLoRA's 4-bit numbers and blocks (Dettmers et al. 2023)
 }
@@ -40,10 +40,10 @@ _NF4 = (  # appendix E of the paper
 
 
 def check(quantization: str) -> None:
-    """Checks the name of a scheme ("": none), and that there is a library for it.
+    """Checks a value of config.model.quantize.
 
     Raises:
-      UserError: there is not.
+      UserError: it is no key of SCHEMES (or empty), or qwix is not installed.
     """
     if quantization and quantization not in SCHEMES:
         raise UserError(f"model.quantize: {quantization!r} is not one of {', '.join(SCHEMES)}, or nothing for none")
@@ -52,40 +52,40 @@ def check(quantization: str) -> None:
 
 
 def block_size(inputs: int, quantization: str) -> int:
-    """How many of a kernel's inputs share a scale."""
-    return math.gcd(inputs, SCHEMES[quantization])  # all of them if 0 are given
+    """The number of inputs that share a scale."""
+    return math.gcd(inputs, SCHEMES[quantization])  # gcd(n, 0) is n
 
 
 def quantize(
     kernel: Float[Array, "din dout"], quantization: str
 ) -> tuple[Num[Array, "din dout"], Float[Array, "n dout"]]:
-    """Values and float32 scales of a kernel. n: one scale for all inputs, or one for each block of them."""
+    """Integers and float32 scales of a kernel; n is the number of blocks of inputs."""
     import qwix
 
-    tile = block_size(kernel.shape[0], quantization)
-    found = qwix.quantize(kernel.astype(jnp.float32), quantization, channelwise_axes=(1,), tiled_axes={0: tile})
+    tiles = {0: block_size(kernel.shape[0], quantization)}
+    found = qwix.quantize(kernel.astype(jnp.float32), quantization, channelwise_axes=(1,), tiled_axes=tiles)
     return found.qvalue, found.scale
 
 
 def quantize_layers(
     kernels: Float[Array, "l din dout"], quantization: str
 ) -> tuple[Num[Array, "l ..."], Float[Array, "l ..."]]:
-    """`quantize` of stacked kernels, one after the other."""
+    """`quantize` for stacked kernels, one at a time to save memory."""
     return jax.lax.map(lambda kernel: quantize(kernel, quantization), kernels)
 
 
 def dequantize(
     values: Num[Array, "din dout"], scale: Float[Array, "n dout"], quantization: str, dtype
 ) -> Float[Array, "din dout"]:
-    """The kernel that `quantize` took, nearly."""
-    numbers = _looked_up(values) if quantization == "nf4" else values.astype(scale.dtype)
+    """Approximate inverse of `quantize`."""
+    numbers = nf4_decode(values) if quantization == "nf4" else values.astype(scale.dtype)
     blocks = numbers.reshape(len(scale), -1, numbers.shape[1]) * scale[:, None]
     return blocks.reshape(numbers.shape).astype(dtype)
 
 
-def _looked_up(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
-    """The numbers that 4-bit `values` stand for. Bit by bit, which compilers fuse into the product: a gather, qwix's
-    own way, takes a TPU thirty times the memory traffic."""
+def nf4_decode(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
+    """The numbers for 4-bit codes. Selects bit by bit, which compilers fuse into the matmul; qwix's gather has thirty
+    times the memory traffic on a TPU."""
     numbers: list = list(_NF4)
     for bit in range(4):
         is_set = (values.astype(jnp.int32) >> bit) & 1 != 0
@@ -94,24 +94,24 @@ def _looked_up(values: Num[Array, "din dout"]) -> Float[Array, "din dout"]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def product(
+def quantized_matmul(
     x: Float[Array, "*b din"], values: Num[Array, "din dout"], scale: Float[Array, "n dout"], quantization: str
 ) -> Float[Array, "*b dout"]:
-    """x @ kernel; only x has a gradient. One scale for all inputs is applied to the product, which rounds less."""
+    """x @ kernel, differentiable in x only. A scale that all inputs share is applied to the product: rounds less."""
     if SCHEMES[quantization]:
         return x @ dequantize(values, scale, quantization, x.dtype)
     return (jnp.matmul(x, values.astype(x.dtype), preferred_element_type=jnp.float32) * scale[0]).astype(x.dtype)
 
 
 def _forward(x, values, scale, quantization):
-    return product(x, values, scale, quantization), (values, scale)  # whatever else is saved, no expanded kernel is
+    return quantized_matmul(x, values, scale, quantization), (values, scale)  # no dequantized kernel is saved
 
 
-def _backward(quantization, kept, gradient):
-    values, scale = kept
+def _backward(quantization, saved, gradient):
+    values, scale = saved
     if SCHEMES[quantization]:
         return gradient @ dequantize(values, scale, quantization, gradient.dtype).T, None, None
     return (gradient * scale[0]).astype(gradient.dtype) @ values.astype(gradient.dtype).T, None, None
 
 
-product.defvjp(_forward, _backward)
+quantized_matmul.defvjp(_forward, _backward)

@@ -35,8 +35,9 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, Stabl
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
 from nextgpt_jax.models.encoders import imagebind
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.models.llms import llama
+from nextgpt_jax.models.llms import causal_lm, qwen2
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.llms.qwen2 import Qwen2, Qwen2Config
 from nextgpt_jax.sharding import Rows
 
 
@@ -67,9 +68,28 @@ LANGUAGE_MODELS: dict[str, Family] = {
         LlamaConfig,
         Llama,
         tables="llama",
-        sharding=llama.SHARDING,
-        published={"vicuna-7b-v0": LlamaConfig.vicuna_7b},
-        lora_targets=llama.LORA_TARGETS,
+        sharding=causal_lm.SHARDING,
+        published={
+            "vicuna-7b-v0": LlamaConfig.vicuna_7b,
+            "llama-3.1-8b": LlamaConfig.llama31_8b,
+            "llama-3.1-8b-instruct": LlamaConfig.llama31_8b,
+            "llama-3.2-1b": LlamaConfig.llama32_1b,
+            "llama-3.2-1b-instruct": LlamaConfig.llama32_1b,
+        },
+        lora_targets=causal_lm.LORA_TARGETS,
+    ),
+    "qwen2": Family(
+        Qwen2Config,
+        Qwen2,
+        tables="qwen2",
+        sharding=qwen2.SHARDING,
+        published={
+            "qwen2.5-0.5b": Qwen2Config.qwen25_05b,
+            "qwen2.5-0.5b-instruct": Qwen2Config.qwen25_05b,
+            "qwen2.5-7b": Qwen2Config.qwen25_7b,
+            "qwen2.5-7b-instruct": Qwen2Config.qwen25_7b,
+        },
+        lora_targets=causal_lm.LORA_TARGETS,
     ),
 }
 ENCODERS: dict[str, Family] = {

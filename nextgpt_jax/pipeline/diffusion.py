@@ -24,7 +24,7 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion as Sta
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo as TextToVideoModel
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
-from nextgpt_jax.models.layers import make_rngs
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.pipeline.components import component_folder, fill_component
 from nextgpt_jax.pipeline.types import MediaOutputs
 from nextgpt_jax.weights.tokenizers import load_tokenizer

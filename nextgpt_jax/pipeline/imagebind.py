@@ -15,7 +15,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.encoders.imagebind import ImageBind as ImageBindModel
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.models.layers import make_rngs
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.pipeline.components import component_folder, fill_component
 from nextgpt_jax.pipeline.types import MediaInput
 from nextgpt_jax.weights.tokenizers import load_tokenizer

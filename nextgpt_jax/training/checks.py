@@ -4,7 +4,7 @@ from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models.layers import REMAT_POLICIES
+from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.sharding import HostBatch
 from nextgpt_jax.training.stages import STAGES
 

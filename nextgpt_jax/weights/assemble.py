@@ -17,8 +17,9 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import platform as mesh_platform
 from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabulary, output_modalities, signal_tokens
 from nextgpt_jax.models import quantize, registry
-from nextgpt_jax.models.layers import LoRAConfig, make_rngs
+from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, output_projector_for
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import hub, nextgpt_delta
 from nextgpt_jax.weights.components import LAYOUTS
 

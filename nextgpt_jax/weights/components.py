@@ -10,7 +10,8 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.models.encoders.imagebind import RELEASED_FILE
-from nextgpt_jax.models.layers import LoRAConfig, make_rngs
+from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import tables
 from nextgpt_jax.weights.rules import Table
 

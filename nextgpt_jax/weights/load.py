@@ -14,9 +14,11 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import platform as mesh_platform
 from nextgpt_jax.modalities import SignalTokens
 from nextgpt_jax.models import quantize, registry
-from nextgpt_jax.models.layers import make_rngs, merge_lora, unstack
+from nextgpt_jax.models.lora import merge_lora
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.partitioning import with_shardings
+from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.prompts import TEMPLATES, Template
 from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.matching import fill, match, sharding_of
@@ -160,7 +162,7 @@ def prepare_llm(model: NExTGPTModel, mesh: Mesh | None) -> None:
 
 
 def runs_unstacked(mesh: Mesh | None) -> bool:
-    """Whether decoding is faster with unstacked layers (see layers.unstack), on a mesh or without one.
+    """Whether decoding is faster with unstacked layers (see stacking.unstack), on a mesh or without one.
 
     Simulated meshes of CPU devices keep them stacked, which compiles faster.
     """

@@ -14,10 +14,11 @@ from nextgpt_jax.generation.loop import decode, generate
 from nextgpt_jax.generation.state import SamplingParams, StaticDecodeConfig, insert_rows
 from nextgpt_jax.generation.step import prefill
 from nextgpt_jax.modalities import Vocabulary
-from nextgpt_jax.models.layers import LoRAConfig, unstack
 from nextgpt_jax.models.llms.llama import LlamaConfig
+from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.registry import output_projector_config
+from nextgpt_jax.models.stacking import unstack
 
 VOCAB, WIDTH = 40, 32
 VOCABULARY = Vocabulary(VOCAB)

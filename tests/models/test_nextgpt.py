@@ -10,8 +10,8 @@ from flax import nnx
 
 from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.models.layers import LoRAConfig, merge_lora
 from nextgpt_jax.models.llms.llama import LlamaConfig
+from nextgpt_jax.models.lora import LoRAConfig, merge_lora
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.registry import output_projector_config
 from nextgpt_jax.training import losses

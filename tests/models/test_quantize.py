@@ -17,8 +17,10 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.models import quantize
-from nextgpt_jax.models.layers import REMAT_POLICIES, Linear, LoRAConfig, merge_lora
+from nextgpt_jax.models.layers import Linear
+from nextgpt_jax.models.lora import LoRAConfig, merge_lora
 from nextgpt_jax.models.partitioning import with_shardings
+from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
 from nextgpt_jax.weights.assemble import abstract_state, model_config
@@ -74,7 +76,7 @@ def test_the_backward_pass_keeps_the_small_kernel(scheme, remat):
 
     @functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat])
     def squares(x):
-        return jnp.square(quantize.product(x, values, scale, scheme)).sum()
+        return jnp.square(quantize.quantized_matmul(x, values, scale, scheme)).sum()
 
     expected = jax.grad(lambda x: jnp.square(x @ whole).sum())(x)
     assert relative_error(jax.grad(squares)(x), expected) < 1e-6
@@ -88,7 +90,7 @@ def test_int8_in_bfloat16_rounds_once():
     w, x = kernel(256, 64), np.random.default_rng(1).normal(size=(8, 256)).astype(jnp.bfloat16)
     values, scale = quantize.quantize(jnp.asarray(w), "int8")
     whole = np.asarray(x, np.float32) @ np.asarray(quantize.dequantize(values, scale, "int8", jnp.float32))
-    found = quantize.product(jnp.asarray(x), values, scale, "int8")
+    found = quantize.quantized_matmul(jnp.asarray(x), values, scale, "int8")
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float32), whole, rtol=2**-8, atol=1e-6)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextgpt_jax.models.layers import Linear, stack
+from nextgpt_jax.models.layers import Linear
+from nextgpt_jax.models.stacking import stack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import CONV, Table, affine, rule

@@ -3,7 +3,8 @@
 import numpy as np
 from flax import nnx
 
-from nextgpt_jax.models.layers import Conv, LayerNorm, Linear, stack
+from nextgpt_jax.models.layers import Conv, LayerNorm, Linear
+from nextgpt_jax.models.stacking import stack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import CONV, Table, affine, norm
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint

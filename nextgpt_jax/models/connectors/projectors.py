@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import LayerNorm, Linear, gelu, scan_layers, stack
+from nextgpt_jax.models.layers import LayerNorm, Linear, gelu
+from nextgpt_jax.models.stacking import scan_layers, stack
 from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
 INPUT_SHARDING = ((r"layers\..*", LARGEST_DIM),)

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stack
+from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from nextgpt_jax.models.stacking import scan_layers, stack
 
 _SUPPORTED = {
     "model_type": ("clap_text_model",),

@@ -19,7 +19,8 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu, scan_layers, stack
+from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu
+from nextgpt_jax.models.stacking import scan_layers, stack
 from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
 BRANCHES = ("vision", "text", "audio", "depth", "thermal", "imu")

@@ -1,97 +1,23 @@
-"""Tier 2: LLaMA. Embeddings in; hidden states, logits and an updated cache out.
-
-Matches transformers' LlamaForCausalLM: RMSNorm, rotary embedding in the half-split layout, SwiGLU, grouped-query
-attention, tied or untied head. Legend: B batch, T tokens fed, S cache slots, D width, H heads, K key/value heads.
-"""
+"""LLaMA 1 to 3, Vicuna and others of model_type "llama"; matches transformers' LlamaForCausalLM."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
-
-from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
-from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import Embedding, Linear, LoRAConfig, RMSNorm, apply_rope, scan_layers, stack
-from nextgpt_jax.sharding import constrain
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-SHARDING = (  # layers are stacked
-    (r"embed_tokens\.embedding", ("vocab", "embed")),
-    (r"lm_head\.kernel", ("embed", "vocab")),
-    (r"norm\.scale", (None,)),
-    (r"layers\.\w+norm\.scale", (None, None)),
-    (r"layers\.self_attn\.[qkv]_proj\.kernel", (None, "embed", "heads")),
-    (r"layers\.self_attn\.[qkv]_proj\.lora_a", (None, "embed", None)),
-    (r"layers\.self_attn\.[qkv]_proj\.lora_b", (None, None, "heads")),
-    (r"layers\.self_attn\.o_proj\.kernel", (None, "heads", "embed")),
-    (r"layers\.self_attn\.o_proj\.lora_a", (None, "heads", None)),
-    (r"layers\.self_attn\.o_proj\.lora_b", (None, None, "embed")),
-    (r"layers\.mlp\.(gate|up)_proj\.kernel", (None, "embed", "mlp")),
-    (r"layers\.mlp\.(gate|up)_proj\.lora_a", (None, "embed", None)),
-    (r"layers\.mlp\.(gate|up)_proj\.lora_b", (None, None, "mlp")),
-    (r"layers\.mlp\.down_proj\.kernel", (None, "mlp", "embed")),
-    (r"layers\.mlp\.down_proj\.lora_a", (None, "mlp", None)),
-    (r"layers\.mlp\.down_proj\.lora_b", (None, None, "embed")),
-    (r"layers\.self_attn\.[qkv]_proj\.kernel_scale", (None, None, "heads")),
-    (r"layers\.mlp\.(gate|up)_proj\.kernel_scale", (None, None, "mlp")),
-    (r"layers\.\w+\.(o|down)_proj\.kernel_scale", (None, None, "embed")),
-)
-
-# "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] for layers apart; slot = position
-Cache = dict[str, Array | list[Array]]
+from nextgpt_jax.models.llms.causal_lm import CausalLM, CausalLMConfig
+from nextgpt_jax.models.llms.rope import Llama3Scaling
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-    """Fields as in the hub's config.json."""
+class LlamaConfig(CausalLMConfig):
+    """Sizes of a LLaMA, and those of released models."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int = 0  # 0: as many as attention heads
-    head_dim: int = 0  # 0: hidden_size / num_attention_heads
-    max_position_embeddings: int = 2048
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self):
-        if not self.num_key_value_heads:
-            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
-        if not self.head_dim:
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"{self.num_attention_heads} attention heads do not divide into "
-                f"{self.num_key_value_heads} key/value heads"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"the rotary embedding needs an even head width, got {self.head_dim}")
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "LlamaConfig":
-        """Reads a transformers config.json. Raises UserError for variants that compute something else."""
-        rope = config.get("rope_parameters") or {}  # transformers 5's spelling
-        config = {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta"))}
-        supported = {
-            "model_type": ("llama",),
-            "hidden_act": ("silu",),
-            "attention_bias": (False,),
-            "mlp_bias": (False,),
-            "rope_scaling": (None,),
-            "pretraining_tp": (1,),
-        }
-        if rope.get("rope_type", "default") != "default":
-            raise UserError(f"LlamaConfig: rope_type={rope['rope_type']!r} is not supported (only 'default')")
-        return hf_config.config_from_dict(cls, config, supported)
+    supported: ClassVar = {
+        "model_type": ("llama",),
+        "hidden_act": ("silu",),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "pretraining_tp": (1,),
+    }
 
     @classmethod
     def vicuna_7b(cls) -> "LlamaConfig":
@@ -104,154 +30,41 @@ class LlamaConfig:
             num_attention_heads=32,
         )
 
+    @classmethod
+    def llama31_8b(cls) -> "LlamaConfig":
+        """Llama 3.1 8B."""
+        return cls(
+            vocab_size=128256,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            max_position_embeddings=131072,
+            rms_norm_eps=1e-5,
+            rope_theta=500000.0,
+            rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192),
+            eos_token_ids=(128001, 128008, 128009),
+        )
 
-class Attention(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
-        def linear(name, din, dout):
-            adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, quantization=quantization, rngs=rngs)
-
-        self.head_dim, self.theta = cfg.head_dim, cfg.rope_theta
-        query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
-        self.q_proj = linear("q_proj", cfg.hidden_size, query)
-        self.k_proj = linear("k_proj", cfg.hidden_size, key_value)
-        self.v_proj = linear("v_proj", cfg.hidden_size, key_value)
-        self.o_proj = linear("o_proj", query, cfg.hidden_size)
-
-    def __call__(self, x, positions, mask, lengths, cache, layer, keys):
-        """With a cache and neither mask nor lengths, x begins its sequences: it fills the first slots and sees no
-        others. `layer` is (this one's number,) with a cache of all layers, and () with one of its own."""
-
-        def heads(projection, key):
-            y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
-            return constrain(y, "batch", None, "heads", None)
-
-        q = apply_rope(heads(self.q_proj, keys[0]), positions, self.theta)  # [B, T, H, d]
-        k = apply_rope(heads(self.k_proj, keys[1]), positions, self.theta)  # [B, T, K, d]
-        v = heads(self.v_proj, keys[2])
-        begins = mask is None and lengths is None
-        if cache is not None:
-            cache = {
-                name: _write(cache[name], layer, None if begins else positions, new)
-                for name, new in (("k", k), ("v", v))
-            }
-            if not begins:
-                k, v = (cache[name][layer].astype(x.dtype) for name in ("k", "v"))  # [B, S, K, d]
-        y = attention(q, k, v, mask=mask, causal=begins, key_lengths=lengths)
-        return self.o_proj(y.reshape(*x.shape[:-1], -1), keys[3]), cache
-
-
-def _write(cache: Array, layer: tuple[Array, ...], positions: Array | None, new: Array) -> Array:
-    """The cache with `new` [B, T, K, d] in the slots `positions` [B, T] (None: the first T); others are dropped."""
-    new = new.astype(cache.dtype)
-    if positions is None:
-        return jax.lax.dynamic_update_slice(cache, new.reshape((1,) * len(layer) + new.shape), (*layer, 0, 0, 0, 0))
-    return cache.at[*layer, jnp.arange(len(new))[:, None], positions].set(new, mode="drop")
+    @classmethod
+    def llama32_1b(cls) -> "LlamaConfig":
+        """Llama 3.2 1B."""
+        return cls(
+            vocab_size=128256,
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=16,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            max_position_embeddings=131072,
+            rms_norm_eps=1e-5,
+            rope_theta=500000.0,
+            rope_scaling=Llama3Scaling(32.0, 1.0, 4.0, 8192),
+            tie_word_embeddings=True,
+            eos_token_ids=(128001, 128008, 128009),
+        )
 
 
-class MLP(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
-        def linear(name, din, dout):
-            adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, quantization=quantization, rngs=rngs)
-
-        self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
-        self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
-        self.down_proj = linear("down_proj", cfg.intermediate_size, cfg.hidden_size)
-
-    def __call__(self, x, keys):
-        return self.down_proj(jax.nn.silu(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2])
-
-
-class DecoderLayer(nnx.Module):
-    def __init__(self, cfg: LlamaConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
-        self.input_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.self_attn = Attention(cfg, lora, quantization, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        self.mlp = MLP(cfg, lora, quantization, rngs=rngs)
-
-    def __call__(self, x, positions, mask, lengths, cache, layer, key):
-        keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
-        attended, cache = self.self_attn(self.input_layernorm(x), positions, mask, lengths, cache, layer, keys[:4])
-        x = x + attended
-        x = x + self.mlp(self.post_attention_layernorm(x), keys[4:])
-        return constrain(x, "batch", None, None), cache
-
-
-class Llama(nnx.Module):
-    """The decoder stack with its embedding and head; `lora` adds low-rank updates to the projections it names, and
-    `scheme` keeps the kernels of all layers in few bits (see quantize.py)."""
-
-    def __init__(self, cfg: LlamaConfig, *, lora: LoRAConfig | None = None, quantization: str = "", rngs: nnx.Rngs):
-        if lora:
-            if unknown := set(lora.targets) - set(LORA_TARGETS):
-                raise ValueError(f"LoRA targets {sorted(unknown)} are not projections of LLaMA {sorted(LORA_TARGETS)}")
-        self.config = cfg
-        self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
-        self.layers = stack(lambda rngs: DecoderLayer(cfg, lora, quantization, rngs=rngs), cfg.num_hidden_layers, rngs)
-        self.norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
-        tied = cfg.tie_word_embeddings
-        self.lm_head = None if tied else Linear(cfg.hidden_size, cfg.vocab_size, bias=False, rngs=rngs)
-
-    def __call__(
-        self,
-        embeddings: Float[Array, "b t d"],
-        *,
-        positions: Int[Array, "b t"] | None = None,
-        mask: Bool[Array, "b 1 t s"] | None = None,
-        cache: Cache | None = None,
-        dropout_keys: Array | None = None,
-        remat: str = "none",
-    ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Hidden states after the final norm, and the cache with the fed tokens written at slots = positions.
-
-        Without positions the tokens begin their sequences: they get 0..t-1, and with a cache they overwrite its first t
-        slots (there are at least as many) and see no others. Without a mask attention is causal, which is all that
-        right-padded rows need; with a cache, a query sees the slots up to its own position.
-        dropout_keys [b], one a row, switch LoRA dropout on. remat: see layers.scan_layers.
-        """
-        b, t, _ = embeddings.shape
-        lengths = None
-        if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-        elif mask is None and cache is not None:
-            slots = jax.tree.leaves(cache)[0].shape[-3]
-            if t == 1:
-                lengths = jnp.minimum(positions[:, 0] + 1, slots)
-            else:
-                mask = jnp.arange(slots) <= positions[:, None, :, None]  # [B, 1, T, S]
-        n = self.config.num_hidden_layers
-        keys = None if dropout_keys is None else jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(dropout_keys)
-        x = constrain(embeddings, "batch", None, None)
-        if isinstance(self.layers, nnx.List):
-            caches = []
-            for i, layer in enumerate(self.layers):
-                own = cache and {name: arrays[i] for name, arrays in cache.items()}
-                x, own = layer(x, positions, mask, lengths, own, (), None if keys is None else keys[i])
-                caches.append(own)
-            return self.norm(x), cache and {name: [own[name] for own in caches] for name in cache}
-
-        def step(carry, layer, xs):
-            i, key = xs
-            return layer(carry[0], positions, mask, lengths, carry[1], (i,), key)
-
-        x, cache = scan_layers(step, (x, cache), self.layers, (jnp.arange(n), keys), remat=remat)
-        return self.norm(x), cache
-
-    def head(self) -> Float[Array, "d vocab"]:
-        """The head's kernel, gathered along fsdp on the mesh in use. For loops: they gather in every round."""
-        kernel = self.embed_tokens.embedding[...].T if self.lm_head is None else self.lm_head.kernel[...]
-        return constrain(kernel, None, "vocab")
-
-    def init_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
-        """An empty cache for `slots` positions of each of `batch` rows."""
-        cfg = self.config
-        n, shape = cfg.num_hidden_layers, (batch, slots, cfg.num_key_value_heads, cfg.head_dim)
-        if isinstance(self.layers, nnx.List):
-            return {name: [jnp.zeros(shape, dtype) for _ in range(n)] for name in ("k", "v")}
-        return {name: jnp.zeros((n, *shape), dtype) for name in ("k", "v")}
-
-    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
-        if self.lm_head is None:
-            return hidden @ self.embed_tokens.embedding[...].T.astype(hidden.dtype)
-        return self.lm_head(hidden)
+class Llama(CausalLM):
+    """A LLaMA; nothing is special."""
