@@ -118,7 +118,7 @@ class ModelConfig(Section):
     lora_alpha: float = 32.0
     lora_dropout: float = 0.1
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    template: str = "reference"  # how conversations are tokenized: reference or per_segment (see prompts.py)
+    template: str = "reference"  # how conversations are tokenized: reference or per_segment (see templates.py)
     dtype: str = "auto"  # frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
     quantize: str = ""  # int8 or nf4: precision of the frozen kernels in the language model's layers (see quantize.py)
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("training", "inference"),
     ("weights", "data", "generation"),
     ("models", "media"),
-    ("compiler",),
+    ("compiler", "templates"),
     ("sharding", "mesh", "prompts", "files", "config_files"),
     ("config", "modalities"),
     ("errors", "chips", "flops"),

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
-from nextgpt_jax.prompts import (
-    TEMPLATES,
-    Input,
-    Output,
-    Turn,
-    human_segments,
-    reply_segments,
-    split_placeholders,
-    stop_sequences,
-    tokenize_conversation,
-)
+from nextgpt_jax.prompts import Input, Output, Turn, human_segments, reply_segments, split_placeholders
+from nextgpt_jax.templates import TEMPLATES, stop_sequences, tokenize_conversation
 from tests import FIXTURES
 
 VOCAB = 300

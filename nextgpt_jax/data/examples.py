@@ -20,14 +20,8 @@ from nextgpt_jax import media
 from nextgpt_jax.data.readers import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
-from nextgpt_jax.prompts import (
-    Input,
-    Output,
-    Template,
-    TokenizedConversation,
-    Tokenizer,
-    tokenize_conversation,
-)
+from nextgpt_jax.prompts import Input, Output
+from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, tokenize_conversation
 
 
 @dataclasses.dataclass(frozen=True)

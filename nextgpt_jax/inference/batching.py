@@ -9,7 +9,7 @@ from nextgpt_jax.generation.state import SamplingParams
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import parse_modality
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.prompts import TokenizedConversation
+from nextgpt_jax.templates import TokenizedConversation
 
 
 def round_up_to_power_of_two(n: int) -> int:

@@ -26,8 +26,9 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.partitioning import move_to_data_parallel
 from nextgpt_jax.models.stacking import unstack
-from nextgpt_jax.prompts import Input, TokenizedConversation, stop_sequences, tokenize_conversation
+from nextgpt_jax.prompts import Input
 from nextgpt_jax.sharding import round_up_to_shards
+from nextgpt_jax.templates import TokenizedConversation, tokenize_conversation
 from nextgpt_jax.weights.load import LoadedModel, runs_unstacked
 
 _ENCODE_BATCH = 32  # inputs of a modality that are encoded together
@@ -66,9 +67,7 @@ class Engine:
         )
         self._tokenizer, self._template = system.tokenizer, system.template
         self._parser = ResponseParser(system.tokenizer, self.config.vocabulary)
-        stops = stop_sequences(system.tokenizer, system.template)
-        end = system.tokenizer.eos_token_id
-        self._stop_sequences = stops if end is None else (*stops, (end,))
+        self._stop_sequences = system.stop_sequences
 
     def validate(self, request: Request) -> TokenizedConversation:
         """Tokenizes a request and checks that it can be answered.

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from nextgpt_jax.inference.types import Response
 from nextgpt_jax.modalities import Vocabulary
-from nextgpt_jax.prompts import Output, Segment, Tokenizer
+from nextgpt_jax.prompts import Output, Segment
+from nextgpt_jax.templates import Tokenizer
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoded from bytes that are no complete character
 

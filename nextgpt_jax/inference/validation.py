@@ -8,7 +8,7 @@ from nextgpt_jax.config import GenerationConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
-from nextgpt_jax.prompts import TokenizedConversation
+from nextgpt_jax.templates import TokenizedConversation
 
 
 def parse_modality(names: Sequence[str], wanted: str) -> tuple[list[bool], list[bool]]:

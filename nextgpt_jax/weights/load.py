@@ -19,7 +19,7 @@ from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.partitioning import with_shardings
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
-from nextgpt_jax.prompts import TEMPLATES, Template
+from nextgpt_jax.templates import TEMPLATES, Template, stop_sequences
 from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
@@ -45,6 +45,13 @@ class LoadedModel:
     caption_tokenizers: dict[str, Any]
     template: Template
     mesh: Mesh | None = None
+
+    @property
+    def stop_sequences(self) -> tuple[tuple[int, ...], ...]:
+        """The ids that end a response: the template's, and the end tokens of tokenizer and language model."""
+        ends = [self.tokenizer.eos_token_id, *self.model.config.llm.eos_token_ids]
+        known = [(token,) for token in ends if token is not None and token < self.model.config.vocabulary.base_size]
+        return tuple(dict.fromkeys([*stop_sequences(self.tokenizer, self.template), *known]))
 
 
 def load_system(
@@ -76,6 +83,8 @@ def load_system(
     cfg, dtype = assemble.model_config(config, signals=signals), assemble.frozen_dtype(config.dtype)
     if config.template not in TEMPLATES:
         raise UserError(f"model.template: {config.template!r} is not one of {', '.join(TEMPLATES)}")
+    tokenizer, template = load_tokenizer(config.llm), TEMPLATES[config.template]
+    template.end_markers(tokenizer)  # raises, before weights are read
 
     def make() -> NExTGPTModel:
         return NExTGPTModel(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
@@ -103,7 +112,7 @@ def load_system(
         name: load_tokenizer(pathlib.Path(folder) / "tokenizer")
         for name, folder in assemble.decoder_folders(config).items()
     }
-    return LoadedModel(model, load_tokenizer(config.llm), captions, TEMPLATES[config.template], mesh)
+    return LoadedModel(model, tokenizer, captions, template, mesh)
 
 
 def _checkpoints(

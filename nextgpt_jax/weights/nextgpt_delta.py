@@ -1,11 +1,13 @@
 """NExT-GPT's trained weights ("delta") in the reference's layout: pytorch_model.pt, or the same keys in safetensors.
 
 A delta has the projections, the LoRA updates, and the *whole* embedding and head, whose last rows are the new tokens.
-In the model, the rows of the base vocabulary and those of the new tokens are separate parameters. The file CONFIG in
-the same folder records which new tokens there are; without it they are the released 38.
+In the model, the rows of the base vocabulary and those of the new tokens are separate parameters; of a language model
+with a tied head, only the rows of the new tokens differ between embedding and head. The file CONFIG in the same folder
+records which new tokens there are; without it they are the released 38.
 """
 
 import pathlib
+import re
 from collections.abc import Collection
 
 import jax.numpy as jnp
@@ -53,8 +55,9 @@ def table(config: NExTGPTConfig) -> Table:
         rule(tuple(p + _MATRICES[1] + _BASE for p in _LLAMA), "llm.lm_head.kernel", LINEAR),
         rule(tuple(p + _MATRICES[1] + _NEW for p in _LLAMA), "signal_head"),
     ]
+    tied = [p + _MATRICES[1] + _BASE for p in _LLAMA] if config.llm.tie_word_embeddings else []
     absent = [p for name, prefixes in _OUTPUTS.items() if name not in modalities for p in prefixes]
-    ignored = [p.replace(".", r"\.") + ".*" for p in absent]
+    ignored = [*map(re.escape, tied), *(re.escape(p) + ".*" for p in absent)]
     buffers = [pattern for rows in outputs.values() for pattern in rows.ignored]
     return Table(tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *dict.fromkeys(buffers)))
 
@@ -92,10 +95,12 @@ def join_rows(checkpoint: Checkpoint) -> Checkpoint:
     """The inverse of split_rows."""
     tensors = {}
     for key, part in checkpoint.tensors.items():
-        if key.endswith(_BASE):
-            whole = key.removesuffix(_BASE)
-            tensors[whole] = _joined(part, checkpoint.tensors[whole + _NEW])
-        elif not key.endswith(_NEW):
+        if key.endswith(_NEW):
+            whole = key.removesuffix(_NEW)
+            tied = whole.replace(_MATRICES[1], _MATRICES[0])
+            base = checkpoint.tensors.get(whole + _BASE) or checkpoint.tensors[tied + _BASE]
+            tensors[whole] = _joined(base, part)
+        elif not key.endswith(_BASE):
             tensors[key] = part
     return checkpoint.with_tensors(tensors)
 
@@ -191,8 +196,21 @@ def match_delta(
             f"{checkpoint.source} holds {', '.join(held)}, but not {', '.join(lacking)}: to accept this, convert it "
             "with --allow_partial"
         )
+    if "lm_head" not in state["llm"]:
+        _check_tied(checkpoint)
     wanted = delta_state(state, held)
     return wanted, matching.match(checkpoint, wanted, rows), held
+
+
+def _check_tied(checkpoint: Checkpoint) -> None:
+    embedding, head = (
+        next((t for key, t in checkpoint.tensors.items() if key.endswith(matrix + _BASE)), None) for matrix in _MATRICES
+    )
+    if embedding and head and not np.array_equal(embedding.read(), head.read()):
+        raise ConversionError(
+            f"{checkpoint.source}: embedding and head differ, but the language model's config.json says "
+            "tie_word_embeddings: true"
+        )
 
 
 def load_delta(

@@ -11,7 +11,8 @@ from nextgpt_jax.data.readers import read_samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.prompts import Input, Output, Template, Turn
+from nextgpt_jax.prompts import Input, Output, Turn
+from nextgpt_jax.templates import TextTemplate
 from tests.test_prompts import TOKENIZER, VOCAB, VOCABULARY
 
 
@@ -42,7 +43,7 @@ def builder(samples=(), **options):
         encoders=dict.fromkeys(("image", "video", "audio"), READS),
         max_length=96,
         spec=batch_spec(samples, 4),
-        template=Template(),
+        template=TextTemplate(),
     )
     return ExampleBuilder(TOKENIZER, **(sizes | options))
 

@@ -19,8 +19,9 @@ from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.partitioning import parameter_rows
-from nextgpt_jax.prompts import Input, Turn, tokenize_conversation
+from nextgpt_jax.prompts import Input, Turn
 from nextgpt_jax.sharding import LARGEST_DIM, parameter_spec
+from nextgpt_jax.templates import tokenize_conversation
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import nextgpt_delta, tables
 from nextgpt_jax.weights.assemble import model_config

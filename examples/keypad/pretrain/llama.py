@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from examples.keypad import language, things, vocabularies
 from examples.keypad.pretrain.common import fit, save
-from nextgpt_jax import prompts
+from nextgpt_jax import prompts, templates
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
 from nextgpt_jax.weights.tables import llama as llama_table
@@ -70,7 +70,7 @@ def _text_batches(tokenizer, rng: random.Random, conversations: int, tokens: int
     """Batches of about `tokens` tokens, bucketed by length; human turns have a tenth of the weight in the loss."""
     buckets: dict[int, list] = {length: [] for length in _LENGTHS}
     for _ in range(conversations):
-        encoded = prompts.tokenize_conversation(_conversation(rng), tokenizer, _VOCABULARY)
+        encoded = templates.tokenize_conversation(_conversation(rng), tokenizer, _VOCABULARY)
         fitting = [length for length in buckets if len(encoded.ids) <= length]
         if fitting:
             buckets[fitting[0]].append((encoded.ids, np.where(encoded.loss, 1.0, 0.1)))
@@ -112,7 +112,9 @@ def answers(model: Llama, tokenizer, asked: list[list[prompts.Turn]], room: int 
 
     replies = []
     for at in range(0, len(asked), batch):
-        encoded = [prompts.tokenize_conversation(turns, tokenizer, _VOCABULARY).ids for turns in asked[at : at + batch]]
+        encoded = [
+            templates.tokenize_conversation(turns, tokenizer, _VOCABULARY).ids for turns in asked[at : at + batch]
+        ]
         ids = np.zeros((batch, -(-max(map(len, encoded)) // 32) * 32), np.int32)
         for row, given in zip(ids, encoded):
             row[: len(given)] = given

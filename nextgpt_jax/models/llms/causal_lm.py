@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Embedding, Linear, RMSNorm
@@ -98,6 +99,8 @@ class CausalLMConfig:
         rope = read_rope(config, cls.__name__)
         ends = config.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        if wrong := [end for end in ends if type(end) is not int or end < 0]:
+            raise UserError(f"{cls.__name__}: eos_token_id={wrong[0]!r} is no token id")
         return hf_config.config_from_dict(cls, {**config, **rope, "eos_token_ids": ends}, cls.supported)
 
 

@@ -1,4 +1,4 @@
-"""LLaMA against transformers, its LoRA updates against peft, and both conversion tables."""
+"""LLaMA 1 to 3 against transformers, its LoRA updates against peft, and both conversion tables."""
 
 import functools
 import json
@@ -22,51 +22,20 @@ from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.tables.llama import BASE, LORA
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests import FIXTURES
-from tests.parity import checkpoint_of, exported, load_into, relative_error
+from tests.models.llms import reference
+from tests.models.llms.reference import IDS, SIZES, decode, expected, ours, run
+from tests.parity import checkpoint_of, exported, relative_error
 
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-}
-IDS = np.random.default_rng(0).integers(0, 60, (2, 9))
 LORA_CONFIG = LoRAConfig(rank=4, alpha=8.0, dropout=0.1)
-
-
-def original(**options) -> transformers.LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**{**SIZES, "attn_implementation": "eager", **options})
-    model = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = 0.2 if parameter.ndim == 2 else 0.3  # large enough for attention to be far from uniform
-            parameter.add_(spread * torch.randn(parameter.shape)) if "embed" not in name else parameter.normal_()
-    return model
-
-
-def ours(model: transformers.LlamaForCausalLM, lora: LoRAConfig | None = None) -> Llama:
-    cfg = LlamaConfig.from_dict(model.config.to_dict())
-    return load_into(lambda: Llama(cfg, lora=lora, rngs=nnx.Rngs(0)), BASE, model)
-
-
-@functools.partial(jax.jit, static_argnames="remat")
-def run(model: Llama, ids, **options):
-    hidden, _ = model(model.embed_tokens(ids), **options)
-    return hidden, model.logits(hidden)
-
-
-@jax.jit
-def decode(model: Llama, embeddings, cache, positions, mask=None):
-    return model(embeddings, positions=positions, mask=mask, cache=cache)
-
-
-def expected(model, ids, **options):
-    with torch.no_grad():
-        out = model(torch.from_numpy(ids), output_hidden_states=True, **options)
-    return out.hidden_states[-1], out.logits
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+original = functools.partial(reference.original, transformers.LlamaForCausalLM)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +45,10 @@ def expected(model, ids, **options):
         {"num_key_value_heads": 2},
         {"num_key_value_heads": 1, "head_dim": 16},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-2},
+        {"rope_parameters": LLAMA3, "num_key_value_heads": 2},
+        {"rope_parameters": LLAMA3, "tie_word_embeddings": True},
     ],
-    ids=["plain", "grouped", "one-kv-head-wide", "theta-eps"],
+    ids=["plain", "grouped", "one-kv-head-wide", "theta-eps", "llama3", "llama3-tied"],
 )
 def test_matches_transformers(options):
     model = original(**options)
@@ -361,6 +332,14 @@ def test_published_sizes():
             key.removeprefix("llama_model.").replace(".default", ""): tuple(shape) for key, shape in shapes.items()
         }
         assert matching.torch_shapes(state, table) == wanted
+
+
+@pytest.mark.parametrize(
+    "config, size", [(LlamaConfig.llama31_8b(), 8_030_261_248), (LlamaConfig.llama32_1b(), 1_235_814_400)]
+)
+def test_published_sizes_of_llama_3(config, size):
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == size
 
 
 @pytest.mark.parametrize(
