@@ -31,7 +31,7 @@ MANIFEST = "nextgpt_jax.json"
 UNMATCHED = "unmatched.safetensors"  # tensors without weights (masks, position ids), kept for export
 _UNMATCHED_NAMES = (UNMATCHED, "left.safetensors")  # the second one in folders of version 0.1
 _MAX_UNMATCHED_BYTES = 16 * 2**20  # larger ones are weights of parts that are not built
-_COMPANION_FOLDERS = ("tokenizer", "scheduler", "feature_extractor")  # of a pipeline
+_COMPANION_FOLDERS = ("tokenizer", "scheduler", "feature_extractor", "additional_chat_templates")
 _NOT_COMPANIONS = ("*.index.json", "*.index.*.json", MANIFEST)
 
 

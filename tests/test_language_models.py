@@ -1,8 +1,7 @@
-"""Systems around every family of language models: conversion both ways, training of all stages, chat, plans."""
+"""Systems around every family of language models: conversion both ways, training of all stages, chat."""
 
 import copy
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -22,11 +21,6 @@ from nextgpt_jax.prompts import Turn
 from nextgpt_jax.weights.load import load_system, load_trained
 from tests import chat_tokenizers, tiny
 from tests.models.llms import reference
-
-needs_plugin = pytest.mark.skipif(
-    not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
-    reason="the CUDA plugin is not installed: pip install '.[cuda]'",
-)
 
 ROPE = {
     "rope_type": "llama3",
@@ -167,14 +161,6 @@ def test_a_delta_whose_head_differs_from_the_tied_embedding_is_refused(system, r
     changed.model.delta = str(tmp_path / "delta")
     with pytest.raises(ng.UserError, match="embedding and head differ, but .* tie_word_embeddings: true"):
         load_system(changed.model)
-
-
-@needs_plugin
-def test_plans(system):
-    config, _ = copy.deepcopy(system)
-    config.train.stage, config.mesh.fsdp, config.mesh.tensor = "stage3", 2, 2
-    report = ng.compile_report(config, topology="h100:4", programs=["step", "decode"])
-    assert report.fits and report["step"].bound_by
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_before_weights_are_read(system, tmp_path):

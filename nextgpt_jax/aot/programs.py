@@ -188,7 +188,12 @@ def _sampling_program(config: ExperimentConfig, mesh: Mesh, model: NExTGPTModel,
 
 
 def _llm_program(config: ExperimentConfig, mesh: Mesh, model: NExTGPTModel, name: str) -> Program:
-    graphdef, state, rest = nnx.split(model, lambda path, _: path[0] in ("llm", "signal_head"), ...)
+    tied = model.config.llm.tie_word_embeddings
+
+    def used(path: tuple, _) -> bool:  # the embedding table only as a tied head: prompts come embedded
+        return path[0] == "signal_head" or (path[0] == "llm" and (tied or path[1] != "embed_tokens"))
+
+    graphdef, state, rest = nnx.split(model, used, ...)
     b, prompt = HostBatch(mesh, config.data.batch_size).size, config.data.max_length
     dtype = frozen_dtype(config.model.dtype)
     cache = jax.tree.map(

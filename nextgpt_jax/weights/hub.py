@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nextgpt_jax.errors import UserError, first_line
 
-COMPANION_FILES = ("*.json", "*.model", "*.txt", "LICENSE*", "README.md")  # configs, tokenizers, terms
+COMPANION_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")  # configs, tokenizers, terms
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 

@@ -104,3 +104,14 @@ def test_suggestions_for_a_program_that_does_not_fit():
     done = plan("--topology=h100:1", "--config.data.batch_size=64", "--config.train.remat=dots")
     assert done.returncode == 1, done.stderr
     assert "DOES NOT FIT" in done.stdout and "--config.train.remat=full" in done.stdout
+
+
+@needs_plugin
+@pytest.mark.parametrize("name, size", [("llama-3.1-8b", 7.505e9), ("qwen2.5-7b", 7.071e9)])
+def test_other_language_models_decode_on_two_devices(name, size, tmp_path):
+    report = tmp_path / "plan.json"
+    flags = [f"--config.model.llm=weights/{name}", "--config.mesh.tensor=2", "--config.data.batch_size=1"]
+    done = plan("--topology=h100:2", "--programs=decode", *flags, f"--report={report}")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(report.read_text())
+    assert found["fits"] and 1.0 < found["memory"]["weights"] / size < 1.01  # all but the embedding, half of it in bfloat16

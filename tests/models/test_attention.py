@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextgpt_jax.models import attention as module
@@ -198,6 +198,7 @@ def emulated_cudnn():
         yield
 
 
+@settings(max_examples=12)  # each shape is compiled
 @given(
     sizes=st.tuples(*(st.integers(1, n) for n in (3, 9, 9, 2, 3, 20))),
     seen=st.sampled_from([{}, CAUSAL, LENGTHS]),
