@@ -20,7 +20,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.model.image_decoder = "./weights/stable-diffusion-v1-5"
     config.model.video_decoder = "./weights/zeroscope_v2_576w"
     config.model.audio_decoder = "./weights/audioldm-l-full"
-    # Media lie in images/, videos/ and audios/ beside each file.
+    # Media are in images/, videos/ and audios/ next to each file.
     pairs = ("cc3m/cc3m.json", "webvid/webvid.json", "audiocap/audiocap.json")
     config.data.captions = ",".join(f"data/T-X_pair_data/{name}" for name in pairs)
     config.data.instructions = "data/IT_data/instructions.json"

@@ -93,7 +93,7 @@ def _split(name_or_path: str) -> tuple[pathlib.Path, list[str]]:
 
 
 def config_folder() -> pathlib.Path:
-    """The folder of this project's configs: inside an installed package, beside the package in a checkout."""
+    """The folder of this project's configs: inside an installed package, next to the package in a checkout."""
     package = pathlib.Path(__file__).resolve().parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"

@@ -36,7 +36,7 @@ Rows = tuple[Row, ...]
 
 
 def prefixed(prefix: str, rows: Iterable[Row]) -> Rows:
-    """The rows of a module that stands at the dotted path `prefix` (a regular expression) of another."""
+    """The rows of a submodule, by its dotted path `prefix` (a regular expression) in the module."""
     return tuple((rf"{prefix}\.{pattern}", axes) for pattern, axes in rows)
 
 

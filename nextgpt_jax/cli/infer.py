@@ -216,7 +216,7 @@ def chat(engine: "Engine", options: Mapping[str, Any], output: str) -> None:
     def save(media: Sequence["MediaOutput"]) -> list[pathlib.Path]:
         try:
             return save_media(media, pathlib.Path(output))
-        except UserError as error:  # the conversation goes on
+        except UserError as error:  # the conversation continues
             print(f"error: {error}")
             return []
 

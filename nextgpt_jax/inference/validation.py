@@ -58,7 +58,7 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationC
 
 
 def check_conversation(conversation: TokenizedConversation, request: Request, config: NExTGPTConfig) -> None:
-    """Checks that the model can read a conversation and has room for its answer.
+    """Checks that the model can read a conversation and that the context holds its answer.
 
     Raises:
       UserError: the prompt does not fit the context, the encoder does not read an input, or the forced media do not

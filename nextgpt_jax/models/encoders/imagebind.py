@@ -337,7 +337,7 @@ class VisionStem(PatchStem):
     def __call__(self, x: Float[Array, "b h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b t d"]:
         _check("vision", x, self.clip_shape[1:], self.clip_shape)
         if x.ndim == 4:
-            x = jnp.repeat(x[:, None], self.clip_shape[0], axis=1)  # an image is a clip that stands still
+            x = jnp.repeat(x[:, None], self.clip_shape[0], axis=1)  # an image repeated along time
         return super().__call__(x)
 
 
@@ -412,7 +412,7 @@ class Tower(nnx.Module):
         self.log_logit_scale = nnx.Param(jnp.log(1 / 0.07)) if scale == "learned" else None
 
     def __call__(self, x: Array, position: int | Int[Array, "#b"], key: Array | None = None) -> Float[Array, "b e"]:
-        """`position` is the token that stands for the whole; `key` switches on what is dropped in training."""
+        """`position` is the index of the pooled token; `key` enables the dropout of training."""
         trunk_key, head_key = (None, None) if key is None else jax.random.split(key)
         tokens = self.trunk(self.stem(x), trunk_key)  # [B, T, D]
         pooled = self.norm(jax.vmap(lambda row, at: row[at])(tokens, jnp.broadcast_to(position, len(tokens))))
