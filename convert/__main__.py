@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -70,10 +71,10 @@ def main(argv: Sequence[str]) -> None:
     values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=of_run or component in ("delta", SYSTEM))
     if not values.output and not (values.dry_run and not export):
         raise UserError("--output=DIR is missing")
-    options = {"config": values["config"].value if "config" in values else None, "dtype": values.dtype or None}
+    config = values["config"].value if "config" in values else None
+    options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}
     if export:
-        names = ("source", "workdir", "lora")
-        options |= {name: values[name].value for name in names}
+        options |= {name: values[name].value for name in ("source", "workdir", "lora")}
         export_checkpoint(component, values.output, **options, verbose=True)
     else:
         names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", "dry_run", "report")

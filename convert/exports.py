@@ -66,6 +66,7 @@ def export_checkpoint(
     if config is None and str(workdir) and Workdir(workdir).exists():
         config = Workdir(workdir).config()
     _check_arguments(component, source=source, workdir=workdir, config=config, lora=lora)
+    config = config or ExperimentConfig()  # other components have none
     if str(workdir):
         exported = {"": output}
         _export_run(output, component, Workdir(workdir), config.model, cast)
@@ -149,6 +150,7 @@ def _export_run(
     else:
         lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
         tensors = matching.export(lora, tables.language_model(model.llm).lora)
+        assert model.lora
         adapter_config = _adapter_config(model.lora)
         _write_tensors(output, "adapter_model.safetensors", tensors, dtype, adapter_config=adapter_config)
 
@@ -207,7 +209,7 @@ def _export_system(
     if "parts" not in manifest:
         raise UserError(f"{source} is no converted system: export its component ({manifest.get('component')})")
     named = {field: source / entry["folder"] for field, entry in manifest["parts"].items()}
-    model = dataclasses.replace(config.model, **{field: str(path) for field, path in named.items()})
+    model = assemble.with_folders(config.model, named)
     with atomic_folder(output) as scratch:
         for field, entry in manifest["parts"].items():
             target = scratch / entry["folder"]
@@ -215,5 +217,5 @@ def _export_system(
                 _export_delta(target, named[field], model, dtype)
             else:
                 folders.export_folder(entry["component"], named[field], target, dtype=dtype)
-        saved.write(scratch, config, {field: path.name for field, path in named.items()})
+        saved.write(scratch, config, assemble.join_folders({part: path.name for part, path in named.items()}))
     return {field: output / entry["folder"] for field, entry in manifest["parts"].items()}

@@ -106,6 +106,7 @@ def convert_checkpoint(
     _check_arguments(component, config=config, delta=delta, vocab_size=vocab_size, base=base)
     if output is None and not dry_run:
         raise UserError("--output=DIR is missing")
+    config, output = config or ExperimentConfig(), output or ""  # where they are not needed
     cast = parse_dtype(dtype)
     if component == SYSTEM:
         conversions = _match_system(config, source, cast, allow_partial, verbose)
@@ -255,30 +256,28 @@ def _match_delta(
 def _match_system(
     config: ExperimentConfig, source: str | os.PathLike, dtype: np.dtype | None, allow_partial: bool, verbose: bool
 ) -> dict[str, _Conversion]:
-    """Every part that a config names, by its field of ModelConfig."""
-    named = assemble.part_folders(config.model)
-    if len(assemble.encoder_folders(config.model)) > 1:
-        raise UserError("model.encoder: convert several encoders one by one, as the component encoder")
+    """Every part that a config names, by the names of `folders_by_part`."""
+    named = assemble.folders_by_part(config.model)
     names = [pathlib.Path(path).name for _, path in named.values()]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two parts are in folders called {twice[0]}: rename one")
     found = {}
-    for field, (component, path) in named.items():
-        below = pathlib.Path(source) / pathlib.Path(path).name
+    for part, (component, path) in named.items():
+        field, below = "model." + part.partition(".")[0], pathlib.Path(source) / pathlib.Path(path).name
         if str(source) and not below.exists() and not pathlib.Path(path).exists() and not hub.is_hub_id(path):
-            raise UserError(f"model.{field}: not found (looked for {below} and {path})")
+            raise UserError(f"{field}: not found (looked for {below} and {path})")
         place = below if str(source) and below.exists() else path
-        found[field] = hub.find(place, LAYOUTS[component], field=f"model.{field}")
-        if orbax_params.is_converted(found[field].path):
-            raise UserError(f"model.{field}: {place} is converted already")
-    model = dataclasses.replace(config.model, **{field: str(source.path) for field, source in found.items()})
+        found[part] = hub.find(place, LAYOUTS[component], field=field)
+        if orbax_params.is_converted(found[part].path):
+            raise UserError(f"{field}: {place} is converted already")
+    model = assemble.with_folders(config.model, {part: source.path for part, source in found.items()})
     config = dataclasses.replace(config, model=model)
     conversions = {}
-    for field, (component, _) in named.items():
+    for part, (component, _) in named.items():
         if component == "delta":
-            conversions[field] = _match_delta(found[field], config, dtype, allow_partial, verbose)
+            conversions[part] = _match_delta(found[part], config, dtype, allow_partial, verbose)
         else:
-            conversions[field] = _match_component(component, found[field], dtype)
+            conversions[part] = _match_component(component, found[part], dtype)
     return conversions
 
 
@@ -287,7 +286,7 @@ def _write_system(
 ) -> None:
     """Writes each part to a folder called as the last component of its path in the config. The whole is a folder for
     NExTGPT.from_pretrained."""
-    named = {field: pathlib.Path(getattr(config.model, field)).name for field in conversions}
+    named = {part: pathlib.Path(path).name for part, (_, path) in assemble.folders_by_part(config.model).items()}
     size = sum(matched.nbytes for conversion in conversions.values() for matched in conversion.parts)
     with atomic_folder(output, size) as scratch:
         manifest: dict[str, Any] = {"config": config_hash(config), "template": config.model.template, "parts": {}}
@@ -297,8 +296,9 @@ def _write_system(
             manifest["parts"][field] = {"folder": folder.name, **folders.read_manifest(folder)}
             _print(verbose, f"{field}: {conversion.summary}: {output / folder.name}")
         folders.write_json(scratch / folders.MANIFEST, manifest)
-        saved.write(scratch, config, named)
-    _print(verbose, "use it with " + " ".join(f"--config.model.{field}={output / n}" for field, n in named.items()))
+        saved.write(scratch, config, assemble.join_folders(named))
+    folders_of_parts = assemble.join_folders({part: output / name for part, name in named.items()})
+    _print(verbose, "use it with " + " ".join(f"--config.model.{f}={path}" for f, path in folders_of_parts.items()))
 
 
 def config_hash(config: ExperimentConfig) -> str:

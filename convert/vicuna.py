@@ -1,5 +1,6 @@
 """Models that were published as differences from LLaMA, such as Vicuna v0."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -23,12 +24,11 @@ def with_delta(base: Checkpoint, delta: Checkpoint, growth: Literal["zero", "mea
     Raises:
       ConversionError: a tensor is missing in one of them, or the shapes differ.
     """
-    problems, tensors = [], {}
-    for key in sorted(base.tensors.keys() | delta.tensors.keys()):
+    buffers = {k: t for k, t in (delta.tensors | base.tensors).items() if k.endswith("rotary_emb.inv_freq")}
+    problems, tensors = [], dict(buffers)
+    for key in sorted((base.tensors.keys() | delta.tensors.keys()) - buffers.keys()):
         old, change = base.tensors.get(key), delta.tensors.get(key)
-        if key.endswith("rotary_emb.inv_freq"):  # a buffer
-            tensors[key] = old or change
-        elif old is None or change is None:
+        if old is None or change is None:
             problems.append(f"{key} is only in the {'delta' if old is None else 'base'}")
         elif not _grows(key, old.shape, change.shape):
             problems.append(f"{key} has shape {list(old.shape)} in the base and {list(change.shape)} in the delta")
@@ -67,5 +67,9 @@ def truncate_vocab(checkpoint: Checkpoint, count: int) -> Checkpoint:
         whole = tensors[key]
         if count > whole.shape[0]:
             raise ConversionError(f"{checkpoint.source}: {key} has {whole.shape[0]} rows, not {count}")
-        tensors[key] = Tensor((count, *whole.shape[1:]), whole.dtype, lambda w=whole: w.read()[:count])
+        tensors[key] = Tensor((count, *whole.shape[1:]), whole.dtype, _first_rows(whole, count))
     return checkpoint.with_tensors(tensors)
+
+
+def _first_rows(whole: Tensor, count: int) -> Callable[[], np.ndarray]:
+    return lambda: whole.read()[:count]

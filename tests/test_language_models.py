@@ -37,7 +37,7 @@ KINDS = {  # tokenizer, class, and fields of its config
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["llama3", "qwen2-tied", pytest.param("qwen2", marks=pytest.mark.slow)])
 def system(request, tiny_root, tmp_path_factory) -> tuple[ng.ExperimentConfig, pathlib.Path]:
     """A config that reads a converted language model, and the folder with its original: llm/."""
     root = tmp_path_factory.mktemp(request.param)

@@ -5,8 +5,9 @@ Reads the parts' config files, and checks that parts and signal tokens fit each 
 
 import dataclasses
 import inspect
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,6 +69,33 @@ def resolve_parts(config: ModelConfig) -> ModelConfig:
     changes = {}
     for field, (component, places) in part_folders(config).items():
         changes[field] = ",".join(local(field, component, place) for place in places.split(","))
+    return with_folders(config, changes)
+
+
+def folders_by_part(config: ModelConfig) -> dict[str, tuple[str, str]]:
+    """As `part_folders`, but each folder by itself: those of further encoders are called encoder.2, encoder.3, ...
+
+    Raises:
+      UserError: no decoder is set.
+    """
+    return {
+        f"{field}.{number}" if number > 1 else field: (component, folder)
+        for field, (component, folders) in part_folders(config).items()
+        for number, folder in enumerate(folders.split(","), 1)
+    }
+
+
+def join_folders(folders: Mapping[str, str | os.PathLike]) -> dict[str, str]:
+    """The values of fields of ModelConfig, from the folders of parts named as by `folders_by_part`."""
+    joined: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        joined.setdefault(name.partition(".")[0], []).append(os.fspath(folder))
+    return {field: ",".join(paths) for field, paths in joined.items()}
+
+
+def with_folders(config: ModelConfig, folders: Mapping[str, str | os.PathLike]) -> ModelConfig:
+    """The config with other folders of parts, named as by `folders_by_part`."""
+    changes: dict[str, Any] = {**join_folders(folders)}
     return dataclasses.replace(config, **changes)
 
 

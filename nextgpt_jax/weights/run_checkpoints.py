@@ -8,6 +8,7 @@ WORKDIR/<step>/data     position of the data iterator
 """
 
 import json
+import os
 import pathlib
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
 class Workdir:
     """The checkpoints of one run."""
 
-    def __init__(self, path: str | pathlib.Path, keep: int = 2, keep_best: int = 0):
+    def __init__(self, path: str | os.PathLike, keep: int = 2, keep_best: int = 0):
         self.path = pathlib.Path(path).absolute()
         self._keep, self._keep_best = keep, keep_best
         self._opened: ocp.CheckpointManager | None = None

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import nextgpt_jax as ng
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Modality
 from nextgpt_jax.models import registry
@@ -19,13 +22,18 @@ from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.partitioning import parameter_rows
+from nextgpt_jax.pipeline import saved
 from nextgpt_jax.prompts import Input, Turn
 from nextgpt_jax.sharding import LARGEST_DIM, parameter_spec
 from nextgpt_jax.templates import tokenize_conversation
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import nextgpt_delta, tables
 from nextgpt_jax.weights.assemble import model_config
+from nextgpt_jax.weights.load import load_system
 from nextgpt_jax.weights.matching import match_rules
+from nextgpt_jax.weights.rules import Table, affine
+from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 from tests import tiny
 from tests.test_prompts import TOKENIZER
 
@@ -123,7 +131,12 @@ class PointsConfig:
     """Clouds of points to three embeddings."""
 
     out_embed_dim: int = 5
+    modalities: tuple[str, ...] = ("points",)
     media_branches: tuple[str, ...] = ("points",)
+
+    @classmethod
+    def from_pretrained(cls, folder) -> "PointsConfig":
+        return cls()
 
     def input_shape(self, modality: str) -> tuple[int, ...]:
         return (4, 3)
@@ -133,7 +146,7 @@ class PointsConfig:
 
 
 class Points(nnx.Module):
-    def __init__(self, cfg: PointsConfig, *, branches: tuple[str, ...], rngs: nnx.Rngs):
+    def __init__(self, cfg: PointsConfig, *, branches: tuple[str, ...] = (), rngs: nnx.Rngs):
         self.proj = Linear(12, 15, rngs=rngs)
 
     def encode_media(self, branch, x, *, views):
@@ -141,10 +154,17 @@ class Points(nnx.Module):
 
 
 @pytest.fixture
-def two_encoders(monkeypatch) -> NExTGPTModel:
+def points(monkeypatch) -> None:
     family = registry.Family(PointsConfig, Points, "points", ((r"proj\..*", LARGEST_DIM),))
     monkeypatch.setitem(registry.ENCODERS, "points", family)
     monkeypatch.setitem(MODALITIES, "cloud", Modality("cloud", "<cloud>", "points", encoder="points"))
+    module = types.ModuleType("points")
+    module.table = lambda branches: Table(tuple(affine("proj", "proj")))
+    monkeypatch.setitem(sys.modules, "nextgpt_jax.weights.tables.points", module)
+
+
+@pytest.fixture
+def two_encoders(points) -> NExTGPTModel:
     encoders = (ImageBindConfig.from_dict(tiny.IMAGEBIND), PointsConfig())
     llm = LlamaConfig(vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     return NExTGPTModel(NExTGPTConfig(llm, encoders, None, "mlp", ()), rngs=nnx.Rngs(0))
@@ -209,6 +229,25 @@ def test_a_medium_takes_as_many_positions_as_it_has_embeddings(two_encoders):
     targets, used = np.asarray(found.ids)[1:], np.asarray(found.loss)[1:]
     likelihood = jax.nn.log_softmax(logits)[np.arange(len(targets)), targets]
     assert float(value) == pytest.approx(float(-likelihood[used].mean()), rel=1e-5)
+
+
+def test_a_system_of_two_encoders_is_converted_and_exported(points, tiny_root, tmp_path):
+    tensors = {"proj.weight": np.ones((15, 12), np.float32), "proj.bias": np.arange(15, dtype=np.float32)}
+    save_safetensors(Checkpoint.of("points", tensors), tmp_path / "points" / "model.safetensors")
+    (tmp_path / "points" / "config.json").write_text(json.dumps({"model_type": "points"}))
+    config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
+    config.model.encoder += f",{tmp_path / 'points'}"
+    reports = ng.convert_checkpoint("nextgpt", output=tmp_path / "jax", config=config)
+    assert reports.keys() == {"llm", "encoder", "encoder.2", "image_decoder"}
+    converted = saved.read(tmp_path / "jax")
+    assert converted.model.encoder == f"{tmp_path / 'jax' / 'imagebind'},{tmp_path / 'jax' / 'points'}"
+    models = (load_system(some.model, decoder_parts=()).model for some in (config, converted))
+    for one, other in zip(*(jax.tree.leaves(nnx.state(model)) for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    ng.export_checkpoint("nextgpt", tmp_path / "torch", source=tmp_path / "jax", config=config)
+    exported = open_checkpoint(tmp_path / "torch" / "points")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(exported[name], value)
 
 
 def test_one_encoder_of_a_kind():
