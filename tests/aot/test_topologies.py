@@ -47,7 +47,14 @@ def test_unknown_topologies(argv, message):
 
 
 @needs_plugin
-@pytest.mark.parametrize("topology, domains", [("h100:2", 1), ("a100:2x1", 2), ("b200:1x2", 1)])
+@pytest.mark.parametrize(
+    "topology, domains",
+    [
+        pytest.param("h100:2", 1, marks=pytest.mark.slow),
+        ("a100:2x1", 2),
+        pytest.param("b200:1x2", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_the_keypad_s_third_stage(topology, domains, tmp_path):
     report = tmp_path / "plan.json"
     flags = ["--config.data.batch_size=8", "--config.data.max_length=256", "--config.mesh.fsdp=2"]
@@ -99,6 +106,7 @@ def test_the_paper_s_answers(topology, tensor):
     assert done.stdout.count("fits") == len(PROGRAMS) - 1
 
 
+@pytest.mark.slow
 @needs_plugin
 def test_suggestions_for_a_program_that_does_not_fit():
     done = plan("--topology=h100:1", "--config.data.batch_size=64", "--config.train.remat=dots")
@@ -106,6 +114,7 @@ def test_suggestions_for_a_program_that_does_not_fit():
     assert "DOES NOT FIT" in done.stdout and "--config.train.remat=full" in done.stdout
 
 
+@pytest.mark.slow
 @needs_plugin
 @pytest.mark.parametrize("name, size", [("llama-3.1-8b", 7.505e9), ("qwen2.5-7b", 7.071e9)])
 def test_other_language_models_decode_on_two_devices(name, size, tmp_path):

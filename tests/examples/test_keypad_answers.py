@@ -23,10 +23,10 @@ def examination(engine, tmp_path_factory):
 
 
 def test_every_pair_of_modalities(examination):
-    """Four held-out requests of each, all in one batch."""
+    """Two held-out requests of each, all in one batch."""
     pairs = [(source, target) for source in MODALITIES for target in MODALITIES]
-    answers = examination.ask([r for pair in pairs for r in language.held_out_requests(*pair)[3::11][:4]])
-    right = np.array([answer.right() for answer in answers]).reshape(4, 4, 4)
+    answers = examination.ask([r for pair in pairs for r in language.held_out_requests(*pair)[3::11][:2]])
+    right = np.array([answer.right() for answer in answers]).reshape(4, 4, 2)
     assert right.mean() > 0.85
     assert right.mean((0, 2)).min() > 0.7 and right.mean((1, 2)).min() > 0.7
 

@@ -46,7 +46,7 @@ print("same")
 """
 
 
-@pytest.mark.parametrize("scheme", ["", "int8"])
+@pytest.mark.parametrize("scheme", ["", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_same_answers_on_eight_devices(tiny_root, scheme):
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tiny_root), scheme], capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr

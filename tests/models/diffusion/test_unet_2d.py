@@ -111,7 +111,7 @@ def test_untrained_prediction_is_zero():
     "config,count,name",
     [
         (UNet2DConfig.sd15(), 859520964, "sd15_unet"),
-        (UNet2DConfig.sd2(), 865910724, "sd2_unet"),
+        pytest.param(UNet2DConfig.sd2(), 865910724, "sd2_unet", marks=pytest.mark.slow),
     ],
 )
 def test_full_size(config, count, name):
