@@ -198,7 +198,7 @@ def emulated_cudnn():
         yield
 
 
-@settings(max_examples=12)  # each shape is compiled
+@settings(max_examples=20)  # each shape is compiled
 @given(
     sizes=st.tuples(*(st.integers(1, n) for n in (3, 9, 9, 2, 3, 20))),
     seen=st.sampled_from([{}, CAUSAL, LENGTHS]),
