@@ -118,7 +118,7 @@ class ModelConfig(Section):
     lora_alpha: float = 32.0
     lora_dropout: float = 0.1
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    template: str = "reference"  # how conversations are tokenized: reference or per_segment (see templates.py)
+    template: str = "reference"  # how conversations are tokenized: reference, per_segment or chat (see templates.py)
     dtype: str = "auto"  # frozen weights and activations; auto: bfloat16 on accelerators, float32 on CPU
     quantize: str = ""  # int8 or nf4: precision of the frozen kernels in the language model's layers (see quantize.py)
 
@@ -171,7 +171,7 @@ class OptimConfig(Section):
 
 @_section()
 class MeshConfig(Section):
-    """Devices along each mesh axis (sharding.py); -1: all remaining devices."""
+    """Devices along each mesh axis (mesh.py); -1: all remaining devices."""
 
     data: int = -1  # data parallelism, weights replicated
     fsdp: int = 1  # data parallelism, weights sharded
@@ -232,7 +232,7 @@ class AudioOptions(Section):
 
 
 @_section()
-class GenerationConfig(Section):
+class GenerationDefaults(Section):
     """Defaults of generation; most have a flag of their own in infer.py, where --steps and --guidance set every
     modality's."""
 
@@ -254,7 +254,7 @@ class ExperimentConfig(Section):
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+    generation: GenerationDefaults = dataclasses.field(default_factory=GenerationDefaults)
 
 
 def _is_section(kind: Any) -> TypeGuard[type[Section]]:

@@ -9,7 +9,7 @@ import pytest
 
 import nextgpt_jax as ng
 from nextgpt_jax import media
-from nextgpt_jax.config import GenerationConfig, ImageOptions, ModelConfig
+from nextgpt_jax.config import GenerationDefaults, ImageOptions, ModelConfig
 from nextgpt_jax.modalities import MODALITIES, RELEASED, Modality, SignalTokens
 from nextgpt_jax.weights.assemble import model_config
 from tests import KEYPAD, tiny
@@ -21,7 +21,7 @@ class SketchModelConfig(ModelConfig):
 
 
 @dataclasses.dataclass
-class SketchGenerationConfig(GenerationConfig):
+class SketchGenerationDefaults(GenerationDefaults):
     sketch: ImageOptions = dataclasses.field(default_factory=ImageOptions)
 
 
@@ -43,7 +43,7 @@ def sketch_experiment(root, folder):
     config.model = SketchModelConfig(**fields, sketch_decoder=str(root / "hub" / "stable-diffusion"))
     config.model.output_modalities = ("sketch", "image")
     fields = {field.name: getattr(config.generation, field.name) for field in dataclasses.fields(config.generation)}
-    config.generation = SketchGenerationConfig(**fields, sketch=dataclasses.replace(config.generation.image))
+    config.generation = SketchGenerationDefaults(**fields, sketch=dataclasses.replace(config.generation.image))
     config.train.steps, config.train.save_every = 3, 3
     rng, records = np.random.default_rng(0), []
     for i in range(4):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.generation.state import DecodeOutput, DecodeState, StaticDecodeConfig
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import BatchShape, pad_rows, prompt_batch, round_up_to_power_of_two
@@ -46,7 +46,7 @@ class Engine:
       defaults: settings that requests can override, and sizes of generated media.
     """
 
-    def __init__(self, system: LoadedModel, defaults: GenerationConfig):
+    def __init__(self, system: LoadedModel, defaults: GenerationDefaults):
         """Raises UserError if `defaults` do not fit the model."""
         self.config, self.defaults = system.model.config, defaults
         self._mesh = system.mesh

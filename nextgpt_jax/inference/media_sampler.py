@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nextgpt_jax import media
-from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.generation.state import DecodeOutput
 from nextgpt_jax.inference import programs
@@ -39,7 +39,7 @@ class MediaSampler:
         model: programs.FlatModel,
         config: NExTGPTConfig,
         caption_tokenizers: Mapping[str, Any],
-        defaults: GenerationConfig,
+        defaults: GenerationDefaults,
         dtype: np.dtype,
         mesh: Mesh | None,
     ):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextgpt_jax import media
-from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
@@ -48,7 +48,7 @@ def make_request(
     paths: Mapping[str, Sequence[Any]],
     options: Mapping[str, Any],
     model: NExTGPTConfig,
-    defaults: GenerationConfig,
+    defaults: GenerationDefaults,
     history: Sequence[Turn] = (),
 ) -> Request:
     """A request from a prompt and input files.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
@@ -27,13 +27,13 @@ def parse_modality(names: Sequence[str], wanted: str) -> tuple[list[bool], list[
     return [name in chosen for name in names], [name in chosen for name in names]
 
 
-def num_steps(request: Request, modality: str, defaults: GenerationConfig) -> int:
+def num_steps(request: Request, modality: str, defaults: GenerationDefaults) -> int:
     """Denoising steps for media of a modality."""
     requested = request.num_inference_steps
     return getattr(defaults, modality).num_inference_steps if requested is None else requested
 
 
-def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationConfig) -> None:
+def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationDefaults) -> None:
     """Checks the options of a request.
 
     Raises:
@@ -89,7 +89,7 @@ def check_readable(modality: str, config: NExTGPTConfig) -> None:
         raise UserError(f"this model's encoder does not read {modality} (only {known})")
 
 
-def check_defaults(defaults: GenerationConfig, modalities: Sequence[str]) -> None:
+def check_defaults(defaults: GenerationDefaults, modalities: Sequence[str]) -> None:
     """Checks the settings that requests cannot change.
 
     Raises:

@@ -8,8 +8,7 @@ from typing import Any, Self, Unpack
 
 from jax.sharding import Mesh
 
-from nextgpt_jax.config import ExperimentConfig, MeshConfig
-from nextgpt_jax.config import GenerationConfig as GenerationDefaults
+from nextgpt_jax.config import ExperimentConfig, GenerationDefaults, MeshConfig
 from nextgpt_jax.inference import types as engine_types
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request

@@ -10,7 +10,7 @@ from examples.keypad import evaluate, language, world
 from examples.keypad.language import Request, Thing
 from examples.keypad.pretrain.imagebind import IMAGEBIND
 from nextgpt_jax import media
-from nextgpt_jax.config import GenerationConfig
+from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.types import MediaOutput, Response
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
@@ -19,7 +19,7 @@ from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 class Known:
     """An engine that knows what will be asked, in order, and answers with `things` and `text` of a request."""
 
-    defaults = GenerationConfig()
+    defaults = GenerationDefaults()
     room = 5  # turns
     config = types.SimpleNamespace(
         input_encoders=dict.fromkeys(("image", "video", "audio"), ImageBindConfig.from_dict(IMAGEBIND))
