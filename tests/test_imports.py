@@ -20,7 +20,7 @@ LAYERS = (
     ("weights", "data", "generation"),
     ("models", "media"),
     ("compiler", "templates"),
-    ("sharding", "mesh", "prompts", "files", "config_files"),
+    ("sharding", "mesh", "prompts", "files", "json_files", "config_files"),
     ("config", "modalities"),
     ("errors", "chips", "flops"),
 )

@@ -1,7 +1,6 @@
 """Requests from a prompt with files, and from the lines of a JSONL file."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
+from nextgpt_jax.json_files import json_lines, parse_json, read_text
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -92,16 +92,13 @@ def read_requests(path: str) -> list[Record | UserError]:
       UserError: the file is missing, unreadable or has no requests.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"--requests: no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--requests: {path} cannot be read: {error}") from None
-    lines = [line for line in text.split("\n") if line.strip()]  # not splitlines: JSON strings may contain U+2028
+        lines = json_lines(read_text(path))
+    except UserError as error:
+        raise UserError(f"--requests: {error}") from None
     if not lines:
         raise UserError(f"--requests: {path} has no requests")
     records: list[Record | UserError] = []
-    for line in lines:
+    for _, line in lines:
         try:
             records.append(_parse(line, pathlib.Path(path).parent))
         except UserError as error:
@@ -110,10 +107,7 @@ def read_requests(path: str) -> list[Record | UserError]:
 
 
 def _parse(line: str, folder: pathlib.Path) -> Record:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # numbers too long, nesting too deep
-        raise UserError(f"not valid JSON: {error}") from None
+    record = parse_json(line)
     if not isinstance(record, dict):
         raise UserError('a request is an object such as {"prompt": "draw a seven"}')
     lists = {f"{name}s": name for name in MODALITIES}

@@ -1,29 +1,12 @@
 """Config files in the hub's layout, read into the frozen dataclasses of the models."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from nextgpt_jax.errors import UserError, first_line
-
-
-def read_json(path: str | pathlib.Path) -> Any:
-    """Parses a JSON file.
-
-    Raises:
-      UserError: the file is missing, cannot be read, or is not JSON.
-    """
-    path = pathlib.Path(path)
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.json_files import read_json
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:

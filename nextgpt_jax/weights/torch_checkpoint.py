@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.models.hf_config import read_json
+from nextgpt_jax.json_files import read_json
 
 # File names in folders of the hub, in order of preference.
 _NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")

@@ -1,5 +1,7 @@
 """Dataset files to conversations."""
 
+import json
+
 import pytest
 
 from nextgpt_jax.data.readers import read_samples
@@ -76,6 +78,23 @@ def test_media_go_to_their_turns(folder):
         ),
         ("conversation", [{"conversations": []}], "record 0: turns should alternate"),
         ("conversation", [{"conversations": TALK, "image_captions": [5]}], "record 0: image_caption should be a text"),
+        ("conversation", [{"conversations": TALK, "image_caption": {"a": "b"}}], "image_caption should be a text"),
+        (
+            "conversation",
+            [{"conversations": TALK, "image_caption": "a", "image_captions": ["a"]}],
+            "record 0: has both image_caption and image_captions",
+        ),
+        ("conversation", [{"conversations": TALK, "input_imgs": ["0.png"]}], "'input_imgs'.*did you mean input_images"),
+        ("conversation", [{"conversations": TALK, "image": "0.png"}], "record 0: unknown field 'image'"),
+        ("conversation", [{"conversations": [TALK[0], {"from": "gpt"}]}], "record 0: message 1: lacks value"),
+        ("conversation", [{"conversations": [TALK[0], {**TALK[1], "weight": 0}]}], "message 1: unknown field 'weight'"),
+        ("conversation", [{"conversations": [TALK[0], "hi"]}], "record 0: message 1: should be an object"),
+        ("captioning", [{"caption": "a", "image": "0.png"}], "unknown field 'image'.*did you mean image_name"),
+        ("captioning", [{"image_name": "0.png"}], "record 0: lacks caption"),
+        ("captioning", [{"caption": None, "image_name": "0.png"}], "record 0: lacks caption"),
+        ("captioning", [{"caption": "a", "image_name": 5}], "record 0: image_name is 5, not a text"),
+        ("captioning", ["a"], "record 0: should be an object, got 'a'"),
+        ("captioning", [{"caption": "\ud83d", "image_name": "0.png"}], r"surrogate without its pair in \[0\].caption"),
     ],
 )
 def test_malformed_files(folder, task, records, message):
@@ -103,3 +122,55 @@ def test_several_files_are_mixed(folder):
     two = write(folder / "two.json", [{"caption": "b", "audio_name": "x.wav"}])
     first, second = read_samples("generation", f"{one},{two}", "")
     assert first[0].assistant[1] == Output("image", "a") and second[0].assistant[1] == Output("audio", "b")
+
+
+RECORDS = [{"caption": "a", "image_name": "1.png", "video_name": None}, {"caption": "b\u2028c", "audio_name": "x.wav"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.ndjson"])
+def test_json_lines_and_byte_order_marks(folder, name, encoding):
+    """As datasets and pandas write them: null for absent columns; .json may hold lines."""
+    listed = read_samples("generation", write(folder / "list.json", RECORDS), "")
+    lines = "\r\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
+    (folder / name).write_text(f"\n{lines}\n\n", encoding=encoding)
+    assert read_samples("generation", str(folder / name), "") == listed
+    (folder / name).write_text(json.dumps(RECORDS, indent=1), encoding=encoding)
+    assert read_samples("generation", str(folder / name), "") == listed
+
+
+def test_null_is_an_absent_field(folder):
+    record = {"conversations": TALK, "image_captions": ["a"], "input_image": None, "input_video": None, "url": None}
+    del_null = {name: value for name, value in record.items() if value is not None}
+    found = [read_samples("conversation", write(folder / "i.json", [r]), "") for r in (record, del_null)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("c.jsonl", '{"caption": "a", "image_name": "0.png"}\n{"caption": ', "line 2: not valid JSON"),
+        ("c.json", '{"caption": "a", "image_name": "0.png"}\n\n{"caption": "b"}', "line 3: needs one of"),
+        ("c.jsonl", f'{{"caption": "a", "image_name": "0.png"}}\n{"9" * 5000}', "line 2: .*too many digits"),
+        ("c.jsonl", '{"caption": "a", "image_name": "0.png"}\n{"caption": "\\udc00"}', "line 2: .*surrogate"),
+        ("c.json", f"[{'[' * 5000}{']' * 5000}]", "nested more than 100 levels"),
+        ("c.json", '{\n"images": []\n}', "should be a list of records, or JSON lines"),
+        ("c.jsonl", "", "should be a list of records, or JSON lines"),
+    ],
+)
+def test_malformed_lines(folder, name, text, message):
+    (folder / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_samples("captioning", str(folder / name), "")
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_the_references_other_fields_are_known(folder):
+    talk = [
+        {"from": "human", "value": "a", "input_modality": "text"},
+        {"from": "gpt", "value": "<audio>", "caption": "a"},
+    ]
+    record = {"conversations": talk, "audio_captions": ["a"], "audio_caption_embeddings": ["1.npy"], "source_data": {}}
+    assert read_samples("conversation", write(folder / "i.json", [record]), "")
+    records = [{"id": 1, "audio_id": 2, "audio_name": "2.wav", "caption": "a", "conversations": talk}]
+    assert read_samples("captioning", write(folder / "c.json", records), "")
