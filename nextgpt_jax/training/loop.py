@@ -103,7 +103,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     builder(samples[0])  # fails on unreadable media before anything is written
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
-    if init_from and (not run.path.is_dir() or run.latest() is None):
+    if init_from and run.latest() is None:
         _init_from(loaded, init_from, config.model.delta)
     graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
     signals = loaded.model.config.signals
@@ -112,7 +112,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         run.write_config(config)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
-    start, examples = run.latest() or 0, 0
+    start, examples = run.resume_step(), 0
     if start:
         delta, opt, position = run.restore(start, nnx.state(loaded.model, is_trainable), opt)
         nnx.update(loaded.model, delta)

@@ -5,28 +5,36 @@ WORKDIR/config.json     the experiment config, with the absolute paths of the co
 WORKDIR/<step>/delta    the parameters that any stage trains, so that every stage can start from every other
 WORKDIR/<step>/opt      optimizer state of the run's stage
 WORKDIR/<step>/data     position of the data iterator
+WORKDIR/damaged-<step>-<n>     a checkpoint that was not whole when the run was resumed
 """
 
 import json
 import os
 import pathlib
+import re
+import sys
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.experimental import multihost_utils
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.config_files import config_from_dict, config_to_dict
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write, check_folder
+from nextgpt_jax.json_files import read_json
 from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
+from nextgpt_jax.weights.checkpoint_damage import find_damage
 from nextgpt_jax.weights.hub import is_hub_id
 from nextgpt_jax.weights.matching import flat_paths
 
 _RUN, _CONFIG = "run.json", "config.json"
+_STEP = re.compile(r"0|[1-9]\d*")
 
 
 def shapes_of(delta: nnx.State) -> dict[str, list[int]]:
@@ -61,7 +69,8 @@ class Workdir:
 
     def __exit__(self, *_) -> None:
         """Waits for pending saves."""
-        self._manager.close()
+        if self._opened is not None:
+            self._opened.close()
         self._opened = None
 
     @property
@@ -108,7 +117,7 @@ class Workdir:
     def _run(self) -> dict[str, Any]:
         if not self.exists():
             raise UserError(f"{self.path} holds no training run (no {_RUN})")
-        return hf_config.read_json(self.path / _RUN)
+        return read_json(self.path / _RUN)
 
     def init_or_validate(
         self, stage: str, delta: nnx.State, base_delta: str, signals: tuple[SignalTokens, ...] = RELEASED
@@ -187,9 +196,61 @@ class Workdir:
                     f"{wanted.get(name, 'absent')} in this config"
                 )
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, whole or damaged, newest first."""
+        folders = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted((int(f.name) for f in folders if _STEP.fullmatch(f.name) and f.is_dir()), reverse=True)
+
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint, whole or damaged."""
+        return max(self.steps(), default=None)
+
+    def resume_step(self) -> int:
+        """The step of the newest whole checkpoint; 0: there is no checkpoint.
+
+        Damaged checkpoints after it are renamed, because their steps will be saved again, and a note is printed. In a
+        multi-process job every process calls it, and the first one decides.
+
+        Raises:
+          UserError: all checkpoints are damaged.
+        """
+        step, error = -1, UserError(f"process 0 found no whole checkpoint in {self.path}")
+        if not jax.process_index():
+            try:
+                step, damaged = self._newest_whole(("delta", "opt", "data"))
+                for number in damaged:
+                    self._set_aside(number)
+            except UserError as found:
+                error = found
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step < 0:
+            raise error
+        return step
+
+    def _newest_whole(self, items: Sequence[str]) -> tuple[int, list[int]]:
+        """The newest step whose `items` are whole (0: there is no checkpoint), and the damaged ones after it."""
+        damage = {}
+        for step in self.steps():
+            if not (found := find_damage(self.path / str(step), items)):
+                if damage and not jax.process_index():
+                    print(f"note: {self.path} is damaged ({_listed(damage)}): step {step} is used", file=sys.stderr)
+                return step, list(damage)
+            damage[step] = found
+        if damage:
+            raise UserError(f"{self.path} has no whole checkpoint ({_listed(damage)}): copy the files again")
+        return 0, []
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint."""
+        source, number = self.path / str(step), 1
+        while (target := self.path / f"damaged-{step}-{number}").exists():
+            number += 1
+        try:
+            source.rename(target)
+        except OSError as error:
+            raise UserError(f"{source} is damaged and can't be renamed: {first_line(error)}") from None
+        print(f"note: {source} is now {target.name}", file=sys.stderr)
 
     def save(self, step: int, delta: nnx.State, opt: Any, data: dict, *, loss: float) -> None:
         """Starts an asynchronous, atomic save of a checkpoint."""
@@ -201,28 +262,46 @@ class Workdir:
         self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
 
     def restore(self, step: int, delta: nnx.State, opt: Any) -> tuple[nnx.State, Any, dict]:
-        """Reads a checkpoint into the structure of `delta` and `opt` (abstract or real)."""
-        leaves, treedef = jax.tree.flatten(opt)
-        items = {
-            "delta": ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta))),
-            "opt": ocp.args.StandardRestore(_abstract(leaves)),
-            "data": ocp.args.JsonRestore(),
-        }
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return _filled(delta, found["delta"]), jax.tree.unflatten(treedef, found["opt"]), found["data"]
-
-    def restore_delta(self, delta: nnx.State) -> tuple[nnx.State, int]:
-        """The trainable parameters of the newest checkpoint, and its step.
+        """Reads a checkpoint into the structure of `delta` and `opt` (abstract or real).
 
         Raises:
-          UserError: there is no checkpoint, or it belongs to another model.
+          UserError: it does not fit, because the optimizer's settings were changed.
+        """
+        leaves, treedef = jax.tree.flatten(opt)
+        found = self._restore(step, "opt", leaves)
+        data = read_json(self.path / str(step) / "data" / "metadata")
+        return self._restored_delta(step, delta), jax.tree.unflatten(treedef, found), data
+
+    def restore_delta(self, delta: nnx.State) -> tuple[nnx.State, int]:
+        """The trainable parameters of the newest checkpoint in which they are whole, and its step.
+
+        A note is printed if it is not the newest one.
+
+        Raises:
+          UserError: there is no such checkpoint, or it belongs to another model.
         """
         self.check(delta)
-        step = self.latest()
-        if step is None:
+        step, _ = self._newest_whole(("delta",))
+        if not step:
             raise UserError(f"{self.path} has no complete checkpoint yet")
-        restore = ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(delta)))
-        return _filled(delta, self._manager.restore(step, args=ocp.args.Composite(delta=restore))["delta"]), step
+        return self._restored_delta(step, delta), step
+
+    def _restored_delta(self, step: int, delta: nnx.State) -> nnx.State:
+        return _filled(delta, self._restore(step, "delta", nnx.to_pure_dict(delta)))
+
+    def _restore(self, step: int, item: str, tree: Any) -> Any:
+        path = self.path / str(step) / item
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(path, _abstract(tree))
+        except (OSError, KeyError, ValueError) as error:
+            if jax.process_count() > 1:  # perhaps because another process has exited
+                raise
+            raise UserError(f"{path} can't be restored: {first_line(error)}") from None
+
+
+def _listed(damage: dict[int, str]) -> str:
+    return "; ".join(f"step {step}: {reason}" for step, reason in damage.items())
 
 
 def _location(delta: str) -> str:
