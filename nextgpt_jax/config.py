@@ -6,6 +6,7 @@ by another name still take it, with a warning; any other unknown name is an erro
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 import warnings
@@ -291,6 +292,47 @@ def current_value(name: str, value: Any, section: type[Section] = ExperimentConf
     return section._renamed_values.get(first, {}).get(value, value)
 
 
+def _element_type(kind: Any) -> type | None:
+    """The type of a tuple's elements; None: another type."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+
+
+def _field_type(name: str) -> Any:
+    *parents, last = name.split(".")
+    section: Any = functools.reduce(getattr, parents, ExperimentConfig())
+    return section.__dataclass_fields__[last].type
+
+
+def is_tuple(name: str) -> bool:
+    """Whether the field of this current dotted name holds a tuple."""
+    return _element_type(_field_type(name)) is not None
+
+
+def parse_tuple(name: str, text: str) -> tuple[Any, ...]:
+    """The value of a tuple field from a command line: "1,2" or "(1, 2)"; names with or without quotes; "" for none.
+
+    Args:
+      name: its current dotted name.
+      text: the elements.
+
+    Raises:
+      UserError: an element is of another type.
+    """
+    element = _element_type(_field_type(name)) or str
+    inner = re.sub(r"^[(\[](.*)[)\]]$", r"\1", text.strip(), flags=re.DOTALL)
+    items = [re.sub(r"^(['\"])(.*)\1$", r"\2", item.strip()) for item in inner.split(",")]
+    if not items[-1]:  # (1,)
+        items.pop()
+    try:
+        found = tuple(element(item) for item in items)
+    except ValueError:
+        found = ()
+    if "" in items or len(found) != len(items):
+        example = "128,256" if element is int else "a,b"
+        raise UserError(f"{name}={text}: give elements of type {element.__name__} with commas, such as {example}")
+    return found
+
+
 def set_field(config: ExperimentConfig, name: str, value: Any) -> None:
     """Sets a field, or a whole section, by its dotted name, such as "optim.lr".
 
@@ -307,10 +349,13 @@ def set_field(config: ExperimentConfig, name: str, value: Any) -> None:
     except (AttributeError, KeyError):
         raise UserError(f"unknown field {name}{nearest(name, field_names())}") from None
     wanted: Any = typing.get_origin(field.type) or field.type
+    element = _element_type(field.type)
     if wanted is float and type(value) is int:
         value = float(value)
     elif wanted is tuple and isinstance(value, list):
         value = tuple(value)
     if type(value) is not wanted:
         raise UserError(f"{name} should be of type {wanted.__name__}, got {value!r}")
+    if element and not all(type(item) is element for item in value):
+        raise UserError(f"{name} should hold elements of type {element.__name__}, got {value!r}")
     setattr(section, last, value)

@@ -114,3 +114,12 @@ def test_set_field_checks_types():
             set_field(config, name, value)
     with pytest.raises(UserError, match="unknown field optim.lrr; did you mean optim.lr"):
         set_field(config, "optim.lrr", 1.0)
+
+
+def test_elements_of_tuples_have_their_type():
+    config = ExperimentConfig()
+    set_field(config, "data.bucket_boundaries", [8, 16])
+    assert config.data.bucket_boundaries == (8, 16)
+    for name, value in (("data.bucket_boundaries", (1.5, 2)), ("model.lora_targets", [1])):
+        with pytest.raises(UserError, match=f"{name} should hold elements of type"):
+            set_field(config, name, value)

@@ -4,13 +4,13 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
 from nextgpt_jax.chips import GPU_MEMORY_FRACTION
-from nextgpt_jax.config import current_name, current_value, field_names
+from nextgpt_jax.config import current_name, current_value, field_names, is_tuple, parse_tuple
 from nextgpt_jax.config_files import config_names, load_config
 from nextgpt_jax.errors import UserError, nearest
 
@@ -48,7 +48,8 @@ def parse_flags(
     try:
         if config:
             spec, argv = _take_config(argv)
-            argv = [argv[0], *map(_current_override, argv[1:])]
+            arguments = iter(argv[1:])
+            argv = [argv[0], *(_current_override(arg, arguments) for arg in arguments)]
             config_flags.DEFINE_config_dataclass("config", load_config(spec), "", flag_values=values, sys_argv=argv)
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
@@ -91,8 +92,12 @@ def _take_config(argv: list[str]) -> tuple[str, list[str]]:
     return spec, rest
 
 
-def _current_override(arg: str) -> str:
+def _current_override(arg: str, following: Iterator[str]) -> str:
     """An argument with the current name of the field, and the current value, if it is an override of the config.
+
+    Args:
+      arg: any argument.
+      following: the arguments after it; the value of a tuple field is taken from there if `arg` has none.
 
     Raises:
       UserError: there is no such field.
@@ -106,11 +111,13 @@ def _current_override(arg: str) -> str:
         raise UserError(f"unknown override --config.{found[1]}{nearest(f'config.{name}', known)}")
     if name != found[1]:
         print(f"note: --config.{found[1]} is now --config.{name}", file=sys.stderr)
+    if value is None and is_tuple(name):
+        value = next(following, "")
     if value is None:
         return f"--config.{name}"
     if (current := current_value(name, value)) != value:
         print(f"note: --config.{name}={value} is now {current}", file=sys.stderr)
-    return f"--config.{name}={current}"
+    return f"--config.{name}={parse_tuple(name, current) if is_tuple(name) else current}"
 
 
 def configure_jax() -> None:

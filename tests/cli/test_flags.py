@@ -48,6 +48,25 @@ def test_names_and_values_of_earlier_releases(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [("8,16", (8, 16)), ("(8,16)", (8, 16)), ("[8, 16]", (8, 16)), ("8", (8,)), ("(8,)", (8,)), ("", ()), ("()", ())],
+)
+def test_tuples_of_numbers(given, expected):
+    for argv in ([f"--config.data.bucket_boundaries={given}"], ["--config.data.bucket_boundaries", given]):
+        assert parse("--config=keypad", *argv, "--prompt=hi").config.data.bucket_boundaries == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["q_proj,v_proj", "'q_proj', 'v_proj'", "('q_proj', 'v_proj')", '["q_proj","v_proj"]']
+)
+def test_tuples_of_names(given):
+    assert parse("--config=keypad", f"--config.model.lora_targets={given}").config.model.lora_targets == (
+        "q_proj",
+        "v_proj",
+    )
+
+
 def test_help_needs_no_config(capsys):
     with pytest.raises(SystemExit) as done:
         parse("--help")
@@ -69,6 +88,15 @@ def test_help_needs_no_config(capsys):
         ([f"--config={CONFIG}", "--config.opt.lr=1"], "unknown override --config.opt.lr; did you mean config.optim.lr"),
         ([f"--config={CONFIG}", "--config.optim=1"], "unknown override --config.optim"),
         ([f"--config={CONFIG}", "--config.optim.lr=fast"], "--config.optim.lr=fast: could not convert"),
+        (
+            [f"--config={CONFIG}", "--config.data.buckets=1.5,2"],
+            "boundaries=1.5,2: give elements of type int",
+        ),
+        (
+            [f"--config={CONFIG}", "--config.data.buckets=8,,16"],
+            "elements of type int with commas, such as 128,256",
+        ),
+        ([f"--config={CONFIG}", "--config.model.lora_targets=q_proj,,"], "give elements of type str with commas"),
         ([f"--config={CONFIG}", "--promt=x"], "unknown flag --promt; did you mean prompt"),
         ([f"--config={CONFIG}", "stray"], "unexpected argument 'stray'"),
     ],
