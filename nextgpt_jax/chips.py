@@ -1,4 +1,7 @@
-"""Peak rates of accelerators by JAX's device kind, from the vendors' data sheets."""
+"""Peak rates of accelerators by JAX's device kind, from the vendors' data sheets.
+
+Memory of TPUs is the limit that their compiler enforces (libtpu 0.0.42 to 0.0.52).
+"""
 
 import dataclasses
 
@@ -8,7 +11,10 @@ GPU_MEMORY_FRACTION = 0.92  # usable by programs: the rest is for CUDA and its l
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peak rates of one device. Bandwidths in bytes/s; interconnect bandwidths one way, summed over a chip's links."""
+    """Peak rates of one device. Bandwidths in bytes/s; interconnect bandwidths one way, summed over a chip's links.
+
+    A chip of TPU v2, v3 or TPU7x is two devices, each with half of its rates.
+    """
 
     name: str
     flops: float  # FLOP/s, dense bfloat16 (float16 where there is no bfloat16)
@@ -25,11 +31,13 @@ def _usable(memory: float) -> float:
 
 # Lower-case substrings of the device kind; the first match counts.
 CHIPS = {
-    "v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 4 * 45e9, 3.125e9),
-    "v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 4 * 90e9, 12.5e9),
-    "v5": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 6 * 90e9, 6.25e9),
-    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 6 * 45e9, 6.25e9),
-    "v3": Chip("TPU v3", 123e12, 32 * GIB, 900e9, 4 * 70e9, 6.25e9),
+    "v5 lite": Chip("TPU v5e", 197e12, 15.75 * GIB, 819e9, 4 * 45e9, 3.125e9),
+    "v6 lite": Chip("TPU v6e", 918e12, 31.25 * GIB, 1640e9, 4 * 90e9, 12.5e9),
+    "tpu7x": Chip("TPU7x", 2307e12 / 2, 94.75 * GIB, 7380e9 / 2, 6 * 90e9 / 2, 12.5e9 / 2),
+    "v5": Chip("TPU v5p", 459e12, 95.74 * GIB, 2765e9, 6 * 90e9, 6.25e9),
+    "v4": Chip("TPU v4", 275e12, 30.75 * GIB, 1228e9, 6 * 45e9, 6.25e9),
+    "v3": Chip("TPU v3", 123e12 / 2, 15.48 * GIB, 900e9 / 2, 4 * 70e9 / 2, 6.25e9 / 2),
+    "v2": Chip("TPU v2", 46e12 / 2, 7.48 * GIB, 700e9 / 2, 4 * 62e9 / 2, 6.25e9 / 2),
     "b200": Chip("NVIDIA B200", 2250e12, _usable(191514411008), 8000e9, 900e9, 50e9, (10, 0)),
     "h200": Chip("NVIDIA H200", 989e12, _usable(151397597184), 4800e9, 450e9, 50e9, (9, 0)),
     "h100": Chip("NVIDIA H100", 989e12, _usable(84942979072), 3350e9, 450e9, 50e9, (9, 0)),

@@ -129,7 +129,7 @@ def format_program(cost: ProgramCost) -> str:
     memory = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in cost.memory.items() if size >= 0.005 * GIB)
     lines = [
         f"{head}, compiled in {cost.compile_seconds:.0f} s",
-        f"  memory       {cost.memory_bytes / GIB:.2f} of {chip.memory / GIB:.1f} GiB per device, "
+        f"  memory       {cost.memory_bytes / GIB:.2f} of {chip.memory / GIB:.2f} GiB per device, "
         f"{'fits' if cost.fits else 'DOES NOT FIT'} ({memory})",
         f"  FLOPs        {cost.hardware_flops / 1e12:.2f} T per device, {cost.model_flops / 1e12:.2f} T of them model "
         "FLOPs (without recomputation)",

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -45,6 +46,8 @@ GPU_TARGETS: dict[str, GpuTarget] = {
     "b200": GpuTarget("NVIDIA B200", (10, 0), 148, 128, 1.965, 233472, 232448, 132644864, 191514411008, 7672320000000),
 }
 _GPUS = re.compile(rf"({'|'.join(GPU_TARGETS)}):(?:(\d+)x)?(\d+)")
+_TPUS = re.compile(r"(v\d[a-z]*|tpu7x):(\d+(?:x\d+)*)")
+_HOST_BOUNDS = (2, 2, 1)  # chips of a host along each axis, libtpu's default
 
 
 def prepare_compilers() -> None:
@@ -58,7 +61,7 @@ def prepare_compilers() -> None:
 
 def topology_devices(topology: str, num_slices: int = 1) -> Sequence[jax.Device]:
     """The devices of a topology, or of `num_slices` of them: TPUs such as v5e:4x4, or GPUs such as h100:8 (h100:2x8 for
-    two hosts of eight).
+    two hosts of eight). A chip of TPU v2, v3 and v7 (tpu7x:2x2x1) is two devices.
 
     Raises:
       UserError: there is no such topology, or its compiler is not installed.
@@ -67,20 +70,33 @@ def topology_devices(topology: str, num_slices: int = 1) -> Sequence[jax.Device]
         if num_slices != 1:
             raise UserError("--num_slices is for TPUs: give the hosts of GPUs in the topology, such as h100:2x8")
         return _gpu_devices(topology)
-    if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", topology):
+    if not (found := _TPUS.fullmatch(topology)):
         raise UserError(
-            f"--topology={topology}: give a TPU and its shape, such as v5e:4x4, or GPUs ({', '.join(GPU_TARGETS)}), "
-            "such as h100:8"
+            f"--topology={topology}: give a TPU and its shape, such as v5e:4x4 or tpu7x:2x2x1, or GPUs "
+            f"({', '.join(GPU_TARGETS)}), such as h100:8"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={topology}: the compiler for TPUs is missing: pip install 'nextgpt-jax[tpu]'")
     from jax.experimental import topologies
 
-    slices = {"num_slices": num_slices} if num_slices != 1 else {}
+    options = _tpu_options(found[1], [int(n) for n in found[2].split("x")])
+    if num_slices != 1:
+        options["num_slices"] = num_slices
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **slices).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except Exception as error:  # libtpu raises several types
         raise UserError(f"--topology={topology}: no such topology: {first_line(error)}") from None
+
+
+def _tpu_options(kind: str, shape: Sequence[int]) -> dict[str, Any]:
+    """What libtpu needs besides the name of a topology."""
+    options: dict[str, Any] = {}
+    if kind == "v4":  # both cores of a chip are one device, as on a TPU VM
+        options["chip_config_name"] = "megacore"
+    bounds = tuple(min(n, bound) for n, bound in zip((*shape, 1, 1), _HOST_BOUNDS))
+    if bounds != _HOST_BOUNDS:  # a part of a host
+        options["chips_per_host_bounds"] = bounds
+    return options
 
 
 def _gpu_devices(topology: str) -> Sequence[jax.Device]:

@@ -32,7 +32,7 @@ def cost(**changes) -> ProgramCost:
 def test_as_text():
     assert format_program(cost()).splitlines() == [
         "stage3: batch 64 on 16 x TPU v5e, compiled in 102 s",
-        "  memory       2.24 of 16.0 GiB per device, fits (frozen weights 0.89, temporaries 1.35)",
+        "  memory       2.24 of 15.75 GiB per device, fits (frozen weights 0.89, temporaries 1.35)",
         "  FLOPs        80.28 T per device, 58.44 T of them model FLOPs (without recomputation)",
         "  HBM traffic  180.31 GB per device",
         "  all-gather:          21.852 GB received, 747 calls, groups of 16",
@@ -41,7 +41,7 @@ def test_as_text():
         "  roofline     408 ms, compute-bound (compute 408 ms, HBM 220 ms, ICI 121 ms, DCN 50.6 ms); MFU 72.8%",
     ]
     text = format_program(cost(chip=H100, memory={"temporaries": 100 * GIB}, suggestions=("sell it", "buy more")))
-    assert "100.00 of 72.8 GiB per device, DOES NOT FIT" in text and "between hosts" in text
+    assert "100.00 of 72.78 GiB per device, DOES NOT FIT" in text and "between hosts" in text
     assert "NVLink 48.6 ms, network 3.16 ms" in text and text.endswith("  to make it fit: sell it, or buy more")
 
 

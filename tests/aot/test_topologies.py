@@ -1,14 +1,18 @@
-"""GPU topologies and costs on them. They need the CUDA plugin: pip install '.[cuda]'."""
+"""Topologies, and costs on GPUs. They need the compilers: pip install '.[tpu]' and '.[cuda]'."""
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
 
 from nextgpt_jax import chips, compiler
 from nextgpt_jax.aot.topologies import GPU_COMPILER_OPTIONS, GPU_TARGETS
-from tests.cli.test_plan import plan, refused
+from tests import ROOT
+from tests.cli.test_plan import needs_compiler, plan, refused
 
 needs_plugin = pytest.mark.skipif(
     not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
@@ -23,6 +27,47 @@ def test_targets_are_chips_with_their_capability_and_memory():
         assert chip.capability == target.capability
         assert chip.memory == chips.GPU_MEMORY_FRACTION * target.memory
         assert 0.9 < chip.hbm_bandwidth / target.bandwidth < 1.1
+
+
+@pytest.mark.parametrize(
+    "kind, name, memory",
+    [
+        ("TPU v5 lite", "TPU v5e", 15.75),
+        ("TPU v6 lite", "TPU v6e", 31.25),
+        ("TPU v5", "TPU v5p", 95.74),
+        ("TPU7x", "TPU7x", 94.75),
+        ("TPU v4", "TPU v4", 30.75),
+        ("TPU v3", "TPU v3", 15.48),
+        ("TPU v2", "TPU v2", 7.48),
+    ],
+)
+def test_tpus_have_the_memory_that_their_compiler_enforces(kind, name, memory):
+    chip = chips.chip(kind)
+    assert (chip.name, chip.memory) == (name, memory * chips.GIB)
+
+
+@needs_compiler
+def test_tpu_topologies():
+    """TPU v7, megacore of v4, parts of a host, and chips of two devices."""
+    expected = {"v5e:1x1": 1, "v5e:1x2": 2, "v5e:2x4": 8, "v6e:1x1": 1, "v5p:2x2x1": 4, "v4:2x2x1": 4, "v4:1x1x1": 1,
+                "v3:2x2": 8, "v2:2x2": 8, "tpu7x:2x2x1": 8, "tpu7x:1x1x1": 2}  # fmt: skip
+    code = (
+        "from nextgpt_jax.aot import topologies; topologies.prepare_compilers()\n"
+        f"print({{name: len(topologies.topology_devices(name)) for name in {list(expected)}}})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(expected)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("topology, devices", [("v4:2x2x1", 4), ("tpu7x:2x2x1", 8)])
+def test_the_keypad_on_other_tpus(topology, devices):
+    done = plan(f"--topology={topology}", "--config.data.batch_size=8", config="keypad")
+    assert done.returncode == 0, done.stderr
+    assert f"on {devices} x TPU" in done.stdout and "fits" in done.stdout
 
 
 @pytest.mark.parametrize("platform", compiler.OPTIONS)
