@@ -3,17 +3,19 @@
 import contextlib
 import os
 import pathlib
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt16
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
 from nextgpt_jax.media.content import checked
+from nextgpt_jax.media.png import without_metadata
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 64  # longer side / shorter side that preprocess_image accepts
@@ -23,6 +25,16 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 # All Pillow formats except PostScript, which starts Ghostscript, and stub plugins, which have no decoder.
 Image.init()
 _FORMATS = tuple(sorted(Image.OPEN.keys() - {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}))
+
+_TRANSPOSITIONS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -43,7 +55,7 @@ def image_from_content(content: Any, *, max_pixels: int = MAX_PIXELS) -> UInt8[n
     Raises:
       UserError: the content is something else, damaged, or has more than max_pixels.
     """
-    with checked("image"):
+    with checked("image"), quiet():
         return to_rgb(to_picture(content, max_pixels))
 
 
@@ -53,18 +65,47 @@ def open_image(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image
     path = pathlib.Path(path)
     with reading(path, "image"):
         try:
-            with _open(path) as image:
-                yield _decoded(image, str(path), max_pixels)
+            with quiet():
+                yield _load(path, max_pixels)
         except UnidentifiedImageError:
             raise UserError(f"{path} is not an image in a supported format") from None
         except Image.DecompressionBombError:
             raise UserError(f"{path} is too large: the limit is {max_pixels} pixels") from None
 
 
-def _open(path: pathlib.Path) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _decoded has its own limit
-        return Image.open(path, formats=_FORMATS)
+def _load(path: pathlib.Path, max_pixels: int) -> Image.Image:
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return _decoded(image, str(path), max_pixels)
+    except (ValueError, SyntaxError, UnidentifiedImageError):
+        if (content := without_metadata(path)) is None:
+            raise
+        with Image.open(content, formats=("PNG",)) as image:
+            return _decoded(image, str(path), max_pixels)
+
+
+_quiet_lock, _quiet_calls, _quiet_state = threading.Lock(), 0, contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow in the body: they are about metadata, or limits that are checked here.
+
+    Unlike warnings.catch_warnings, threads may overlap in the body: the last one restores the filters.
+    """
+    global _quiet_calls
+    with _quiet_lock:
+        if not _quiet_calls:
+            _quiet_state.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+        _quiet_calls += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_calls -= 1
+            if not _quiet_calls:
+                _quiet_state.close()
 
 
 def to_picture(content: Any, max_pixels: int) -> Image.Image:
@@ -93,7 +134,16 @@ def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise UserError(f"{name} is too large: {width} x {height} pixels, the limit is {max_pixels}")
     image.load()
-    return ImageOps.exif_transpose(image)
+    return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded image, turned or mirrored by its EXIF orientation. Broken EXIF data are ignored, as viewers do."""
+    try:
+        method = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's parser raises many types
+        method = None
+    return image.copy() if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
