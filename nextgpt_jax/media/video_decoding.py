@@ -15,7 +15,9 @@ from jaxtyping import Float, Int, UInt8
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import reading
+from nextgpt_jax.media.animation import opened_animation
 from nextgpt_jax.media.streams import is_mp4, open_container
+from nextgpt_jax.media.video_pixels import to_pixels
 
 MAX_FRAMES = 20_000  # that read_frames returns
 MAX_BYTES = 2 << 30  # of pixels that read_frames returns
@@ -31,17 +33,20 @@ def read_frames(
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
     """All frames, upright, and their average rate. Errors as in read_video."""
     path = pathlib.Path(path)
+    with reading(path, "video"), opened_animation(path) as animation:
+        if animation is not None:
+            check_pixels(str(path), animation.width, animation.height, max_pixels)
+            size = animation.count * animation.width * animation.height * 3
+            _check_size(path, animation.count, size, max_frames)
+            return np.stack([animation.frame(i) for i in range(animation.count)]), animation.times()[1]
     with reading(path, "video"), _opened(path, max_pixels) as (container, stream, _):
-        for _ in _packets(container, stream):
-            pass
+        _check_packets(path, container, stream)
     with reading(path, "video"), _opened(path, max_pixels) as (container, stream, shape):
         frames, stamps, size = [], [], 0
         for frame in container.decode(stream):
             pixels = _pixels(path, frame, shape, max_pixels)
             size += pixels.nbytes
-            if len(frames) == max_frames or size > MAX_BYTES:
-                limits = f"{max_frames} frames and {MAX_BYTES >> 20} MiB of pixels"
-                raise UserError(f"{path} is too large: the limits are {limits}")
+            _check_size(path, len(frames) + 1, size, max_frames)
             frames.append(pixels)
             stamps.append(frame.pts)
         if not frames:
@@ -50,10 +55,23 @@ def read_frames(
         return np.stack(frames), fps
 
 
+def _check_size(path: pathlib.Path, count: int, size: int, max_frames: int) -> None:
+    if count > max_frames or size > MAX_BYTES:
+        limits = f"{max_frames} frames and {MAX_BYTES >> 20} MiB of pixels"
+        raise UserError(f"{path} is too large: the limits are {limits}")
+
+
 def read_picked(path: str | os.PathLike, pick: _Pick, max_pixels: int) -> UInt8[np.ndarray, "clips frames h w 3"]:
     """The frames that `pick` chooses by their times, upright; no others are held. Errors as in read_clips."""
     path = pathlib.Path(path)
     with reading(path, "video"):
+        with opened_animation(path) as animation:
+            if animation is not None:
+                check_pixels(str(path), animation.width, animation.height, max_pixels)
+                times, fps = animation.times()
+                check_seconds(str(path), len(times) / fps)
+                wanted = pick(times, fps)
+                return _gather({i: animation.frame(i) for i in np.unique(wanted).tolist()}, wanted)
         found = _seek_frames(path, pick, max_pixels)
         return _walk_frames(path, pick, max_pixels) if found is None else found
 
@@ -68,7 +86,6 @@ def _opened(path: pathlib.Path, max_pixels: int) -> Iterator[tuple[InputContaine
             raise ValueError("it has no moving pictures")
         stream = streams[0]
         check_pixels(str(path), stream.width or 0, stream.height or 0, max_pixels)
-        check_seconds(str(path), (container.duration or 0) / av.time_base)
         stream.thread_type = "AUTO"
         # Later frames may be larger. The decoder rounds their sides up to its blocks, hence the slack.
         stream.codec_context.options = {"max_pixels": str(2 * max_pixels + 65536)}
@@ -95,6 +112,20 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             raise ValueError("it is cut off or damaged")
         if packet.size and not packet.is_discard:
             yield packet
+
+
+def _check_packets(path: pathlib.Path, container: InputContainer, stream: VideoStream) -> None:
+    """Reads all packets, without decoding them.
+
+    Raises:
+      ValueError: one is damaged.
+      UserError: the video is too long. The length in its header is not asked.
+    """
+    first, unit = None, float(stream.time_base)
+    for packet in _packets(container, stream):
+        if packet.dts is not None:
+            first = packet.dts if first is None else first
+            check_seconds(str(path), (packet.dts - first) * unit)
 
 
 def _times(stamps: Sequence[int | None], stream: VideoStream) -> tuple[np.ndarray, float]:
@@ -133,7 +164,7 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
         stamps.sort()
         keys.sort()
         times, fps = _times(stamps, stream)
-        check_seconds(str(path), times[-1])
+        check_seconds(str(path), times[-1] + 1 / fps)
         wanted = pick(times, fps)
         found, at, decoded = {}, None, iter(())
         for index in np.unique(wanted).tolist():
@@ -156,8 +187,7 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
 def _walk_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray:
     """The picked frames [clips, frames, H, W, 3], in two passes: decode all for their times, then again for pixels."""
     with _opened(path, max_pixels) as (container, stream, _):
-        for _ in _packets(container, stream):
-            pass
+        _check_packets(path, container, stream)
     with _opened(path, max_pixels) as (container, stream, _):
         stamps = []
         for frame in container.decode(stream):
@@ -167,7 +197,7 @@ def _walk_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
         if not stamps:
             raise ValueError("it has no frames")
         times, fps = _times(stamps, stream)
-        check_seconds(str(path), times[-1])
+        check_seconds(str(path), times[-1] + 1 / fps)
         wanted = pick(times, fps)
     with _opened(path, max_pixels) as (container, stream, shape):
         needed, found = set(wanted.ravel().tolist()), {}
@@ -187,7 +217,4 @@ def _gather(found: dict[int, np.ndarray], wanted: np.ndarray) -> np.ndarray:
 def _pixels(path: pathlib.Path, frame: av.VideoFrame, shape: dict[str, int], max_pixels: int) -> np.ndarray:
     """RGB, uint8 [H, W, 3], upright."""
     check_pixels(str(path), frame.width, frame.height, max_pixels)
-    pixels = frame.to_ndarray(format="rgb24", **shape)
-    if frame.rotation % 90 == 0:
-        pixels = np.rot90(pixels, frame.rotation // 90)
-    return np.ascontiguousarray(pixels)
+    return to_pixels(frame, shape)
