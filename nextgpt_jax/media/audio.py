@@ -1,17 +1,12 @@
-"""Audio files and in-memory audio to one channel at the encoder's rate, and WAV files.
+"""Audio files and in-memory audio to one channel at the encoder's rate, and WAV files."""
 
-soundfile reads WAV, FLAC, OGG and similar files. PyAV reads MP3, AAC and the sound of videos; it could read all files,
-but takes 8 times as long for WAV and returns the padding at the end of Vorbis.
-"""
-
+import contextlib
 import io
-import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import soundfile
 import soxr
@@ -19,28 +14,19 @@ from jaxtyping import Float
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
+from nextgpt_jax.media.audio_decoding import BLOCK, Block, SoundError, container_blocks, sound_blocks
 from nextgpt_jax.media.content import checked
-from nextgpt_jax.media.streams import open_container
 
 MAX_AUDIO_SECONDS = 3600
 ENCODER_RATE = 16_000  # Hz
 _RATES = range(1_000, 384_001)  # Hz, of inputs
 _MAX_CHANNELS = 64
-_BLOCK = 1 << 20  # samples of all channels that are read at once
 _SCALES = {"uint8": (128, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # of integers: zero, full scale
 
 
 class Audio(NamedTuple):
     samples: Float[np.ndarray, " n"]  # in [-1, 1]
     sample_rate: int  # Hz
-
-
-class _Source(NamedTuple):
-    """Audio before it is resampled, in blocks, so that memory does not grow with its rate."""
-
-    rate: int  # Hz
-    length: float  # samples, as far as it is known beforehand, else 0
-    blocks: Iterable[Float[np.ndarray, "n channels"]]
 
 
 def read_audio(
@@ -54,24 +40,12 @@ def read_audio(
     """
     path = pathlib.Path(path)
     with reading(path, "audio file"), path.open("rb") as file:
-        sound = _open_sound(file)
-        if sound is None:
-            with open_container(file) as container:
-                return _resampled(_container_source(container), str(path), sample_rate, max_seconds)
-        with sound:
-            return _resampled(_sound_source(sound), str(path), sample_rate, max_seconds)
-
-
-def _open_sound(file: IO[bytes]) -> soundfile.SoundFile | None:
-    """None for files that are left to PyAV."""
-    head = file.read(3)
-    file.seek(0)
-    if head == b"ID3" or head[:2] >= b"\xff\xe0":  # MP3, about which libsndfile prints warnings
-        return None
-    try:
-        return soundfile.SoundFile(file)
-    except soundfile.LibsndfileError:
-        return None
+        try:
+            with contextlib.closing(sound_blocks(file)) as blocks:
+                return _resampled(blocks, str(path), sample_rate, max_seconds)
+        except SoundError:
+            with contextlib.closing(container_blocks(file, str(path))) as blocks:
+                return _resampled(blocks, str(path), sample_rate, max_seconds)
 
 
 def audio_from_content(
@@ -85,38 +59,10 @@ def audio_from_content(
       UserError: the content is something else, empty, longer than max_seconds, or has samples that are not finite.
     """
     with checked("audio"):
-        return _resampled(_array_source(content), "the audio", sample_rate, max_seconds)
+        return _resampled(_array_blocks(content), "the audio", sample_rate, max_seconds)
 
 
-def _sound_source(sound: soundfile.SoundFile) -> _Source:
-    known = 0 <= sound.frames < 2**60  # libsndfile's largest number means unknown
-
-    def blocks() -> Iterator[np.ndarray]:
-        seen = 0
-        while len(block := sound.read(_BLOCK // sound.channels, dtype="float32", always_2d=True)):
-            seen += len(block)
-            yield block
-        if known and seen < sound.frames:
-            raise ValueError("it is cut off or damaged")
-
-    return _Source(sound.samplerate, sound.frames if known else 0, blocks())
-
-
-def _container_source(container: av.container.InputContainer) -> _Source:
-    if not container.streams.audio:
-        raise ValueError("it has no sound")
-    stream = container.streams.audio[0]
-
-    def blocks() -> Iterator[np.ndarray]:
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)  # to floats
-        for frame in itertools.chain(container.decode(stream), [None]):
-            for part in resampler.resample(frame):
-                yield part.to_ndarray().T
-
-    return _Source(stream.rate, float((stream.duration or 0) * (stream.time_base or 0) * stream.rate), blocks())
-
-
-def _array_source(content: Any) -> _Source:
+def _array_blocks(content: Any) -> Iterator[Block]:
     if not isinstance(content, tuple | list) or len(content) != 2 or np.ndim(content[1]):
         raise ValueError("give a pair of samples and their rate in Hz")
     samples, rate = np.asarray(content[0]), content[1]
@@ -128,40 +74,39 @@ def _array_source(content: Any) -> _Source:
     if samples.dtype.name not in _SCALES and not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples are floats, {', '.join(_SCALES)}, got {samples.dtype}")
     zero, scale = _SCALES.get(samples.dtype.name, (0, 1))
-    size = _BLOCK // samples.shape[1]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(samples), size):
-            with np.errstate(over="ignore"):
-                yield (samples[start : start + size].astype(np.float32) - zero) / np.float32(scale)
-
-    return _Source(int(rate), len(samples), blocks())
+    size = BLOCK // samples.shape[1]
+    for start in range(0, len(samples), size):
+        with np.errstate(over="ignore"):
+            scaled = (samples[start : start + size].astype(np.float32) - zero) / np.float32(scale)
+        yield Block(int(rate), scaled)
 
 
-def _resampled(source: _Source, name: str, target: int, max_seconds: float) -> Float[np.ndarray, " n"]:
-    """The mean of the channels at the rate `target`, float32."""
-    rate, seen, made = source.rate, 0, []
-    if rate not in _RATES:
-        raise ValueError(f"a rate of {rate} Hz is not supported")
-
-    def check_length(count: float) -> None:
-        if count > max_seconds * rate:
-            raise UserError(f"{name} is too long: {count / rate:.1f} seconds, the limit is {max_seconds:g}")
-
-    check_length(source.length)
-    resampler = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32")
-    for block in source.blocks:
-        seen += len(block)
-        check_length(seen)
+def _resampled(blocks: Iterable[Block], name: str, target: int, max_seconds: float) -> Float[np.ndarray, " n"]:
+    """The mean of the channels at the rate `target`, float32. The rate may change from block to block."""
+    made: list[np.ndarray] = []
+    rate, count, before = 0, 0, 0.0  # count: samples at this rate; before: seconds at other rates
+    resampler: soxr.ResampleStream | None = None
+    end = np.zeros(0, np.float32)
+    for block in blocks:
+        if block.rate != rate:
+            if block.rate not in _RATES:
+                raise ValueError(f"a rate of {block.rate} Hz is not supported")
+            if resampler is not None:
+                made.append(resampler.resample_chunk(end, last=True))
+            before, count, rate = before + (count / rate if rate else 0), 0, block.rate
+            resampler = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32")
+        count += len(block.samples)
+        if (seconds := before + count / rate) > max_seconds:
+            raise UserError(f"{name} is too long: {seconds:.1f} seconds, the limit is {max_seconds:g}")
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, once
-            mono = block.mean(-1)
+            mono = block.samples.mean(-1)
         if not np.isfinite(mono).all():
             raise ValueError("it has samples that are not finite")
         made.append(mono if resampler is None else resampler.resample_chunk(mono))
-    if not seen:
+    if not before + count:
         raise ValueError("it has no samples")
     if resampler is not None:
-        made.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        made.append(resampler.resample_chunk(end, last=True))
     return np.concatenate(made)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import struct
 import tracemalloc
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -42,7 +43,10 @@ def write_aac(path: pathlib.Path, samples: np.ndarray, rate: int, *, video: bool
             picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
             container.mux(pictures.encode(picture))
             container.mux(pictures.encode())
+        at = 0
         while part := fifo.read(1024, partial=True):
+            part.pts, part.time_base = at, Fraction(1, rate)
+            at += part.samples
             container.mux(stream.encode(part))
         container.mux(stream.encode())
     return path
