@@ -8,6 +8,7 @@ from absl import flags
 
 from nextgpt_jax.cli.flags import parse_flags, run_command
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.mesh import available_devices
 
 from .exports import export_checkpoint
 from .imports import DTYPES, KNOWN, SYSTEM, check_component, convert_checkpoint
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=of_run or component in ("delta", SYSTEM))
     if not values.output and not (values.dry_run and not export):
         raise UserError("--output=DIR is missing")
+    available_devices()  # raises
     config = values["config"].value if "config" in values else None
     options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}
     if export:

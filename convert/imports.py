@@ -19,6 +19,7 @@ from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.tokenizers import load_tokenizer
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 from . import folders, vicuna
@@ -223,6 +224,7 @@ def _match_language_model(
         checkpoint = vicuna.truncate_vocab(checkpoint, vocab_size)
     part = components.llm_part(registry.language_model_config(config, folder / "config.json"))
     parts = [folders.match_part(part, checkpoint, dtype)]
+    load_tokenizer(folder)  # raises: without it, the result could not answer
     json_files = {"config.json": config} if manifest or vocab_size else {}
     return _Conversion(component, source, parts, manifest, json_files)
 

@@ -10,6 +10,15 @@ from collections.abc import Iterator
 
 from nextgpt_jax.errors import UserError, first_line
 
+_LFS = b"version https://git-lfs.github.com/spec/v1"
+
+
+def refuse_lfs_pointer(path: str | os.PathLike) -> None:
+    """Raises UserError if the file is Git LFS's stand-in for a large file, as a clone without LFS has it."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # what cannot be read is its reader's to report
+        if file.read(len(_LFS)) == _LFS:
+            raise UserError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:

@@ -5,6 +5,7 @@ fsdp     parts of the batch, and shards of every large parameter, which are gath
 tensor   heads, MLP widths and the vocabulary of the language model
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 
@@ -14,9 +15,31 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from nextgpt_jax.config import MeshConfig
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 
 AXES = ("data", "fsdp", "tensor")
+
+
+def available_devices() -> list[jax.Device]:
+    """JAX's devices.
+
+    Raises:
+      UserError: JAX_PLATFORMS names a platform that is not there.
+    """
+    logger, wanted = logging.getLogger("jax._src.xla_bridge"), jax.config.jax_platforms
+    logger.disabled = bool(wanted)  # it prints the traceback of a plugin that finds no driver; the error has the reason
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion, where the platform's plugin is not installed
+        if not wanted:
+            raise
+        reason = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}: there is no such device here, or its JAX plugin is not installed{reason}; "
+            "JAX_PLATFORMS= takes what there is"
+        ) from None
+    finally:
+        logger.disabled = False
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -27,7 +50,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     Raises:
       UserError: the sizes do not match the devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = available_devices() if devices is None else list(devices)
     sizes = {axis: getattr(config, axis) for axis in AXES}
     if any(n < 1 and n != -1 for n in sizes.values()) or list(sizes.values()).count(-1) > 1:
         raise UserError(f"config.mesh: {_product(sizes)}: sizes are at least 1, or -1 for one that takes what is left")

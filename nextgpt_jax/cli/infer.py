@@ -67,8 +67,10 @@ def main(argv: Sequence[str]) -> None:
     check_folder(values.output, "--output")
     configure_jax()
     from nextgpt_jax.inference import requests
+    from nextgpt_jax.mesh import available_devices
     from nextgpt_jax.weights.assemble import model_config
 
+    available_devices()  # raises, before anything is read
     config = values.config
     options = {option.field: getattr(values, name) for name, option in requests.OPTIONS.items()}
     if values.prompt is not None:  # report bad input before loading the weights

@@ -35,7 +35,7 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, Stabl
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
 from nextgpt_jax.models.encoders import imagebind
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
-from nextgpt_jax.models.llms import causal_lm, qwen2
+from nextgpt_jax.models.llms import causal_lm
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
 from nextgpt_jax.models.llms.qwen2 import Qwen2, Qwen2Config
 from nextgpt_jax.sharding import Rows
@@ -81,8 +81,8 @@ LANGUAGE_MODELS: dict[str, Family] = {
     "qwen2": Family(
         Qwen2Config,
         Qwen2,
-        tables="qwen2",
-        sharding=qwen2.SHARDING,
+        tables="llama",
+        sharding=causal_lm.SHARDING,
         published={
             "qwen2.5-0.5b": Qwen2Config.qwen25_05b,
             "qwen2.5-0.5b-instruct": Qwen2Config.qwen25_05b,

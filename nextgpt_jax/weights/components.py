@@ -109,7 +109,7 @@ def lora_config(folder: pathlib.Path) -> LoRAConfig:
     if not isinstance(targets, list) or not {"r", "lora_alpha"} <= raw.keys():
         raise UserError(f"{folder / ADAPTER}: r, lora_alpha and a list of target_modules are needed")
     known = {"rank": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
-    return hf_config.config_from_dict(LoRAConfig, {**raw, **known, "targets": sorted(targets)}, supported)
+    return hf_config.config_from_dict(LoRAConfig, {**raw, **known, "targets": sorted(targets)}, supported, harmless=raw)
 
 
 def lora_part(base: Any, config: LoRAConfig) -> Part:

@@ -1,11 +1,18 @@
 """Tokenizers of local folders, by transformers."""
 
+import inspect
 import os
 import pathlib
 from typing import Any
 
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.files import refuse_lfs_pointer
 from nextgpt_jax.models import hf_config
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_CONFIG = "tokenizer_config.json"
+_CLASSES = {"LLaMATokenizer": "LlamaTokenizer"}  # the name in conversions of early 2023
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def load_tokenizer(folder: str | pathlib.Path) -> Any:
@@ -15,10 +22,14 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
       UserError: the folder has no tokenizer, or it cannot be read.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    loader = _tokenizer_class(pathlib.Path(folder))
+    folder = pathlib.Path(folder)
+    for name in _FILES:
+        refuse_lfs_pointer(folder / name)
+    loader = _tokenizer_class(folder)
+    special = _special_tokens(folder, loader)
     try:
         # Lengths are checked by the callers; the tokenizer's own limit would only print a second message.
-        return loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31)
+        return loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31, **special)
     except Exception as error:  # many types, bare Exception among them
         raise UserError(f"{folder} holds no readable tokenizer: {first_line(error)}") from None
 
@@ -29,8 +40,29 @@ def _tokenizer_class(folder: pathlib.Path) -> Any:
 
     if (folder / "tokenizer.json").is_file():
         return transformers.PreTrainedTokenizerFast
-    config = folder / "tokenizer_config.json"
-    name = hf_config.read_config(config).get("tokenizer_class") if config.is_file() else None
-    if isinstance(name, str) and name.endswith(("Tokenizer", "TokenizerFast")) and hasattr(transformers, name):
+    name = _config(folder).get("tokenizer_class")
+    name = _CLASSES.get(name, name) if isinstance(name, str) else ""
+    if name.endswith(("Tokenizer", "TokenizerFast")) and hasattr(transformers, name):
         return getattr(transformers, name)
     return transformers.AutoTokenizer
+
+
+def _special_tokens(folder: pathlib.Path, loader: Any) -> dict[str, str]:
+    """The tokens that tokenizer_config.json has as "", as early conversions of LLaMA do: those of the class.
+
+    Raises:
+      UserError: the class does not know them.
+    """
+    config = _config(folder)
+    empty = [name for name in _SPECIAL if config.get(name) == ""]
+    own = {name: p.default for name, p in inspect.signature(loader.__init__).parameters.items() if name in empty}
+    if unknown := [name for name in empty if not isinstance(own.get(name), str)]:
+        raise UserError(
+            f"{folder / _CONFIG}: {unknown[0]} is empty: write the token of the vocabulary, or null for none"
+        )
+    return own
+
+
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / _CONFIG
+    return hf_config.read_config(file) if file.is_file() else {}

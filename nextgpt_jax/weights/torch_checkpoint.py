@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.files import refuse_lfs_pointer
 from nextgpt_jax.json_files import read_json
 
 # File names in folders of the hub, in order of preference.
@@ -125,6 +126,7 @@ def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
 
 
 def _open_file(path: pathlib.Path) -> dict[str, Tensor]:
+    refuse_lfs_pointer(path)
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
 
 

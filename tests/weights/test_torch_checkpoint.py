@@ -130,3 +130,11 @@ def test_pickles_with_views_and_transposed_tensors(tmp_path):
         assert read.keys() == content.keys()
         for key, value in content.items():
             np.testing.assert_array_equal(read[key], value.numpy())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "imagebind_huge.pth"])
+def test_a_pointer_of_git_lfs(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(UserError, match=f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`"):
+            open_checkpoint(path)

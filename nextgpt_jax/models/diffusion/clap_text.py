@@ -13,16 +13,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
 from nextgpt_jax.models.stacking import scan_layers, stack
 
 _SUPPORTED = {
+    **hf_fields.TRANSFORMERS_SUPPORTED,
     "model_type": ("clap_text_model",),
     "position_embedding_type": ("absolute",),
     "projection_hidden_act": ("relu",),
 }
+_HARMLESS = {  # of training, of the audio tower, and of heads that are not here
+    *hf_fields.TRANSFORMERS, "attention_probs_dropout_prob", "classifier_dropout", "fusion_hidden_size",
+    "fusion_num_hidden_layers", "hidden_dropout_prob", "tie_word_embeddings",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +61,8 @@ class ClapTextConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ClapTextConfig":
-        """Reads a ClapTextModelWithProjection's config.json. Raises UserError for another model or activation."""
-        return hf_config.config_from_dict(cls, config, _SUPPORTED)
+        """Reads a ClapTextModelWithProjection's config.json. Raises UserError for another model or an unknown field."""
+        return hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
 
 
 class SelfAttention(nnx.Module):

@@ -11,10 +11,15 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
 from nextgpt_jax.models.stacking import scan_layers, stack
+
+_SUPPORTED = {**hf_fields.TRANSFORMERS_SUPPORTED, "model_type": ("clip_text_model",), "is_causal": (True,)}
+_HARMLESS = {  # dropout is of training, and nothing here reads the pooled output
+    *hf_fields.TRANSFORMERS, "attention_dropout", "dropout", "projection_dim", "tie_word_embeddings",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +43,8 @@ class CLIPTextConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
-        """Reads a CLIPTextModel's config.json. Raises UserError for another model or activation."""
-        return hf_config.config_from_dict(cls, config, {"model_type": ("clip_text_model",)})
+        """Reads a CLIPTextModel's config.json. Raises UserError for another model or an unknown field."""
+        return hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
 
     @classmethod
     def clip_l(cls) -> "CLIPTextConfig":

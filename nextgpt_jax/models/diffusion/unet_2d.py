@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.blocks import (
     Downsample2D,
     ResnetBlock2D,
@@ -32,6 +32,7 @@ _UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 
 # Options of the hub's config that change the computation, with the values that are implemented.
 _SUPPORTED = {
+    **hf_fields.DIFFUSERS_SUPPORTED,
     "_class_name": ("UNet2DConditionModel",),
     "act_fn": ("silu", "swish"),
     "addition_embed_type": (None,),
@@ -60,6 +61,9 @@ _SUPPORTED = {
     "timestep_post_act": (None,),
     "transformer_layers_per_block": (1,),
 }
+_HARMLESS = {  # of training, of embeddings that are not supported, and the dtype of attention in half precision
+    *hf_fields.DIFFUSERS, "addition_embed_type_num_heads", "addition_time_embed_dim", "dropout", "upcast_attention",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,15 +133,16 @@ class UNet2DConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "UNet2DConfig":
         """Reads a UNet2DConditionModel's config.json. Raises UserError for variants that compute something else."""
-        if config.get("num_attention_heads"):  # the later name of attention_head_dim
-            config = {**config, "attention_head_dim": config["num_attention_heads"]}
+        config = dict(config)
+        if heads := config.pop("num_attention_heads", None):  # the later name of attention_head_dim
+            config["attention_head_dim"] = heads
         if config.get("cross_attention_dim", 1280) is None:
             widths = list(config.get("block_out_channels", cls.block_out_channels))
             raise UserError(
                 f"{cls.__name__}: cross_attention_dim=None is not supported (only a width, or {widths}, "
                 "with which the blocks attend to themselves)"
             )
-        return hf_config.config_from_dict(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
 
     @classmethod
     def sd15(cls) -> "UNet2DConfig":

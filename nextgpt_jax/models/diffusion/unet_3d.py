@@ -15,8 +15,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.blocks import (
     BasicTransformerBlock,
     Downsample2D,
@@ -35,6 +34,7 @@ _UP = {"CrossAttnUpBlock3D": True, "UpBlock3D": False}
 
 # Options of the hub's config that change the computation, with the values that are implemented.
 _SUPPORTED = {
+    **hf_fields.DIFFUSERS_SUPPORTED,
     "_class_name": ("UNet3DConditionModel",),
     "act_fn": ("silu", "swish"),
     "downsample_padding": (1,),
@@ -80,10 +80,7 @@ class UNet3DConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "UNet3DConfig":
         """Reads a UNet3DConditionModel's config.json. Raises UserError for variants that compute something else."""
-        for name in ("cross_attention_dim", "norm_num_groups"):
-            if config.get(name, 1) is None:
-                raise UserError(f"{cls.__name__}: {name}=None is not supported (only a number)")
-        return hf_config.config_from_dict(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED, hf_fields.DIFFUSERS)
 
     @classmethod
     def zeroscope(cls) -> "UNet3DConfig":

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.diffusion.blocks import Downsample2D, ResnetBlock2D, Upsample2D
 from nextgpt_jax.models.layers import Conv, GroupNorm, Linear
@@ -23,6 +23,7 @@ from nextgpt_jax.models.layers import Conv, GroupNorm, Linear
 _EPS = 1e-6
 
 _SUPPORTED = {
+    **hf_fields.DIFFUSERS_SUPPORTED,
     "_class_name": ("AutoencoderKL",),
     "act_fn": ("silu", "swish"),
     "latents_mean": (None,),
@@ -32,6 +33,8 @@ _SUPPORTED = {
     "use_post_quant_conv": (True,),
     "use_quant_conv": (True,),
 }
+_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+_HARMLESS = {*hf_fields.DIFFUSERS, *_BLOCKS, "force_upcast"}  # upcast: the dtype is chosen here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +74,17 @@ class AutoencoderKLConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "AutoencoderKLConfig":
         """Reads an AutoencoderKL's config.json. Raises UserError for variants that compute something else."""
-        for key, wanted in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            if unknown := set(config.get(key) or ()) - {wanted}:
-                raise UserError(f"{cls.__name__}: {key} {sorted(unknown)} are not supported (only {wanted})")
-        return hf_config.config_from_dict(cls, config, _SUPPORTED)
+        found = hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
+        for key, wanted in _BLOCKS.items():
+            kinds = config.get(key, [wanted])
+            if not isinstance(kinds, list | tuple) or (unknown := [kind for kind in kinds if kind != wanted]):
+                unknown = unknown if isinstance(kinds, list | tuple) else kinds
+                raise UserError(f"{cls.__name__}: {key} {unknown} are not supported (only {wanted})")
+            if len(kinds) != len(found.block_out_channels):
+                raise UserError(
+                    f"{cls.__name__}: {len(kinds)} {key}, but {len(found.block_out_channels)} block_out_channels"
+                )
+        return found
 
     @classmethod
     def sd(cls) -> "AutoencoderKLConfig":

@@ -13,12 +13,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.layers import Conv
 
 _LAST_SLOPE = 0.01  # leaky ReLU before the last convolution; not in the config
 
-_SUPPORTED = {"model_type": ("hifigan", "speecht5_hifigan"), "normalize_before": (False,)}
+_SUPPORTED = {
+    **hf_fields.TRANSFORMERS_SUPPORTED,
+    "model_type": ("hifigan", "speecht5_hifigan"),
+    "normalize_before": (False,),
+}
+_HARMLESS = {*hf_fields.TRANSFORMERS, "tie_word_embeddings"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +75,7 @@ class VocoderConfig:
         """Reads a SpeechT5HifiGan's config.json. Raises UserError for variants that compute something else."""
         if isinstance(config, Mapping):
             config = {"normalize_before": True, **config}  # the class's default
-        return hf_config.config_from_dict(cls, config, _SUPPORTED)
+        return hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
 
     @classmethod
     def audioldm(cls) -> "VocoderConfig":

@@ -182,7 +182,7 @@ class ImageBindConfig:
         if isinstance(config, Mapping):
             sized = [name for name in BRANCHES if any(f"{name}_{field}" in config for field in _SIZES)]
             config = {**config, "modalities": config.get("modalities") or sized}
-        cfg = hf_config.config_from_dict(cls, config)
+        cfg = hf_config.config_from_dict(cls, config, {"model_type": ("imagebind",)}, ("architectures",))
         wanted = [f"{name}_{field}" for name in cfg.modalities for field in _SIZES]
         if missing := [field for field in wanted if config.get(field) is None]:
             raise UserError(f"{cls.__name__}: config lacks {', '.join(missing)}")

@@ -5,7 +5,7 @@ their configs. Legend: B batch, T tokens fed, S cache slots, D width, H heads, K
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -14,10 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Embedding, Linear, RMSNorm
-from nextgpt_jax.models.llms.rope import Llama3Scaling, apply_rope, read_rope, rope_frequencies
+from nextgpt_jax.models.llms import rope
+from nextgpt_jax.models.llms.rope import DynamicScaling, RopeScaling, YarnScaling, apply_rope, rope_frequencies
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.stacking import scan_layers, stack
 from nextgpt_jax.sharding import Rows, constrain
@@ -44,10 +45,26 @@ SHARDING: Rows = (  # of stacked layers
     (r"layers\.self_attn\.[qkv]_proj\.kernel_scale", (None, None, "heads")),
     (r"layers\.mlp\.(gate|up)_proj\.kernel_scale", (None, None, "mlp")),
     (r"layers\.\w+\.(o|down)_proj\.kernel_scale", (None, None, "embed")),
+    (r"layers\.self_attn\.[qkv]_proj\.bias", (None, "heads")),
+    (r"layers\.mlp\.(gate|up)_proj\.bias", (None, "mlp")),
+    (r"layers\.\w+\.(o|down)_proj\.bias", (None, None)),
 )
 
 # "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] of unstacked layers; slot = position
 Cache = dict[str, Array | list[Array]]
+
+
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings",
+)  # fmt: skip
+_SUPPORTED = {
+    **hf_fields.TRANSFORMERS_SUPPORTED,
+    "hidden_act": ("silu",),
+    "is_causal": (True,),
+    "partial_rotary_factor": (1,),
+}
+_HARMLESS = {*hf_fields.TRANSFORMERS, "attention_dropout", "unsloth_fixed", "unsloth_version"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +72,12 @@ class CausalLMConfig:
     """Fields as in config.json, but for `rope_scaling` and `eos_token_ids`, which have one spelling here.
 
     Class attributes:
-      qkv_bias: projections of query, key and value have biases.
       supported: keys of config.json that must have one of the values listed, where they are given.
+      harmless: keys of config.json that change nothing that is computed here.
     """
 
-    qkv_bias: ClassVar[bool] = False
     supported: ClassVar[Mapping[str, tuple]] = {}
+    harmless: ClassVar[Collection[str]] = ()
 
     vocab_size: int
     hidden_size: int
@@ -72,15 +89,19 @@ class CausalLMConfig:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = False
     eos_token_ids: tuple[int, ...] = ()  # each ends a response
 
     def __post_init__(self):
         if not self.num_key_value_heads:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
-        if not self.head_dim:
+        if not self.head_dim and self.num_attention_heads > 0:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if small := [name for name in _SIZES if getattr(self, name) < 1]:
+            raise ValueError(f"{small[0]}={getattr(self, small[0])} should be at least 1")
+        if self.rms_norm_eps < 0 or self.rope_theta <= (1 if isinstance(self.rope_scaling, YarnScaling) else 0):
+            raise ValueError(f"rms_norm_eps={self.rms_norm_eps:g} or rope_theta={self.rope_theta:g} is too small")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} attention heads do not divide into "
@@ -89,32 +110,54 @@ class CausalLMConfig:
         if self.head_dim % 2:
             raise ValueError(f"the rotary embedding needs an even head width, got {self.head_dim}")
 
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """The projections that have a bias."""
+        return ()
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Reads the content of a config.json.
 
         Raises:
-          UserError: a field is missing or has a value that is not supported.
+          UserError: a field is missing or unknown, or has a value that is not supported.
         """
-        rope = read_rope(config, cls.__name__)
+        name = cls.__name__
+        found = rope.read_rope(config, name)
         ends = config.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         if wrong := [end for end in ends if type(end) is not int or end < 0]:
-            raise UserError(f"{cls.__name__}: eos_token_id={wrong[0]!r} is no token id")
-        return hf_config.config_from_dict(cls, {**config, **rope, "eos_token_ids": ends}, cls.supported)
+            raise UserError(f"{name}: eos_token_id={wrong[0]!r} is no token id")
+        for key in ("num_key_value_heads", "head_dim"):
+            if config.get(key) == 0:  # which stands for null in the fields
+                raise UserError(f"{name}: {key}=0 should be at least 1, or null")
+        kinds = config.get("layer_types") or ()
+        if not isinstance(kinds, list | tuple) or any(kind != "full_attention" for kind in kinds):
+            raise UserError(f"{name}: layer_types={kinds!r:.80} are not supported (only 'full_attention')")
+        rest = {
+            key: value
+            for key, value in config.items()
+            if key not in (*rope.FIELDS, "layer_types")
+            and (key, value) not in (("num_key_value_heads", None), ("head_dim", None))
+        }
+        if "eos_token_ids" in rest:
+            raise UserError(f"{name}: eos_token_ids is not known here: the field is called eos_token_id")
+        rest |= {**found, "eos_token_ids": ends}
+        supported, harmless = {**_SUPPORTED, **cls.supported}, {*_HARMLESS, *cls.harmless}
+        return hf_config.config_from_dict(cls, rest, supported, harmless)
 
 
 class Attention(nnx.Module):
     def __init__(self, cfg: CausalLMConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
-        def linear(name, din, dout, *, bias=False):
+        def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=bias, lora=adapted, quantization=quantization, rngs=rngs)
+            return Linear(din, dout, bias=name in cfg.biases, lora=adapted, quantization=quantization, rngs=rngs)
 
         self.head_dim, self.rope = cfg.head_dim, (cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
         query, key_value = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
-        self.q_proj = linear("q_proj", cfg.hidden_size, query, bias=cfg.qkv_bias)
-        self.k_proj = linear("k_proj", cfg.hidden_size, key_value, bias=cfg.qkv_bias)
-        self.v_proj = linear("v_proj", cfg.hidden_size, key_value, bias=cfg.qkv_bias)
+        self.q_proj = linear("q_proj", cfg.hidden_size, query)
+        self.k_proj = linear("k_proj", cfg.hidden_size, key_value)
+        self.v_proj = linear("v_proj", cfg.hidden_size, key_value)
         self.o_proj = linear("o_proj", query, cfg.hidden_size)
 
     def __call__(self, x, positions, mask, lengths, cache, layer, keys):
@@ -125,9 +168,10 @@ class Attention(nnx.Module):
             y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
             return constrain(y, "batch", None, "heads", None)
 
-        frequencies = rope_frequencies(*self.rope)
-        q = apply_rope(heads(self.q_proj, keys[0]), positions, frequencies)  # [B, T, H, d]
-        k = apply_rope(heads(self.k_proj, keys[1]), positions, frequencies)  # [B, T, K, d]
+        frequencies, scaling = rope_frequencies(*self.rope), self.rope[-1]
+        scale = scaling.scale if scaling else 1.0
+        q = apply_rope(heads(self.q_proj, keys[0]), positions, frequencies, scale)  # [B, T, H, d]
+        k = apply_rope(heads(self.k_proj, keys[1]), positions, frequencies, scale)  # [B, T, K, d]
         v = heads(self.v_proj, keys[2])
         starts = mask is None and lengths is None
         if cache is not None:
@@ -154,7 +198,7 @@ class MLP(nnx.Module):
     def __init__(self, cfg: CausalLMConfig, lora: LoRAConfig | None, quantization: str, *, rngs: nnx.Rngs):
         def linear(name, din, dout):
             adapted = lora if lora and name in lora.targets else None
-            return Linear(din, dout, bias=False, lora=adapted, quantization=quantization, rngs=rngs)
+            return Linear(din, dout, bias=name in cfg.biases, lora=adapted, quantization=quantization, rngs=rngs)
 
         self.gate_proj = linear("gate_proj", cfg.hidden_size, cfg.intermediate_size)
         self.up_proj = linear("up_proj", cfg.hidden_size, cfg.intermediate_size)
@@ -212,8 +256,14 @@ class CausalLM(nnx.Module):
         slots (there are at least as many) and see no others. Without a mask attention is causal, which is all that
         right-padded rows need; with a cache, a query sees the slots up to its own position.
         dropout_keys [b], one a row, switch LoRA dropout on. remat: see stacking.scan_layers.
+
+        Raises:
+          UserError: the rotary embedding does not allow sequences of this length.
         """
         b, t, _ = embeddings.shape
+        context = self.config.max_position_embeddings
+        if cache is None and t > context and isinstance(self.config.rope_scaling, DynamicScaling):
+            raise UserError(f"sequences of {t} tokens, but with rope_type='dynamic' at most {context}: shorten them")
         lengths = None
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(t), (b, t))

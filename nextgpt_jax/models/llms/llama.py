@@ -11,13 +11,17 @@ from nextgpt_jax.models.llms.rope import Llama3Scaling
 class LlamaConfig(CausalLMConfig):
     """Sizes of a LLaMA, and those of released models."""
 
-    supported: ClassVar = {
-        "model_type": ("llama",),
-        "hidden_act": ("silu",),
-        "attention_bias": (False,),
-        "mlp_bias": (False,),
-        "pretraining_tp": (1,),
-    }
+    supported: ClassVar = {"model_type": ("llama",), "is_llama_config": (True,), "rope_interleaved": (False,)}
+    harmless: ClassVar = ("max_sequence_length", "pretraining_tp")  # the latter: in which order products are summed
+
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """The projections that have a bias."""
+        attention = ("q_proj", "k_proj", "v_proj", "o_proj") if self.attention_bias else ()
+        return attention + (("gate_proj", "up_proj", "down_proj") if self.mlp_bias else ())
 
     @classmethod
     def vicuna_7b(cls) -> "LlamaConfig":

@@ -3,19 +3,20 @@
 import dataclasses
 from typing import ClassVar
 
-from nextgpt_jax.models.llms import causal_lm
 from nextgpt_jax.models.llms.causal_lm import CausalLM, CausalLMConfig
-from nextgpt_jax.sharding import Rows
-
-SHARDING: Rows = (*causal_lm.SHARDING, (r"layers\.self_attn\.[qkv]_proj\.bias", (None, "heads")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config(CausalLMConfig):
     """Sizes of a Qwen2, and those of released models."""
 
-    qkv_bias: ClassVar = True
-    supported: ClassVar = {"model_type": ("qwen2",), "hidden_act": ("silu",), "use_sliding_window": (False,)}
+    supported: ClassVar = {"model_type": ("qwen2",), "attention_bias": (True,), "use_sliding_window": (False,)}
+    harmless: ClassVar = ("max_window_layers", "sliding_window")  # of windows, which are off
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """The projections that have a bias."""
+        return "q_proj", "k_proj", "v_proj"
 
     @classmethod
     def qwen25_05b(cls) -> "Qwen2Config":

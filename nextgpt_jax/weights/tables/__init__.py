@@ -1,7 +1,7 @@
 """Conversion tables: one file per kind of checkpoint.
 
-A family's row in models/registry.py names its file here. The file defines TABLES for a language model,
-`table(branches)` for an encoder, `tables(config)` for a decoder, and INPUT and OUTPUT, by kind, for projections.
+A family's row in models/registry.py names its file here. The file defines `tables(config)` for a language model or a
+decoder, `table(branches)` for an encoder, and INPUT and OUTPUT, by kind, for projections.
 """
 
 import importlib
@@ -20,7 +20,7 @@ def _module(family: registry.Family) -> ModuleType:
 
 def language_model(config: Any) -> LanguageModelTables:
     """The tables of a language model with this config."""
-    return _module(registry.family_of(config)).TABLES
+    return _module(registry.family_of(config)).tables(config)
 
 
 def encoder(config: Any, branches: Sequence[str] | None = None) -> Table:

@@ -1,15 +1,18 @@
-"""LLaMA in transformers' layout, and its LoRA updates in peft's."""
+"""LLaMA and models like it in transformers' layout, and their LoRA updates in peft's."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import functools
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nextgpt_jax.weights.matching import Parameter
+from nextgpt_jax.weights.matching import ConversionError, Parameter
 from nextgpt_jax.weights.rules import LINEAR, Table, affine, norm, rule
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
-_LAYER = "model.layers.{i}"
+_LAYER, _EMBEDDING, _HEAD = "model.layers.{i}", "model.embed_tokens.weight", "lm_head.weight"
 _PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -20,7 +23,7 @@ class LanguageModelTables(NamedTuple):
     """The tables of a language model's checkpoints."""
 
     base: Table
-    tied: Table  # of models with a tied head: a head in the file is ignored, as transformers does
+    tied: Table  # of models with a tied head: one in the file has to equal the embedding
     layers: Table  # without embedding and head, which a delta supplies as a whole, of whatever size they are here
     lora: Table  # low-rank updates in peft's layout
 
@@ -29,11 +32,12 @@ class LanguageModelTables(NamedTuple):
         return self.tied if config.tie_word_embeddings else self.base
 
 
-def language_model_tables(biases: Collection[str] = ()) -> LanguageModelTables:
+@functools.cache
+def language_model_tables(biases: tuple[str, ...] = ()) -> LanguageModelTables:
     """The tables of models with LLaMA's layers, in which the projections named in `biases` have one."""
     base = Table(
         rules=(
-            rule("model.embed_tokens.weight", "embed_tokens.embedding"),
+            rule(_EMBEDDING, "embed_tokens.embedding"),
             *(
                 row
                 for block, names in _PROJECTIONS.items()
@@ -49,10 +53,22 @@ def language_model_tables(biases: Collection[str] = ()) -> LanguageModelTables:
     )
     layers = Table(
         rules=tuple(row for row in base.rules if not row.flax.startswith(("embed_tokens", "lm_head"))),
-        ignored=(*base.ignored, r"model\.embed_tokens\.weight", r"lm_head\.weight"),
+        ignored=(*base.ignored, re.escape(_EMBEDDING), re.escape(_HEAD)),
     )
-    tied = Table(base.rules, ignored=(*base.ignored, r"lm_head\.weight"))
+    tied = Table(base.rules, ignored=(*base.ignored, re.escape(_HEAD)), preprocess=_check_tied)
     return LanguageModelTables(base, tied, layers, LORA)
+
+
+def _check_tied(checkpoint: Checkpoint) -> Checkpoint:
+    """transformers keeps two matrices that differ, whatever the config says, and drops a head that is the embedding."""
+    if {_EMBEDDING, _HEAD} <= checkpoint.tensors.keys():
+        embedding, head = checkpoint.tensors[_EMBEDDING], checkpoint.tensors[_HEAD]
+        if embedding.shape != head.shape or not np.array_equal(embedding.read(), head.read()):
+            raise ConversionError(
+                f"{checkpoint.source}: config.json has tie_word_embeddings=true, but {_HEAD} is not {_EMBEDDING}: "
+                "set it to false to use both"
+            )
+    return checkpoint
 
 
 # peft >= 0.3 puts the adapter's name into the key; files saved by save_pretrained and peft 0.2 have none.
@@ -71,8 +87,12 @@ LORA = Table(
     )
 )
 
-TABLES = language_model_tables()
-BASE = TABLES.base
+BASE = language_model_tables().base
+
+
+def tables(config: Any) -> LanguageModelTables:
+    """The tables of the model with this config."""
+    return language_model_tables(config.biases)
 
 
 def with_lora(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:

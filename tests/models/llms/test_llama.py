@@ -347,11 +347,11 @@ def test_published_sizes_of_llama_3(config, size):
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
         ({"model_type": "mistral"}, "model_type='mistral' is not supported"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "LlamaConfig: rope_type='linear' is not supported"),
+        ({"attention_bias": "true"}, "attention_bias='true' should be true or false: write it without quotes"),
+        ({"rope_scaling": {"type": "longrope"}}, "LlamaConfig: rope_type='longrope' is not supported"),
         ({"num_key_value_heads": 3}, "4 attention heads do not divide into 3"),
         ({"head_dim": 7}, "even head width, got 7"),
-        ({"vocab_size": None}, "lacks vocab_size"),
+        ({"vocab_size": None}, "LlamaConfig: vocab_size=None should be a whole number"),
     ],
 )
 def test_unsupported_configs_say_why(options, reason):

@@ -13,20 +13,30 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import registry
-from nextgpt_jax.models.llms.qwen2 import SHARDING, Qwen2, Qwen2Config
+from nextgpt_jax.models.llms.causal_lm import SHARDING
+from nextgpt_jax.models.llms.qwen2 import Qwen2, Qwen2Config
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.sharding import logical_axes
 from nextgpt_jax.weights import matching
-from nextgpt_jax.weights.tables.qwen2 import TABLES
+from nextgpt_jax.weights.tables.llama import language_model_tables
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 from tests.models.llms import reference
 from tests.models.llms.reference import IDS, SIZES, decode, expected, ours, run
 from tests.parity import checkpoint_of, exported, relative_error
 
+TABLES = language_model_tables(("q_proj", "k_proj", "v_proj"))
 original = functools.partial(reference.original, transformers.Qwen2ForCausalLM, num_key_value_heads=2)
 
 
-@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"rms_norm_eps": 1e-2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}},
+        {"rms_norm_eps": 1e-2},
+    ],
+    ids=["plain", "tied-yarn", "eps"],
+)
 def test_matches_transformers_and_goes_back(options):
     model = original(**options)
     converted = ours(model)
@@ -137,7 +147,8 @@ def test_published_sizes(config, size):
     [
         ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "Qwen2Config: rope_type='yarn' is not supported"),
+        ({"attention_bias": False}, "attention_bias=False is not supported"),
+        ({"rope_scaling": {"type": "mrope"}}, "Qwen2Config: rope_type='mrope' is not supported"),
         ({"eos_token_id": "<|im_end|>"}, "eos_token_id='<|im_end|>' is no token id"),
     ],
 )
@@ -150,3 +161,14 @@ def test_a_head_in_a_file_of_a_tied_model_is_ignored():
     model = original(tie_word_embeddings=True)
     assert "lm_head.weight" in checkpoint_of(model)
     assert ours(model).lm_head is None
+
+
+def test_a_head_that_is_not_the_embedding_of_a_tied_model_is_refused():
+    """transformers 5 uses both."""
+    model = original(tie_word_embeddings=True)
+    tensors = dict(checkpoint_of(model))
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
+    with pytest.raises(
+        UserError, match="tie_word_embeddings=true, but lm_head.weight is not model.embed_tokens.weight"
+    ):
+        matching.load(Checkpoint.of("file", tensors), nnx.state(ours(model)), TABLES.tied)

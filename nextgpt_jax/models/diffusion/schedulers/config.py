@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models import hf_config
+from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.schedulers import ddim, dpm, euler, pndm
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, check_choice
 from nextgpt_jax.models.diffusion.schedulers.table import SamplerTable, StepCoefficients, pack
@@ -36,10 +36,19 @@ _BY_CLASS = {sampler.class_name: name for name, sampler in _SAMPLERS.items()}
 
 # Of all samplers; each class ignores those it does not have.
 _SUPPORTED = {
+    **hf_fields.DIFFUSERS_SUPPORTED,
+    "_class_name": tuple(_BY_CLASS),
     "trained_betas": (None,),
     "rescale_betas_zero_snr": (None, False),
     "thresholding": (None, False),
 }
+# Options of what is not supported above, and of diffusers' other classes: it drops them when a class lacks them.
+_HARMLESS = {
+    *hf_fields.DIFFUSERS, *(option for sampler in _SAMPLERS.values() for option in sampler.supported),
+    "clip_sample_range", "disable_corrector", "dynamic_thresholding_ratio", "flow_shift", "interpolation_type",
+    "noise_sampler_seed", "predict_x0", "rho", "sample_max_value", "shift_terminal", "sigma_data", "sigma_schedule",
+    "solver_p", "time_shift_type", "timestep_type", "variance_type",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,10 @@ class SchedulerConfig(SchedulerOptions):
         name = _BY_CLASS[kind]
         if name == "ddim":
             config = {"clip_sample": True, **config}  # that class's default, which latents must not have
-        return hf_config.config_from_dict(cls, {**config, "name": name}, {**_SUPPORTED, **_SAMPLERS[name].supported})
+        if config.get("use_karras_sigmas", False) is None:
+            config = {**config, "use_karras_sigmas": False}
+        supported = {**_SUPPORTED, **_SAMPLERS[name].supported}
+        return hf_config.config_from_dict(cls, {**config, "name": name}, supported, _HARMLESS)
 
     @classmethod
     def stable_diffusion(cls, name: str, **changes: Any) -> "SchedulerConfig":
