@@ -16,11 +16,9 @@ from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables
-from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
-from nextgpt_jax.weights.tables.llama import with_lora
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
 from . import folders
@@ -123,16 +121,16 @@ def _export_delta(output: pathlib.Path, source: pathlib.Path, config: ModelConfi
 
 def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> None:
     """The language model's weights with an adapter's updates added."""
-    (part,) = COMPONENTS["llm"](source)
     base = registry.read_language_model(source)
-    config = components.lora_config(adapter)
-    low_rank = components.lora_part(base, config)
+    part, config = components.llm_part(base), components.lora_config(adapter)
+    modules = components.adapted_modules(base, config)
     if orbax_params.is_converted(adapter):
+        low_rank = components.lora_part(base, config)
         updates = orbax_params.parameters(adapter, low_rank.state, low_rank.table)
+        tensors = matching.export_parameters(updates, low_rank.state, low_rank.table)
     else:
-        updates = matching.match(open_checkpoint(adapter), low_rank.state, low_rank.table).parameters
-    weights = orbax_params.parameters(source, part.state, part.table)
-    merged = with_lora(weights, updates, config.alpha / config.rank)
+        tensors = open_checkpoint(adapter)
+    merged = modules.merge(orbax_params.parameters(source, part.state, part.table), tensors)
     folders.export_parts(source, output, [(part, merged)], dtype=dtype)
 
 

@@ -10,9 +10,10 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.models.encoders.imagebind import RELEASED_FILE
-from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import tables
+from nextgpt_jax.weights.peft_adapter import Modules
+from nextgpt_jax.weights.peft_config import AdapterConfig, read_adapter_config
 from nextgpt_jax.weights.rules import Table
 
 ADAPTER, BASE_CONFIG = "adapter_config.json", "base_config.json"
@@ -87,44 +88,43 @@ def decoder(folder: pathlib.Path) -> list[Part]:
     ]
 
 
-def lora_config(folder: pathlib.Path) -> LoRAConfig:
-    """The settings of a peft adapter.
+def lora_config(folder: pathlib.Path) -> AdapterConfig:
+    """The settings of a peft adapter, published or converted.
 
     Raises:
-      UserError: it is not a LoRA adapter, or one of a variant that is not supported.
+      UserError: it is not a LoRA adapter, or has a field that is unknown, malformed or not supported.
     """
-    raw = hf_config.read_config(folder / ADAPTER)
-    supported = {
-        "peft_type": ("LORA",),
-        "bias": ("none",),
-        "use_dora": (False, None),
-        "use_rslora": (False, None),
-        "fan_in_fan_out": (False, None),
-        "modules_to_save": (None, []),
-        "layers_to_transform": (None, []),
-        "rank_pattern": (None, {}),
-        "alpha_pattern": (None, {}),
-    }
-    targets = raw.get("target_modules")
-    if not isinstance(targets, list) or not {"r", "lora_alpha"} <= raw.keys():
-        raise UserError(f"{folder / ADAPTER}: r, lora_alpha and a list of target_modules are needed")
-    known = {"rank": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
-    return hf_config.config_from_dict(LoRAConfig, {**raw, **known, "targets": sorted(targets)}, supported, harmless=raw)
+    return read_adapter_config(folder / ADAPTER)
 
 
-def lora_part(base: Any, config: LoRAConfig) -> Part:
-    """The low-rank updates of a language model with the config `base`.
+def adapted_modules(base: Any, config: AdapterConfig) -> Modules:
+    """What an adapter changes in a language model with the config `base`.
 
     Raises:
-      UserError: the language model lacks a projection that the adapter updates.
+      UserError: the language model lacks a module that the adapter names, or one that cannot be adapted.
     """
+    part = llm_part(base)
+    return Modules(part.state, part.table, config)
+
+
+def lora_part(base: Any, config: AdapterConfig) -> Part:
+    """The tensors of an adapter of a language model with the config `base`: stacked, as the model has them, or, where
+    it cannot have such a branch, each on its own.
+
+    Raises:
+      UserError: see `adapted_modules`; or a setting is outside its range.
+    """
+    modules = adapted_modules(base, config)
     try:
-        whole = _abstract(lambda: registry.build(base, lora=config, rngs=make_rngs(0)))
+        branch = modules.model_config()
     except ValueError as error:
-        raise UserError(f"adapter: {error}") from None
-    return Part(
-        "", nnx.filter_state(whole, nnx.LoRAParam), tables.language_model(base).lora, "adapter_model.safetensors"
-    )
+        raise UserError(f"{config.source}: {error}") from None
+    if branch:
+        whole = _abstract(lambda: registry.build(base, lora=branch, rngs=make_rngs(0)))
+        state, table = nnx.filter_state(whole, nnx.LoRAParam), tables.language_model(base).lora
+    else:
+        state, table = modules.tensors()
+    return Part("", state, table, "adapter_model.safetensors")
 
 
 def lora(folder: pathlib.Path) -> list[Part]:

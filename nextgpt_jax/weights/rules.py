@@ -50,6 +50,8 @@ class Rule:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The indices for which the Flax path of this rule is `path`; None if there are none."""
+        if "{" not in self.flax:
+            return {} if path == self.flax else None
         pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.flax))
         found = re.fullmatch(pattern, path)
         return found.groupdict() if found else None

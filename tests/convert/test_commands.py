@@ -189,16 +189,29 @@ def test_deltas_that_do_not_fit(base_and_delta, tmp_path):
 # LoRA
 
 
-@pytest.fixture
-def adapter(tmp_path):
+ADAPTERS = {
+    "plain": {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+    "rslora": {"target_modules": ["q_proj", "v_proj"], "use_rslora": True},
+    "other": {
+        "target_modules": ["q_proj", "model.embed_tokens"],
+        "layers_to_transform": [1],
+        "rank_pattern": {"embed_tokens": 2},
+        "modules_to_save": ["lm_head"],
+        "use_dora": True,
+    },
+}
+
+
+@pytest.fixture(params=ADAPTERS)
+def adapter(request, tmp_path):
     base = transformers.LlamaForCausalLM.from_pretrained(FIXTURES / "vicuna")
-    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], lora_dropout=0.0)
+    config = peft.LoraConfig(r=3, lora_alpha=6, **ADAPTERS[request.param])
     torch.manual_seed(0)
     wrapped = peft.get_peft_model(base, config).eval()
     for name, value in wrapped.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding" in name or "modules_to_save" in name:
             torch.nn.init.normal_(value, std=0.2)
-    wrapped.save_pretrained(tmp_path / "adapter")
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     return wrapped, tmp_path / "adapter"
 
 
@@ -226,6 +239,7 @@ def test_merged_export(converted, adapter, tmp_path):
     torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("adapter", ["plain"], indirect=True)
 def test_adapters_that_compute_something_else(adapter, tmp_path):
     _, source = adapter
     config = json.loads((source / "adapter_config.json").read_text())
@@ -233,9 +247,12 @@ def test_adapters_that_compute_something_else(adapter, tmp_path):
     assert "--base is missing" in refused(*command)
     command += (f"--base={FIXTURES / 'vicuna'}",)
     for change, message in (
-        ({"use_dora": True}, "use_dora=True is not supported"),
+        ({"use_dora": True}, "missing base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector [48]"),
+        ({"use_qalora": True}, "use_qalora=True is not supported"),
+        ({"unheard_of": 1}, "unheard_of=1 is no known field"),
         ({"peft_type": "IA3"}, "peft_type='IA3' is not supported"),
-        ({"target_modules": "all-linear"}, "a list of target_modules"),
+        ({"target_modules": "all-linear"}, "missing base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"),
+        ({"target_modules": ["q_proj"]}, "unexpected base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"),
         ({"target_modules": ["q_proj", "w_pack"]}, "w_pack"),
         ({"r": 4}, "has shape [3, 48], the model needs [4, 48]"),
     ):

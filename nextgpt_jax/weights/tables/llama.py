@@ -1,14 +1,12 @@
 """LLaMA and models like it in transformers' layout, and their LoRA updates in peft's."""
 
-import dataclasses
 import functools
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nextgpt_jax.weights.matching import ConversionError, Parameter
+from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import LINEAR, Table, affine, norm, rule
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
@@ -93,22 +91,3 @@ BASE = language_model_tables().base
 def tables(config: Any) -> LanguageModelTables:
     """The tables of the model with this config."""
     return language_model_tables(config.biases)
-
-
-def with_lora(base: Mapping[str, Parameter], lora: Mapping[str, Parameter], scale: float) -> dict[str, Parameter]:
-    """Parameters with low-rank updates A B scale added to their kernels, in float32, layer by layer."""
-    parameters = dict(base)
-    for name in {name.rsplit(".", 1)[0] for name in lora}:
-        kernel, a, b = base[f"{name}.kernel"], lora[f"{name}.lora_a"], lora[f"{name}.lora_b"]
-        pieces = [_sum(*readers, scale) for readers in zip(kernel.pieces, a.pieces, b.pieces, strict=True)]
-        parameters[f"{name}.kernel"] = dataclasses.replace(kernel, pieces=tuple(pieces))
-    return parameters
-
-
-def _sum(kernel, a, b, scale: float):
-    def read() -> np.ndarray:
-        weights = kernel()
-        update = a().astype(np.float32) @ b().astype(np.float32) * scale
-        return (weights.astype(np.float32) + update).astype(weights.dtype)
-
-    return read
