@@ -104,7 +104,8 @@ def _described(hint: Any) -> str:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(_described(arg) for arg in args)
     if typing.get_origin(hint) is tuple:
-        return f"a list, each {_described(args[0])}"
+        length = "" if args[1:] == (...,) else f" of {len(args)}"
+        return f"a list{length}, each {_described(args[0])}"
     return _DESCRIBED.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 

@@ -36,5 +36,7 @@ TRANSFORMERS_SUPPORTED: dict[str, tuple] = {
     "tie_last_hidden_states": (None, True),
 }
 
-DIFFUSERS = frozenset({"_commit_hash", "_diffusers_version", "_name_or_path", "sample_size"})
+DIFFUSERS = frozenset({  # the defaults in use are those of configs in memory: their values are there too
+    "_commit_hash", "_diffusers_version", "_name_or_path", "_use_default_values", "sample_size",
+})  # fmt: skip
 DIFFUSERS_SUPPORTED: dict[str, tuple] = {"quantization_config": (None,)}

@@ -64,7 +64,7 @@ def test_fields_are_taken_and_known_keys_allowed():
         ({"width": 4, "bias": 1}, "bias=1 should be true or false"),
         ({"width": 4, "bias": "false"}, "bias='false' should be true or false: write it without quotes"),
         ({"width": 4, "kind": 1}, "kind=1 should be a string or null"),
-        ({"width": 4, "pair": [1, 2, 3]}, r"pair=\[1, 2, 3\] should be a list, each a whole number or a whole number"),
+        ({"width": 4, "pair": [1, 2, 3]}, r"pair=\[1, 2, 3\] should be a list of 2, each a whole number or a whole"),
         ({"width": 4, "kernels": [[1], 2]}, r"kernels=\[\[1\], 2\] should be a list, each a list, each a whole number"),
         ({"width": 4, "kernels": None}, "kernels=None should be a list"),
     ],

@@ -291,7 +291,7 @@ def test_input_shapes():
         ({"audio_num_heads": 5}, "audio: width 24 does not divide into 5 heads"),
         ({"imu_num_blocks": 0}, "imu: width, blocks and heads must be at least 1, got 16, 0, 2"),
         ({"image_size": 220}, "does not divide into patches"),
-        ({"kernel_size": [2, 14]}, "kernel_size must be frames, height, width"),
+        ({"kernel_size": [2, 14]}, r"kernel_size=\[2, 14\] should be a list of 3, each a whole number"),
         ({"depth_kernel_size": 15}, "depth: 224 does not divide into patches of 15"),
         ({"thermal_kernel_size": 0}, "thermal: 224 does not divide into patches of 0"),
         ({"imu_kernel_size": 7}, "imu: 2000 does not divide into patches of 7"),
@@ -302,8 +302,8 @@ def test_input_shapes():
         ({"modalities": ["vision", "vision"]}, "named once each"),
         ({"video_crops": 0}, "video_crops must be at least 1, got 0"),
         ({"clip_seconds": 0}, "clip_seconds must be positive"),
-        ({"audio_num_blocks": None}, "lacks audio_num_blocks"),
-        ({"out_embed_dim": None}, "lacks out_embed_dim"),
+        ({"audio_num_blocks": None}, "audio_num_blocks=None should be a whole number"),
+        ({"out_embed_dim": None}, "out_embed_dim=None should be a whole number"),
     ],
 )
 def test_bad_configs_say_why(change, message):
