@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from nextgpt_jax.errors import UserError, first_line
@@ -25,8 +26,9 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
     folder = pathlib.Path(folder)
     for name in _FILES:
         refuse_lfs_pointer(folder / name)
-    loader = _tokenizer_class(folder)
-    special = _special_tokens(folder, loader)
+    config = hf_config.read_config(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    loader = _tokenizer_class(folder, config)
+    special = _special_tokens(folder, config, loader)
     try:
         # Lengths are checked by the callers; the tokenizer's own limit would only print a second message.
         return loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31, **special)
@@ -34,26 +36,25 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
         raise UserError(f"{folder} holds no readable tokenizer: {first_line(error)}") from None
 
 
-def _tokenizer_class(folder: pathlib.Path) -> Any:
+def _tokenizer_class(folder: pathlib.Path, config: Mapping[str, Any]) -> Any:
     """AutoTokenizer is the last choice: it imports torch where that is installed, which takes seconds."""
     import transformers
 
     if (folder / "tokenizer.json").is_file():
         return transformers.PreTrainedTokenizerFast
-    name = _config(folder).get("tokenizer_class")
+    name = config.get("tokenizer_class")
     name = _CLASSES.get(name, name) if isinstance(name, str) else ""
     if name.endswith(("Tokenizer", "TokenizerFast")) and hasattr(transformers, name):
         return getattr(transformers, name)
     return transformers.AutoTokenizer
 
 
-def _special_tokens(folder: pathlib.Path, loader: Any) -> dict[str, str]:
+def _special_tokens(folder: pathlib.Path, config: Mapping[str, Any], loader: Any) -> dict[str, str]:
     """The tokens that tokenizer_config.json has as "", as early conversions of LLaMA do: those of the class.
 
     Raises:
       UserError: the class does not know them.
     """
-    config = _config(folder)
     empty = [name for name in _SPECIAL if config.get(name) == ""]
     own = {name: p.default for name, p in inspect.signature(loader.__init__).parameters.items() if name in empty}
     if unknown := [name for name in empty if not isinstance(own.get(name), str)]:
@@ -61,8 +62,3 @@ def _special_tokens(folder: pathlib.Path, loader: Any) -> dict[str, str]:
             f"{folder / _CONFIG}: {unknown[0]} is empty: write the token of the vocabulary, or null for none"
         )
     return own
-
-
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-    file = folder / _CONFIG
-    return hf_config.read_config(file) if file.is_file() else {}

@@ -3,6 +3,7 @@
 Matches transformers' kinds of `rope_type`: default, linear, dynamic (within the context only), yarn and llama3.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ FIELDS = ("rope_theta", "rope_scaling", "rope_parameters")  # of config.json, re
 
 
 @dataclasses.dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(abc.ABC):
     """Base of the frequencies of long contexts. Fields as in config.json.
 
     Attributes:
@@ -36,9 +37,9 @@ class RopeScaling:
     def scale(self) -> float:
         return 1.0
 
+    @abc.abstractmethod
     def __call__(self, frequencies: Float[Array, " n"], theta: float) -> Float[Array, " n"]:
         """The scaled frequencies; `theta` is the base of those given."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
