@@ -6,6 +6,7 @@ through a tokenizer.
 
 import abc
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -92,7 +93,7 @@ class ChatTemplate(Template):
         mark = _unused_character(turns)
         messages = list(_messages(turns, mark))
         whole = _render(tokenizer, messages)
-        closing = self._closing(tokenizer)
+        closing = _closing(tokenizer, getattr(tokenizer, "chat_template", None))
         end, position = closing.rstrip(), 0
         media = (s for turn in turns for side in (turn.human, turn.assistant or ()) for s in side if _is_medium(s))
 
@@ -116,14 +117,7 @@ class ChatTemplate(Template):
             yield segments(whole[position:]), False
 
     def end_markers(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        return (self._closing(tokenizer).rstrip(),)
-
-    def _closing(self, tokenizer: Tokenizer) -> str:
-        """The text after a reply."""
-        closing = _render(tokenizer, [("user", "a"), ("assistant", "\ue000")]).partition("\ue000")[2]
-        if not closing.strip():
-            raise UserError("the tokenizer's chat template does not mark the end of a reply, which is not supported")
-        return closing
+        return (_closing(tokenizer, getattr(tokenizer, "chat_template", None)).rstrip(),)
 
 
 def _is_medium(segment: Segment) -> bool:
@@ -157,6 +151,15 @@ def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
         )
     except Exception as error:  # of the template's own, raised by jinja2
         raise UserError(f"the tokenizer's chat template refuses the conversation: {first_line(error)}") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _closing(tokenizer: Any, template: str | None) -> str:
+    """The text after a reply; computed once, not for each conversation, unless the chat template is replaced."""
+    closing = _render(tokenizer, [("user", "a"), ("assistant", "\ue000")]).partition("\ue000")[2]
+    if not closing.strip():
+        raise UserError("the tokenizer's chat template does not mark the end of a reply, which is not supported")
+    return closing
 
 
 # "per_segment" tokenizes each text by itself, which suits tokenizers that keep white space as it is. "reference" gives
