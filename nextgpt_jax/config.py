@@ -128,8 +128,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Training files and the shape of a batch. Several files are separated by commas; their records are mixed."""
 
-    captions: str = ""  # [{"caption", "image_name" | "video_name" | ...}, ...]: stages 1 and 2
-    instructions: str = ""  # conversations: stage 3
+    captions: str = ""  # stages 1 and 2: pairs of a medium and its caption, or conversations
+    instructions: str = ""  # stage 3: conversations
+    format: str = ""  # of their records (docs/data.md); empty: each record's own, by its fields
+    max_skipped: float = 0.01  # share of a file's records that may be malformed or lack a file; with more, none is used
     media_root: str = ""  # folder of the media files, or of their images/, videos/, ...; empty: that of the JSON file
     batch_size: int = 16  # examples per optimizer step
     max_length: int = 512  # tokens per example

@@ -29,7 +29,7 @@ def parse_json(text: str) -> Any:
         raise UserError("not valid JSON: an integer has too many digits") from None
     except RecursionError:
         raise UserError(_TOO_DEEP) from None
-    if _is_deep(value):
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(value):
         raise UserError(_TOO_DEEP)
     if _SURROGATE.search(text) and not _is_unicode(value):
         raise UserError(f"not valid JSON: a surrogate without its pair{_place(value)}")

@@ -54,7 +54,7 @@ def test_other_texts_are_refused_in_one_line(text):
         ('{"a":' * 101 + "[]" + "}" * 101, "nested more than 100 levels deep"),
         (r'[{"caption": "a"}, {"caption": "\ud83d"}]', r"a surrogate without its pair in \[1\].caption$"),
         (r'{"\udc00": 1}', "a surrogate without its pair$"),
-        ('["a",]', "column 6$"),
+        ('["a" "b"]', "column 6$"),
         ('[\n"a" "b"]', "line 2 column 5$"),
     ],
     ids=lambda value: value[:20],

@@ -6,21 +6,20 @@ loss_mask  bool [B, T]       True for target tokens
 media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; positions >= T: unused slot
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
 
-M and G are the largest numbers in any example of the run, by modality (`batch_spec`): all batches have one shape.
+M and G are the largest numbers in any example of the run, by modality (`BatchSpec`): all batches have one shape.
 """
 
-import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nextgpt_jax import media
-from nextgpt_jax.data.readers import Conversation, resolve_media_path
+from nextgpt_jax.data.embedded import EmbeddedMedium, Source, local_path
+from nextgpt_jax.data.formats import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, Vocabulary, output_modalities
-from nextgpt_jax.prompts import Input, Output
+from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, tokenize_conversation
 
 
@@ -30,25 +29,6 @@ class BatchSpec:
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
-
-
-def batch_spec(samples: Sequence[Conversation], limit: int) -> BatchSpec:
-    """The smallest spec that holds every sample.
-
-    Raises:
-      UserError: a sample has more than `limit` inputs or outputs of a modality.
-    """
-    slots = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
-    for number, conversation in enumerate(samples):
-        segments = [s for turn in conversation for side in (turn.human, turn.assistant or ()) for s in side]
-        counts = collections.Counter((type(s), s.modality) for s in segments if not isinstance(s, str))
-        for (kind, name), count in counts.items():
-            if count > limit:
-                word = "inputs" if kind is Input else "outputs"
-                raise UserError(f"sample {number} has {count} {name} {word} but data.max_media is {limit}: raise it")
-            slots[kind][name] = max(slots[kind][name], count)
-    inputs, outputs = ({name: n for name, n in slots[kind].items() if n} for kind in (Input, Output))
-    return BatchSpec(inputs, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +64,12 @@ class ExampleBuilder:
         counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
+    def _load(self, name: str, medium: Source) -> np.ndarray:
+        if not isinstance(medium, EmbeddedMedium):
+            medium = resolve_media_path(medium, name)
+        with local_path(medium) as path:
+            return media.load(name, path, self.encoders[name])
+
     def __call__(self, conversation: Conversation) -> dict:
         """An example, as numpy arrays without the batch axis, truncated to `max_length`.
 
@@ -101,7 +87,7 @@ class ExampleBuilder:
             last = self.max_length - self.encoders[name].num_embeddings(name)
             given = [(p, m) for p, m in tokenized.inputs if m.modality == name and p <= last]
             for i, (position, medium) in enumerate(given):
-                found[i] = media.load(name, resolve_media_path(medium.content, name), self.encoders[name])
+                found[i] = self._load(name, medium.content)
                 positions[i] = position
             example["media"][name] = {"input": found, "positions": positions}
         for name, slots in self.spec.outputs.items():

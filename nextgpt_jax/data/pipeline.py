@@ -9,7 +9,7 @@ import numpy as np
 
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.examples import ExampleBuilder
-from nextgpt_jax.data.readers import Conversation
+from nextgpt_jax.data.formats import Conversation
 
 
 def batches(

@@ -1,200 +1,295 @@
-"""Dataset files to conversations, in the two formats of the reference: a JSON list of records, or JSON lines.
+"""Data files to conversations, by number: records are read and parsed when they are asked for (formats.py)."""
 
-Captions: {"caption": "a dog", "image_name": "0001.jpg"}, or "video_name", "audio_name" and so on. For the task
-"captioning" (stage 1) the medium is the input and the caption the reply; for "generation" (stage 2) the caption is the
-input, and the reply repeats it and asks for the medium.
-Instructions, for "conversation" (stage 3): {"conversations": [{"from": "human" | "gpt", "value": "... <image> ..."},
-...], "input_images": [names], "video_captions": [captions], ...}. Placeholders in human turns are inputs, those in gpt
-turns outputs, in the order of their modality's list. A single input may be written "input_image": name, and a single
-caption as a string.
-
-A field that is null is absent. Fields that are neither above nor in the reference's files are refused.
-"""
-
-import os
+import bisect
+import collections
+import itertools
 import pathlib
-import reprlib
-from collections.abc import Collection, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.json_files import json_lines, parse_json, read_text
+from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, folder_records, parquet_records
+from nextgpt_jax.data.formats import Conversation, Formats, Place, media_exists
+from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, output_modalities
-from nextgpt_jax.prompts import Input, Output, Turn, human_segments, reply_segments
+from nextgpt_jax.prompts import Input, Output
 
-Conversation = tuple[Turn[pathlib.Path], ...]
+_CC3M = ("caption", "url")  # the columns of its TSV, which has no header
+_FILES: dict[str, Callable[[str], Any]] = {
+    ".csv": lambda path: open_table(path, ","),
+    ".tsv": lambda path: open_table(path, "\t", _CC3M),
+    ".tar": TarRecords,
+    ".parquet": parquet_records,
+    ".arrow": lambda path: ArrowRecords(path, [path]),
+    ".array_record": ArrayRecords,
+    ".arrayrecord": ArrayRecords,
+}
+_SHOWN = 5  # problems in a message
 
-_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_MESSAGE_FIELDS = ("from", "value")
-_UNUSED_MESSAGE_FIELDS = ("caption", "input_modality", "output_modality")  # in the reference's files
+
+class DataFile(NamedTuple):
+    """The records of one file, and how they are read.
+
+    Attributes:
+      records: by number.
+      folder: that names of media are relative to.
+      unused: columns of a table that no format has.
+    """
+
+    records: Any
+    folder: pathlib.Path
+    unused: tuple[str, ...] = ()
 
 
-def read_samples(task: str, paths: str, media_root: str) -> list[Conversation]:
-    """Reads dataset files. Media are not opened: inputs hold their paths.
+class Problem(NamedTuple):
+    """A record that cannot be used.
+
+    Attributes:
+      index: of the sample.
+      source: the file.
+      record: its place there.
+      reason: what is wrong with it.
+    """
+
+    index: int
+    source: str
+    record: str
+    reason: str
+
+
+class Samples(Sequence[Conversation]):
+    """The conversations of data files. Media are not opened: inputs hold their paths.
+
+    Attributes:
+      files: in the order of their samples.
+      task: one of formats.TASKS.
+    """
+
+    def __init__(self, files: Sequence[DataFile], task: str, format: str = "", kept: Sequence[int] | None = None):
+        self.files, self.task = tuple(files), task
+        self._format, self._kept, self._formats = format, kept, Formats()
+        self._starts = [0, *itertools.accumulate(len(file.records) for file in self.files)]
+
+    def __len__(self) -> int:
+        return self._starts[-1] if self._kept is None else len(self._kept)
+
+    def __getitem__(self, index: Any) -> Conversation:
+        """A conversation.
+
+        Raises:
+          UserError: its record is malformed; the message has the file and its place there.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file, number = self._find(index)
+        try:
+            place = Place(self.task, file.folder, number)
+            return self._formats.conversation(file.records[number], place, self._format, file.unused)
+        except UserError as error:
+            raise UserError(f"{file.records.path}, {file.records.place(number)}: {error}") from None
+
+    def where(self, index: int) -> tuple[str, str]:
+        """The file of a sample, and its place there."""
+        file, number = self._find(index)
+        return file.records.path, file.records.place(number)
+
+    def counts(self) -> dict[str, int]:
+        """The number of records of each file."""
+        return {file.records.path: len(file.records) for file in self.files}
+
+    def without(self, indices: Sequence[int]) -> "Samples":
+        """The other samples."""
+        dropped = set(indices)
+        kept = [i if self._kept is None else self._kept[i] for i in range(len(self)) if i not in dropped]
+        return Samples(self.files, self.task, self._format, kept)
+
+    def _find(self, index: int) -> tuple[DataFile, int]:
+        position = int(index) if self._kept is None else int(self._kept[index])
+        number = bisect.bisect_right(self._starts, position) - 1
+        return self.files[number], position - self._starts[number]
+
+
+def read_samples(task: str, paths: str, media_root: str = "", format: str = "") -> Samples:
+    """Opens data files.
 
     Args:
-      task: "captioning" or "generation" for captions files, "conversation" for instruction files.
-      paths: one JSON file, or several separated by commas.
-      media_root: the folder that media paths are relative to; empty: the folder of their JSON file.
+      task: "captioning" or "generation" for pairs of a medium and its caption, "conversation" for the others; formats
+        that are conversations serve all of them.
+      paths: files, folders, patterns with * or {00..99}, or several separated by commas.
+      media_root: the folder that media paths are relative to; empty: the folder of their file.
+      format: a key of Formats; empty: each record's own.
 
     Raises:
-      UserError: a file is missing or a record is malformed; the message has its number.
+      UserError: none is given, or a file is missing or unreadable.
     """
-    if not paths:
+    if not paths.strip():
         raise UserError(f"no training file: set data.{'instructions' if task == 'conversation' else 'captions'}")
-    build = {"captioning": _captioning, "generation": _generation, "conversation": _conversation}[task]
-    known, unused = _instruction_fields() if task == "conversation" else _caption_fields()
-    samples = []
-    for path in paths.split(","):
-        folder = pathlib.Path(media_root or pathlib.Path(path).parent)
-        for place, record in _records(path):
-            try:
-                samples.append(build(_fields(record, known, unused), folder))
-            except UserError as error:
-                raise UserError(f"{path}, {place}: {error}") from None
-    return samples
+    Formats().check(format)
+    files = [file for path in expand(paths) for file in _open(path, media_root)]
+    return Samples(files, task, format)
 
 
-def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
-    """`path` if it exists, or else the same file in its modality's folder there (images/, videos/, audios/, ...)."""
-    return path if os.path.exists(path) else path.parent / f"{modality}s" / path.name
-
-
-def check_files(samples: Sequence[Conversation]) -> None:
-    """Checks that all media exist, so that a missing file fails at start-up.
+def expand(paths: str) -> list[str]:
+    """The files and folders that a comma-separated list with patterns names.
 
     Raises:
-      UserError: one is missing.
+      UserError: a pattern matches nothing.
     """
-    for number, conversation in enumerate(samples):
-        for medium in (s for turn in conversation for s in turn.human if isinstance(s, Input)):
-            if not os.path.exists(resolve_media_path(medium.content, medium.modality)):
-                raise UserError(f"sample {number}: no such {medium.modality}: {medium.content}")
-
-
-def _records(path: str) -> list[tuple[str, Any]]:
-    """The records of a file, each with its place for messages: "record 0", or "line 1" of JSON lines."""
-    text, is_lines = read_text(path), pathlib.Path(path).suffix.lower() in _LINES_SUFFIXES
-    refusal = UserError(f"{path} should be a list of records, or JSON lines: .jsonl, one record per line")
-    try:
-        whole = parse_json(text)
-    except UserError as error:
-        if not is_lines and not text.lstrip().startswith("{"):
-            raise UserError(f"{path} is {error}") from None
-    else:
-        if isinstance(whole, list) and whole:
-            return [(f"record {i}", record) for i, record in enumerate(whole)]
-        if not isinstance(whole, dict) or not is_lines:
-            raise refusal
-    records = []
-    for number, line in json_lines(text):
-        try:
-            records.append((f"line {number}", parse_json(line)))
-        except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
-    if not records:
-        raise refusal
-    return records
-
-
-def _caption_fields() -> tuple[list[str], list[str]]:
-    """The fields of a record of captions, and those of the reference's files that training does not use."""
-    ids = [f"{name}_id" for name in MODALITIES]
-    return ["caption", *(f"{name}_name" for name in MODALITIES)], ["id", *ids, "conversations"]
-
-
-def _instruction_fields() -> tuple[list[str], list[str]]:
-    """The same for a record of instructions."""
-    inputs = [f"input_{name}" for name in MODALITIES]
-    captions = [f"{name}_caption" for name in output_modalities()]
-    unused = [f"output_{name}" for name in output_modalities()] + [f"{name}_embedding" for name in captions]
-    known = [name + plural for name in (*inputs, *captions) for plural in ("", "s")]
-    return ["conversations", *known], ["id", "source_data", *unused, *(f"{name}s" for name in unused)]
-
-
-def _fields(record: Any, known: Collection[str], unused: Collection[str]) -> dict[str, Any]:
-    """The fields of a record or message that are not null.
-
-    Raises:
-      UserError: it is no object, or has a field that is in neither list.
-    """
-    if not isinstance(record, dict):
-        raise UserError(f"should be an object, got {reprlib.repr(record)}")
-    found = {name: value for name, value in record.items() if value is not None}
-    if unknown := [name for name in found if name not in known and name not in unused]:
-        name = unknown[0]
-        raise UserError(f"unknown field {reprlib.repr(name)} (known: {', '.join(known)}){nearest(name, known)}")
+    found = []
+    for path in re.split(r",(?![^{]*\})", paths):
+        if not path.strip():
+            continue
+        for name in _braces(path.strip()):
+            if any(mark in name for mark in "*?[") and not pathlib.Path(name).exists():
+                pattern = pathlib.Path(name)
+                matches = sorted(
+                    map(str, pathlib.Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+                )
+                if not matches:
+                    raise UserError(f"no file matches {name}")
+                found += matches
+            else:
+                found.append(name)
     return found
 
 
-def _text(record: dict[str, Any], name: str) -> str:
-    if name not in record:
-        raise UserError(f"lacks {name}")
-    if not isinstance(record[name], str):
-        raise UserError(f"{name} is {reprlib.repr(record[name])}, not a text")
-    return record[name]
+def _braces(path: str) -> list[str]:
+    """ "a-{08..10}.tar" to "a-08.tar", "a-09.tar", "a-10.tar"."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", path)
+    if match is None:
+        return [path]
+    first, last = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    return [
+        name
+        for number in numbers
+        for name in _braces(f"{path[: match.start()]}{number:0{len(first)}d}{path[match.end() :]}")
+    ]
 
 
-def _captioning(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
-    name = _modality(record)
-    medium = Input(name, folder / _text(record, f"{name}_name"))
-    return (Turn((medium, " generate a caption"), (_text(record, "caption"),)),)
+def _open(path: str, media_root: str) -> Iterator[DataFile]:
+    place = pathlib.Path(path)
+    if place.is_dir():
+        files = list(folder_records(path))
+    elif opener := _FILES.get(place.suffix.lower()):
+        if not place.exists():
+            raise UserError(f"no such file: {path}")
+        files = [opener(path)]
+    else:
+        content = open_json(path)
+        files = [content if hasattr(content, "place") else _JsonObject(path, content)]
+    for records in files:
+        if not len(records):
+            raise UserError(f"{path} should be a list of records, or JSON lines: .jsonl, one record per line")
+        folder = pathlib.Path(media_root or (place if place.is_dir() else place.parent))
+        yield DataFile(records, folder, _unused_columns(records))
 
 
-def _generation(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
-    caption, name = _text(record, "caption"), _modality(record)
-    if name not in output_modalities():
-        raise UserError(f"{name} cannot be generated (only {', '.join(output_modalities())})")
-    return (Turn((caption,), (caption, Output(name, caption))),)
+def _unused_columns(records: Any) -> tuple[str, ...]:
+    """The columns of a table that no format knows and that do not look like media: tables have columns of all kinds."""
+    if not isinstance(records, TableRecords | ArrowRecords):
+        return ()
+    known = {field for row in Formats().values() for field in (*row.known, *row.unused)}
+    like_media = (*MODALITIES, "caption", "conversation")
+    return tuple(
+        name for name in records.columns if name not in known and not any(word in name.lower() for word in like_media)
+    )
 
 
-def _modality(record: dict[str, Any]) -> str:
-    found = [name for name in MODALITIES if f"{name}_name" in record]
-    if len(found) != 1:
-        raise UserError(f"needs one of {', '.join(f'{name}_name' for name in MODALITIES)}, has {len(found)}")
-    return found[0]
+class _JsonObject(Sequence[dict[str, str]]):
+    """The annotations of a COCO captions file: one object with images and annotations."""
 
-
-def _conversation(record: dict[str, Any], folder: pathlib.Path) -> Conversation:
-    messages = _messages(record.get("conversations"))
-    inputs = {name: [folder / p for p in _as_list(record, f"input_{name}")] for name in MODALITIES}
-    captions = {name: _as_list(record, f"{name}_caption") for name in output_modalities()}
-    turns = []
-    for question, answer in zip(messages[::2], messages[1::2], strict=True):
-        inputs_here = {n: [inputs[n].pop(0) for _ in range(min(question.count(m.placeholder), len(inputs[n])))]
-                 for n, m in MODALITIES.items()}  # fmt: skip
-        captions_here = {n: [captions[n].pop(0) for _ in range(min(answer.count(m.placeholder), len(captions[n])))]
-                 for n, m in MODALITIES.items() if n in captions}  # fmt: skip
-        turns.append(Turn(human_segments(question, inputs_here), reply_segments(answer, captions_here)))
-    if left := [name for name in MODALITIES if inputs[name] or captions.get(name)]:
-        raise UserError(f"more {left[0]} files or captions than {MODALITIES[left[0]].placeholder} placeholders")
-    return tuple(turns)
-
-
-def _messages(messages: Any) -> list[str]:
-    """The texts of a conversation's messages, of human and gpt in turn."""
-    if not isinstance(messages, list) or not messages or len(messages) % 2:
-        raise UserError("turns should alternate human, gpt, in a list of messages (conversations)")
-    texts = []
-    for i, message in enumerate(messages):
+    def __init__(self, path: str, content: Any):
+        self.path = path
+        refusal = UserError(f"{path} should be a list of records, or JSON lines: .jsonl, one record per line")
+        if not isinstance(content, Mapping) or not {"images", "annotations"} <= content.keys():
+            raise refusal
         try:
-            fields = _fields(message, _MESSAGE_FIELDS, _UNUSED_MESSAGE_FIELDS)
-            sender, text = (_text(fields, name) for name in _MESSAGE_FIELDS)
+            names = {image["id"]: image["file_name"] for image in content["images"]}
+            self._rows = [(names[row["image_id"]], row["caption"]) for row in content["annotations"]]
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path} is no captions file of COCO: {error!r} is missing") from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def place(self, index: int) -> str:
+        """How messages call a record."""
+        return f"annotation {index}"
+
+    def __getitem__(self, index: Any) -> dict[str, str]:
+        name, caption = self._rows[index]
+        return {"image_name": name, "caption": caption}
+
+
+class Survey(NamedTuple):
+    """What one pass over all records found.
+
+    Attributes:
+      inputs, outputs: the largest numbers in any sample, by modality.
+      problems: records that cannot be used.
+    """
+
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+    problems: list[Problem]
+
+
+def survey(samples: Sequence[Conversation], limit: int) -> Survey:
+    """Reads every record once: counts media, and finds records that are malformed, whose files are missing, or that
+    have more than `limit` inputs or outputs of a modality. Nothing is decoded."""
+    slots = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
+    problems = []
+    for index in range(len(samples)):
+        try:
+            counts = _media_counts(samples[index], limit)
         except UserError as error:
-            raise UserError(f"message {i}: {error}") from None
-        if sender != ("human", "gpt")[i % 2]:
-            raise UserError(f"turns should alternate human, gpt; message {i} is from {reprlib.repr(sender)}")
-        texts.append(text)
-    return texts
+            source, record = samples.where(index) if isinstance(samples, Samples) else ("", f"sample {index}")
+            reason = str(error).removeprefix(f"{source}, {record}: ")
+            problems.append(Problem(index, source, record, reason))
+            continue
+        for (kind, name), count in counts.items():
+            if count > slots[kind][name]:
+                slots[kind][name] = count
+    inputs, outputs = ({name: n for name, n in slots[kind].items() if n} for kind in (Input, Output))
+    return Survey(inputs, outputs, problems)
 
 
-def _as_list(record: dict[str, Any], name: str) -> list[str]:
-    """The texts of the field `name` or its plural, of which a record may have one."""
-    given = [key for key in (name, f"{name}s") if key in record]
-    if len(given) > 1:
-        raise UserError(f"has both {given[0]} and {given[1]}: give one")
-    value = record[given[0]] if given else []
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{name} should be a text, or a list of texts")
-    return values
+def _media_counts(conversation: Conversation, limit: int) -> Mapping[tuple[type, str], int]:
+    counts: collections.Counter[tuple[type, str]] = collections.Counter()
+    for turn in conversation:
+        for segment in (*turn.human, *(turn.assistant or ())):
+            if isinstance(segment, str):
+                continue
+            counts[type(segment), segment.modality] += 1
+            if isinstance(segment, Input) and isinstance(segment.content, pathlib.Path):
+                if not media_exists(segment.content, segment.modality):
+                    raise UserError(f"no such {segment.modality}: {segment.content}")
+    for (kind, name), count in counts.items():
+        if count > limit:
+            word = "inputs" if kind is Input else "outputs"
+            raise UserError(f"has {count} {name} {word} but data.max_media is {limit}: raise it")
+    return counts
+
+
+def check_problems(problems: Sequence[Problem], counts: Mapping[str, int], max_share: float) -> None:
+    """Checks that of no file more than the share `max_share` of its records has problems.
+
+    Raises:
+      UserError: of one it has; the message has the first of them.
+    """
+    by_file: dict[str, list[Problem]] = collections.defaultdict(list)
+    for problem in problems:
+        by_file[problem.source].append(problem)
+    for source, found in by_file.items():
+        if len(found) <= max_share * counts[source]:
+            continue
+        if len(found) == 1 == len(by_file):
+            raise UserError(f"{source}, {found[0].record}: {found[0].reason}")
+        shown = "; ".join(f"{problem.record}: {problem.reason}" for problem in found[:_SHOWN])
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise UserError(
+            f"{source}: {len(found)} of {counts[source]} records cannot be used (data.max_skipped allows "
+            f"{max_share:.2%}): {shown}{more}"
+        )

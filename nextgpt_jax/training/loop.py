@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import signal
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -17,9 +16,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.examples import ExampleBuilder, batch_spec
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.readers import Conversation, check_files, read_samples
+from nextgpt_jax.data.readers import Samples, check_problems, read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import is_trainable
@@ -33,10 +32,8 @@ from nextgpt_jax.weights.load import LoadedModel, load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
 
-def make_example_builder(
-    config: ExperimentConfig, loaded: LoadedModel, samples: Sequence[Conversation]
-) -> ExampleBuilder:
-    """The builder of training examples for a model, with room for the media of every sample."""
+def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec) -> ExampleBuilder:
+    """The builder of training examples for a model, with room for the media of `spec`."""
     cfg = loaded.model.config
     return ExampleBuilder(
         tokenizer=loaded.tokenizer,
@@ -45,7 +42,7 @@ def make_example_builder(
         vocabulary=cfg.vocabulary,
         encoders=cfg.input_encoders,
         max_length=config.data.max_length,
-        spec=batch_spec(samples, config.data.max_media),
+        spec=spec,
         template=loaded.template,
     )
 
@@ -89,7 +86,7 @@ def log_devices(mesh: Mesh) -> None:
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
     files = config.data.instructions if stage.task == "conversation" else config.data.captions
-    samples = read_samples(stage.task, files, config.data.media_root)
+    samples, spec = _read_samples(config, stage.task, files)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     loaded = load_system(
         config.model,
@@ -98,8 +95,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         mesh=mesh,
         verbose=jax.process_index() == 0,
     )
-    builder = make_example_builder(config, loaded, samples)
-    check_files(samples)
+    builder = make_example_builder(config, loaded, spec)
     builder(samples[0])  # fails on unreadable media before anything is written
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
@@ -178,6 +174,21 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         raise SystemExit(128 + signal.SIGTERM)
     print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
+
+
+def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samples, BatchSpec]:
+    """The records that can be used, and room for their media; the others are listed."""
+    samples = read_samples(task, files, config.data.media_root, config.data.format)
+    for file in samples.files:
+        if file.unused:
+            print_on_main(f"{file.records.path}: columns that are not used: {', '.join(file.unused)}")
+    found = survey(samples, config.data.max_media)
+    check_problems(found.problems, samples.counts(), config.data.max_skipped)
+    for problem in found.problems:
+        print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
+    if found.problems:
+        samples = samples.without([problem.index for problem in found.problems])
+    return samples, BatchSpec(found.inputs, found.outputs)
 
 
 def _check_same_config(config: ExperimentConfig, *arguments: str) -> None:

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder, batch_spec
-from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
+from nextgpt_jax.data.readers import read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
@@ -35,6 +35,11 @@ READS = ImageBindConfig.from_dict(
 )  # fmt: skip
 
 
+def spec_of(samples, limit=4):
+    found = survey(samples, limit)
+    return BatchSpec(found.inputs, found.outputs)
+
+
 def builder(samples=(), **options):
     sizes = dict(
         caption_tokenizers={"image": CaptionTokenizer(), "audio": CaptionTokenizer()},
@@ -42,7 +47,7 @@ def builder(samples=(), **options):
         vocabulary=VOCABULARY,
         encoders=dict.fromkeys(("image", "video", "audio"), READS),
         max_length=96,
-        spec=batch_spec(samples, 4),
+        spec=spec_of(samples),
         template=TextTemplate(),
     )
     return ExampleBuilder(TOKENIZER, **(sizes | options))
@@ -103,7 +108,7 @@ def test_examples_have_one_layout_whatever_their_mixture(folder):
         (Turn((audio, "and", video, "?"), ("x",)), Turn((audio, "again", image), ("y", Output("audio", "b")))),
         (Turn(("talk",), ("talk",)),),
     ]
-    assert batch_spec(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
+    assert spec_of(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
     make = builder(samples, max_length=128)
     rows = [make(s) for s in samples]
     shapes = [jax.tree.map(np.shape, row) for row in rows]
@@ -142,5 +147,7 @@ def test_long_examples_are_truncated(folder):
 
 def test_too_many_media_are_refused(folder):
     conversation = (Turn(tuple(Input("image", folder / "0.png") for _ in range(3)), ("x",)),)
-    with pytest.raises(UserError, match="sample 1 has 3 image inputs but data.max_media is 2"):
-        batch_spec([(Turn(("x",), ("x",)),), conversation], 2)
+    found = survey([(Turn(("x",), ("x",)),), conversation], 2)
+    assert found.inputs == {}
+    (problem,) = found.problems
+    assert problem.index == 1 and problem.reason == "has 3 image inputs but data.max_media is 2: raise it"

@@ -5,8 +5,9 @@ import functools
 import jax
 from flax import nnx
 
+from nextgpt_jax.data.examples import BatchSpec
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.readers import read_samples, survey
 from nextgpt_jax.training.loop import make_example_builder
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.stages import STAGES
@@ -21,7 +22,8 @@ def first_batches(config, loaded, n):
     stage = STAGES[config.train.stage]
     path = config.data.instructions if stage.task == "conversation" else config.data.captions
     samples = read_samples(stage.task, path, config.data.media_root)
-    builder = make_example_builder(config, loaded, samples)
+    found = survey(samples, config.data.max_media)
+    builder = make_example_builder(config, loaded, BatchSpec(found.inputs, found.outputs))
     return list(batches(samples, builder, config.data, config.train.seed, range(n)))
 
 

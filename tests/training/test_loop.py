@@ -98,7 +98,7 @@ def test_a_missing_medium_is_named_before_anything_is_written(tiny_root, tmp_pat
     tiny.write_data(tmp_path / "data")
     (tmp_path / "data" / "audios" / "11.wav").unlink()
     for stage in ("stage1", "stage3"):
-        with pytest.raises(UserError, match=r"sample 11: no such audio: .*11\.wav"):
+        with pytest.raises(UserError, match=r"captions.json, record 11: no such audio: .*11\.wav"):
             train(tiny.experiment(tmp_path, stage), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
