@@ -70,39 +70,49 @@ class ExampleBuilder:
         with local_path(medium) as path:
             return media.load(name, path, self.encoders[name])
 
+    def empty(self) -> dict:
+        """An example without tokens, media or targets, in the place of one that cannot be made."""
+        example = {
+            "tokens": np.zeros(self.max_length, np.int32),
+            "lengths": np.int32(0),
+            "loss_mask": np.zeros(self.max_length, bool),
+            "media": {},
+            "signals": {},
+        }
+        for name, slots in self.spec.inputs.items():
+            found = np.zeros((slots, *self.encoders[name].input_shape(name)), np.float32)
+            example["media"][name] = {"input": found, "positions": np.full(slots, self.max_length, np.int32)}
+        for name, slots in self.spec.outputs.items():
+            count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
+            example["signals"][name] = {
+                "positions": np.zeros((slots, count), np.int32),
+                "captions": np.zeros((slots, width), np.int32),
+                "mask": np.zeros(slots, bool),
+            }
+        return example
+
     def __call__(self, conversation: Conversation) -> dict:
         """An example, as numpy arrays without the batch axis, truncated to `max_length`.
 
         Raises:
           UserError: a medium cannot be read.
         """
-        tokenized = self._tokenized(conversation)
+        tokenized, example = self._tokenized(conversation), self.empty()
         length = min(len(tokenized.ids), self.max_length)
-        tokens, loss_mask = np.zeros(self.max_length, np.int32), np.zeros(self.max_length, bool)
-        tokens[:length], loss_mask[:length] = tokenized.ids[:length], tokenized.loss[:length]
-        example = {"tokens": tokens, "lengths": np.int32(length), "loss_mask": loss_mask, "media": {}, "signals": {}}
-        for name, slots in self.spec.inputs.items():
-            found = np.zeros((slots, *self.encoders[name].input_shape(name)), np.float32)
-            positions = np.full(slots, self.max_length, np.int32)
+        example["lengths"] = np.int32(length)
+        example["tokens"][:length], example["loss_mask"][:length] = tokenized.ids[:length], tokenized.loss[:length]
+        for name, entry in example["media"].items():
             last = self.max_length - self.encoders[name].num_embeddings(name)
             given = [(p, m) for p, m in tokenized.inputs if m.modality == name and p <= last]
             for i, (position, medium) in enumerate(given):
-                found[i] = self._load(name, medium.content)
-                positions[i] = position
-            example["media"][name] = {"input": found, "positions": positions}
-        for name, slots in self.spec.outputs.items():
+                entry["input"][i], entry["positions"][i] = self._load(name, medium.content), position
+        for name, entry in example["signals"].items():
             count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
-            entry = {
-                "positions": np.zeros((slots, count), np.int32),
-                "captions": np.zeros((slots, width), np.int32),
-                "mask": np.zeros(slots, bool),
-            }
             wanted = [(p, o) for p, o in tokenized.outputs if o.modality == name and p + count <= self.max_length]
             for i, (position, output) in enumerate(wanted):
                 entry["positions"][i] = np.arange(position, position + count)
                 entry["captions"][i] = caption_ids(self.caption_tokenizers[name], output.caption, width)
                 entry["mask"][i] = True
-            example["signals"][name] = entry
         return example
 
 

@@ -1,7 +1,7 @@
 """Samples to batches with Grain: reshuffled every epoch, prefetched by threads, resumable at any batch."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.examples import ExampleBuilder
 from nextgpt_jax.data.formats import Conversation
+from nextgpt_jax.data.readers import Problem, problem_of
+from nextgpt_jax.errors import UserError
 
 
 def batches(
@@ -19,6 +21,7 @@ def batches(
     seed: int,
     numbers: range,
     indices: Sequence[int] | None = None,
+    on_problem: Callable[[int, Problem], None] | None = None,
 ) -> Iterator[dict]:
     """The batches (see examples.py) of a run by their numbers.
 
@@ -27,8 +30,10 @@ def batches(
     Args:
       numbers: consecutive numbers; epochs follow each other.
       indices: the examples of each batch that this process loads; None: all.
+      on_problem: called with the number of the batch for each sample that cannot be read, from several threads; the
+        batch has an example without tokens in its place. None: the error is raised.
     """
-    source = BatchSource(samples, builder, config, seed, numbers.stop, indices)
+    source = BatchSource(samples, builder, config, seed, numbers.stop, indices, on_problem)
     options = grain.ReadOptions(num_threads=config.num_workers, prefetch_buffer_size=config.num_workers)
     return iter(grain.MapDataset.source(source)[numbers.start :].to_iter_dataset(options))
 
@@ -49,7 +54,9 @@ class BatchSource:
         seed: int,
         num_batches: int,
         indices: Sequence[int] | None = None,
+        on_problem: Callable[[int, Problem], None] | None = None,
     ):
+        self._on_problem = on_problem
         self._indices = np.arange(config.batch_size) if indices is None else np.asarray(indices)
         self._samples, self._builder, self._seed = samples, builder, seed
         self._batch_size, self._num_batches = config.batch_size, num_batches
@@ -65,9 +72,19 @@ class BatchSource:
     def __getitem__(self, number: int) -> dict:
         epoch, i = divmod(number, -(-len(self._samples) // self._batch_size))
         length, members = self._epoch_batches(epoch)[i]
-        examples = [self._builder(self._samples[member]) for member in members[self._indices]]
+        examples = [self._example(number, int(member)) for member in members[self._indices]]
         batch = jax.tree.map(lambda *x: np.stack(x), *examples)
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
+
+    def _example(self, number: int, member: int) -> dict:
+        try:
+            return self._builder(self._samples[member])
+        except UserError as error:
+            # Not raised here: a resumed Grain iterator would meet it again for ever.
+            if self._on_problem is None:
+                raise
+            self._on_problem(number, problem_of(self._samples, member, error))
+            return self._builder.empty()
 
     def _epoch_batches(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """Padded length and sample numbers of each batch of an epoch."""

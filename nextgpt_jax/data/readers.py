@@ -245,15 +245,19 @@ def survey(samples: Sequence[Conversation], limit: int) -> Survey:
         try:
             counts = _media_counts(samples[index], limit)
         except UserError as error:
-            source, record = samples.where(index) if isinstance(samples, Samples) else ("", f"sample {index}")
-            reason = str(error).removeprefix(f"{source}, {record}: ")
-            problems.append(Problem(index, source, record, reason))
+            problems.append(problem_of(samples, index, error))
             continue
         for (kind, name), count in counts.items():
             if count > slots[kind][name]:
                 slots[kind][name] = count
     inputs, outputs = ({name: n for name, n in slots[kind].items() if n} for kind in (Input, Output))
     return Survey(inputs, outputs, problems)
+
+
+def problem_of(samples: Sequence[Conversation], index: int, error: UserError) -> Problem:
+    """The problem of a sample that raised `error`."""
+    source, record = samples.where(index) if isinstance(samples, Samples) else ("", f"sample {index}")
+    return Problem(index, source, record, str(error).removeprefix(f"{source}, {record}: "))
 
 
 def _media_counts(conversation: Conversation, limit: int) -> Mapping[tuple[type, str], int]:

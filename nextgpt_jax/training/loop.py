@@ -18,18 +18,21 @@ from tqdm import tqdm
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.readers import Samples, check_problems, read_samples, survey
+from nextgpt_jax.data.readers import Problem, Samples, check_problems, read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
+from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.stages import STAGES, param_group
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
 from nextgpt_jax.training.throughput import ThroughputMeter
 from nextgpt_jax.weights.load import LoadedModel, load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
+
+_FIRST = 8  # samples, of which one has to be readable
 
 
 def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec) -> ExampleBuilder:
@@ -86,7 +89,7 @@ def log_devices(mesh: Mesh) -> None:
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
     files = config.data.instructions if stage.task == "conversation" else config.data.captions
-    samples, spec = _read_samples(config, stage.task, files)
+    samples, spec, problems = _read_samples(config, stage.task, files)
     steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
     loaded = load_system(
         config.model,
@@ -96,7 +99,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         verbose=jax.process_index() == 0,
     )
     builder = make_example_builder(config, loaded, spec)
-    builder(samples[0])  # fails on unreadable media before anything is written
+    _check_first_samples(builder, samples)
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
     if init_from and run.latest() is None:
@@ -116,9 +119,11 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         examples = position["examples"]
         print_on_main(f"resuming {run.path} at step {start}")
     first = examples // config.data.batch_size
-    data = batches(
-        samples, builder, config.data, config.train.seed, range(first, first + steps - start), host_batch.indices
-    )
+    name = f"skipped-{jax.process_index()}.jsonl" if jax.process_index() else "skipped.jsonl"
+    skipped = SkipLog(run.path / name, samples.counts(), config.data.max_skipped)
+    skipped.start(problems if jax.process_index() == 0 else [], start)
+    numbers = range(first, first + steps - start)
+    data = batches(samples, builder, config.data, config.train.seed, numbers, host_batch.indices, skipped.add)
     size = sum(x.size for x in jax.tree.leaves(trainable))
     print_on_main(
         f"{config.train.stage} ({stage.description}): {len(samples)} samples, {steps} steps of "
@@ -130,10 +135,27 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     schedule, logged, window, saved = learning_rate(config.optim, steps), {}, [], start
     main = jax.process_index() == 0
     bar = tqdm(total=steps, initial=start, unit="step", disable=None if main else True, leave=False)
+    metrics: dict[str, jax.Array] = {}
+
+    def save(step: int) -> None:
+        last = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        _check_finite(step, last)  # never replace a good checkpoint
+        with meter.paused():
+            delta = nnx.state(nnx.merge(graphdef, trainable, frozen), is_trainable)
+            run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
+
     writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=main)
     with writer, bar, run:
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
         for step, batch in zip(range(start + 1, steps + 1), map(host_batch.to_global, data)):
+            try:
+                problems = skipped.settle(numbers[step - start - 1], step)
+            except UserError:
+                if step - 1 > saved:
+                    save(step - 1)
+                raise
+            for problem in problems:
+                tqdm.write(f"step {step}: skipped {problem.source}, {problem.record}: {problem.reason}")
             if profile and step == profile[0]:
                 jax.profiler.start_trace(str(run.path / "profile"))
             arguments = trainable, opt, frozen, batch, np.uint32(step)
@@ -161,11 +183,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
                     tqdm.write(_format_metrics(step, steps, logged))
                 _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps or stopping:
-                last = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                _check_finite(step, last)  # never replace a good checkpoint
-                with meter.paused():
-                    delta = nnx.state(nnx.merge(graphdef, trainable, frozen), is_trainable)
-                    run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
+                save(step)
                 saved = step
             if stopping:
                 break
@@ -176,8 +194,8 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     return logged
 
 
-def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samples, BatchSpec]:
-    """The records that can be used, and room for their media; the others are listed."""
+def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samples, BatchSpec, list[Problem]]:
+    """The records that can be used, and room for their media; and the others."""
     samples = read_samples(task, files, config.data.media_root, config.data.format)
     for file in samples.files:
         if file.unused:
@@ -188,7 +206,21 @@ def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samp
         print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
     if found.problems:
         samples = samples.without([problem.index for problem in found.problems])
-    return samples, BatchSpec(found.inputs, found.outputs)
+    return samples, BatchSpec(found.inputs, found.outputs), found.problems
+
+
+def _check_first_samples(builder: ExampleBuilder, samples: Samples) -> None:
+    """Fails before anything is written if media cannot be read at all."""
+    error = None
+    for index in range(min(_FIRST, len(samples))):
+        try:
+            builder(samples[index])
+            return
+        except UserError as failed:
+            error = error or failed
+    if error is not None:
+        raise error
+    raise UserError("the data files hold no record that can be used")
 
 
 def _check_same_config(config: ExperimentConfig, *arguments: str) -> None:

@@ -1,5 +1,7 @@
 """Training runs of the tiny system: resuming, chaining stages, workdirs, unreadable media."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -84,12 +86,54 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_unreadable_image_is_named(tiny_root, tmp_path):
+def test_unreadable_media_are_skipped_and_written_down(tiny_root, tmp_path, capsys):
+    """The same ones by a run that is killed and resumed; and the others are trained once an epoch."""
     (tmp_path / "hub").symlink_to(tiny_root / "hub")
-    tiny.write_data(tmp_path / "data")
-    (tmp_path / "data" / "images" / "3.png").write_text("not a picture")
-    with pytest.raises(UserError, match=r"3\.png is not an image"):
-        train(tiny.experiment(tmp_path, "stage1"), str(tmp_path / "run"))
+    tiny.write_data(tmp_path / "pictures", kinds=tiny.PICTURES)
+    for i in (3, 7):
+        (tmp_path / "pictures" / "images" / f"{i}.png").write_text("not a picture")
+    (tmp_path / "pictures" / "images" / "5.png").unlink()
+    config = tiny.experiment(tmp_path, "stage1", tiny.PICTURES)
+    config.data.max_skipped, config.train.steps, config.train.save_every = 0.3, 6, 1
+    train(config, str(tmp_path / "straight"))
+    printed = capsys.readouterr().out
+    assert "captions.json, record 5: no such image" in printed and "11 samples" in printed
+    straight = (tmp_path / "straight" / "skipped.jsonl").read_text()
+    entries = [json.loads(line) for line in straight.splitlines()]
+    assert entries[0]["step"] == 0 and entries[0]["record"] == "record 5"
+    assert sorted(e["record"] for e in entries if 1 <= e["step"] <= 3) == ["record 3", "record 7"]
+    assert all(e["source"].endswith("captions.json") and "is not an image" in e["reason"] for e in entries[1:])
+    config.train.steps = 2
+    train(config, str(tmp_path / "resumed"))
+    config.train.steps = 6
+    train(config, str(tmp_path / "resumed"))
+    assert (tmp_path / "resumed" / "skipped.jsonl").read_text() == straight
+
+
+def test_too_many_unreadable_media_stop_the_run(tiny_root, tmp_path):
+    """After a checkpoint, so that nothing is lost."""
+    (tmp_path / "hub").symlink_to(tiny_root / "hub")
+    tiny.write_data(tmp_path / "pictures", kinds=tiny.PICTURES)
+    for i in range(12):
+        if i % 3 == 0:
+            (tmp_path / "pictures" / "images" / f"{i}.png").write_text("not a picture")
+    config = tiny.experiment(tmp_path, "stage1", tiny.PICTURES)
+    config.data.max_skipped, config.train.save_every = 0.2, 100
+    with pytest.raises(UserError, match=r"\.png is not an image.* \(3 of its 12 records.*data.max_skipped allows 20"):
+        train(config, str(tmp_path / "run"))
+    lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    stopped = max(json.loads(line)["step"] for line in lines)
+    assert Workdir(tmp_path / "run").latest() == (stopped - 1 or None)
+
+
+def test_nothing_readable_is_found_before_anything_is_written(tiny_root, tmp_path):
+    (tmp_path / "hub").symlink_to(tiny_root / "hub")
+    tiny.write_data(tmp_path / "pictures", kinds=tiny.PICTURES)
+    for file in (tmp_path / "pictures" / "images").iterdir():
+        file.write_text("not a picture")
+    with pytest.raises(UserError, match=r"0\.png is not an image"):
+        train(tiny.experiment(tmp_path, "stage1", tiny.PICTURES), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_medium_is_named_before_anything_is_written(tiny_root, tmp_path):
@@ -98,7 +142,7 @@ def test_a_missing_medium_is_named_before_anything_is_written(tiny_root, tmp_pat
     tiny.write_data(tmp_path / "data")
     (tmp_path / "data" / "audios" / "11.wav").unlink()
     for stage in ("stage1", "stage3"):
-        with pytest.raises(UserError, match=r"captions.json, record 11: no such audio: .*11\.wav"):
+        with pytest.raises(UserError, match=r"s.json, record 11: no such audio: .*11\.wav"):
             train(tiny.experiment(tmp_path, stage), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
