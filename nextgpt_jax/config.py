@@ -134,7 +134,8 @@ class DataConfig(Section):
     max_skipped: float = 0.01  # share of a file's records that may be malformed or lack a file; with more, none is used
     media_root: str = ""  # folder of the media files, or of their images/, videos/, ...; empty: that of the JSON file
     batch_size: int = 16  # examples per optimizer step
-    max_length: int = 512  # tokens per example
+    max_length: int = 512  # tokens per example; longer ones are cut
+    max_truncated: float = 0.05  # share of a file's target tokens, or of its media, that may be cut off
     bucket_boundaries: tuple[int, ...] = ()  # shorter padded lengths: examples are batched by length
     max_media: int = 8  # inputs (or outputs) of one modality per conversation; more are refused
     num_workers: int = 2  # threads that read and preprocess media

@@ -20,6 +20,7 @@ from nextgpt_jax.data.embedded import EmbeddedMedium, Source, local_path
 from nextgpt_jax.data.formats import Conversation, resolve_media_path
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import Vocabulary
+from nextgpt_jax.prompts import Input, Output
 from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, tokenize_conversation
 
 
@@ -58,9 +59,10 @@ class ExampleBuilder:
 
     def length(self, conversation: Conversation) -> int:
         """The tokens of a conversation's example."""
-        return min(len(self._tokenized(conversation).ids), self.max_length)
+        return min(len(self.tokenize(conversation).ids), self.max_length)
 
-    def _tokenized(self, conversation: Conversation) -> TokenizedConversation:
+    def tokenize(self, conversation: Conversation) -> TokenizedConversation:
+        """A conversation as ids, whole."""
         counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
@@ -97,23 +99,35 @@ class ExampleBuilder:
         Raises:
           UserError: a medium cannot be read.
         """
-        tokenized, example = self._tokenized(conversation), self.empty()
+        tokenized, example = self.tokenize(conversation), self.empty()
         length = min(len(tokenized.ids), self.max_length)
         example["lengths"] = np.int32(length)
         example["tokens"][:length], example["loss_mask"][:length] = tokenized.ids[:length], tokenized.loss[:length]
+        inputs, outputs = self._inside(tokenized)
         for name, entry in example["media"].items():
-            last = self.max_length - self.encoders[name].num_embeddings(name)
-            given = [(p, m) for p, m in tokenized.inputs if m.modality == name and p <= last]
-            for i, (position, medium) in enumerate(given):
+            for i, (position, medium) in enumerate((p, m) for p, m in inputs if m.modality == name):
                 entry["input"][i], entry["positions"][i] = self._load(name, medium.content), position
         for name, entry in example["signals"].items():
             count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
-            wanted = [(p, o) for p, o in tokenized.outputs if o.modality == name and p + count <= self.max_length]
-            for i, (position, output) in enumerate(wanted):
+            for i, (position, output) in enumerate((p, o) for p, o in outputs if o.modality == name):
                 entry["positions"][i] = np.arange(position, position + count)
                 entry["captions"][i] = caption_ids(self.caption_tokenizers[name], output.caption, width)
                 entry["mask"][i] = True
         return example
+
+    def _inside(self, tokenized: TokenizedConversation) -> tuple[list[tuple[int, Input]], list[tuple[int, Output]]]:
+        """The inputs and outputs that are not cut off, with their positions."""
+        lengths = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
+        inputs = [(p, m) for p, m in tokenized.inputs if p + lengths[m.modality] <= self.max_length]
+        outputs = [
+            (p, o) for p, o in tokenized.outputs if p + len(self.vocabulary.signal_ids(o.modality)) <= self.max_length
+        ]
+        return inputs, outputs
+
+    def lost_media(self, tokenized: TokenizedConversation) -> int:
+        """The number of inputs and outputs that are cut off."""
+        inputs, outputs = self._inside(tokenized)
+        return len(tokenized.inputs) + len(tokenized.outputs) - len(inputs) - len(outputs)
 
 
 def caption_ids(tokenizer: Tokenizer, caption: str, length: int) -> np.ndarray:

@@ -21,8 +21,9 @@ def check_config(config: ExperimentConfig) -> None:
     for name in ("batch_size", "max_length", "max_media", "num_workers"):
         if getattr(data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
-    if not 0 <= data.max_skipped < 1:
-        raise UserError("data.max_skipped should be at least 0 and below 1")
+    for name in ("max_skipped", "max_truncated"):
+        if not 0 <= getattr(data, name) <= 1:
+            raise UserError(f"data.{name} is a share: it should be at least 0 and at most 1")
     if not all(0 < length < data.max_length for length in data.bucket_boundaries):
         raise UserError(f"data.bucket_boundaries {data.bucket_boundaries} should be lengths below data.max_length")
     if train.remat not in REMAT_POLICIES:

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.data import truncation
 from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import Problem, Samples, check_problems, read_samples, survey
@@ -99,6 +100,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         verbose=jax.process_index() == 0,
     )
     builder = make_example_builder(config, loaded, spec)
+    _check_lengths(builder, samples, config.data.max_truncated)
     _check_first_samples(builder, samples)
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
@@ -207,6 +209,15 @@ def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samp
     if found.problems:
         samples = samples.without([problem.index for problem in found.problems])
     return samples, BatchSpec(found.inputs, found.outputs), found.problems
+
+
+def _check_lengths(builder: ExampleBuilder, samples: Samples, max_share: float) -> None:
+    """Says what is cut off, and fails if it is too much."""
+    found = truncation.measure(samples, builder)
+    truncation.check(found, builder.max_length, max_share)
+    for source, row in found.items():
+        if row.cut:
+            print_on_main(row.describe(source, builder.max_length))
 
 
 def _check_first_samples(builder: ExampleBuilder, samples: Samples) -> None:
