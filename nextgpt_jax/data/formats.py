@@ -198,17 +198,20 @@ def _first_file(names: Sequence[str], modality: str, place: Place) -> str:
 
 def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
     """`path` if it exists, or else the same file in its modality's folder there (images/, videos/, audios/, ...), or in
-    the folder of its shard, as img2dataset writes it (00131/001312382.jpg)."""
-    if os.path.exists(path):
-        return path
-    own = path.parent / f"{modality}s" / path.name
-    shard = path.parent / path.name[:5] / path.name
-    return shard if not os.path.exists(own) and os.path.exists(shard) else own
+    the folder of its shard, as img2dataset writes it (00131/001312382.jpg); of none, the second."""
+    places = _places(path, modality)
+    return pathlib.Path(next(filter(os.path.exists, places), places[1]))
 
 
 def media_exists(path: pathlib.Path, modality: str) -> bool:
     """Whether `resolve_media_path` finds a file."""
-    return os.path.exists(path) or os.path.exists(resolve_media_path(path, modality))
+    return any(map(os.path.exists, _places(path, modality)))
+
+
+def _places(path: pathlib.Path, modality: str) -> tuple[str, str, str]:
+    # Without pathlib, which would take most of the time that reading millions of records takes.
+    folder, name = os.path.split(path)
+    return str(path), os.path.join(folder, f"{modality}s", name), os.path.join(folder, name[:5], name)
 
 
 def _conversation(fields: dict[str, Any], place: Place) -> Conversation:

@@ -20,7 +20,7 @@ from tests import tiny
         ("model.input_projector", "tree", "config.model: input projection 'tree'"),
         ("model.lora_targets", ("q",), "config.model: LoRA targets"),
         ("train.steps", -5, "should not be negative"),
-        ("data.captions", ".", "cannot be read"),
+        ("data.captions", ".", "holds no data files"),
         ("train.seed", -1, "train.seed should be at least 0 and below"),
         ("train.seed", 2**31, "train.seed should be at least 0 and below"),
         ("train.remat", "half", "train.remat: 'half' is not one of none, dots, full, offload"),
