@@ -1,13 +1,18 @@
 """Pixels of decoded video frames: from their color space to RGB, upright."""
 
+from fractions import Fraction
+
 import av
+import av.filter
 import numpy as np
+from av.sidedata.sidedata import Type
 from jaxtyping import Int, UInt8
 
 # From the number of a matrix between YCbCr and RGB (ITU-T H.273) to that in PyAV. Unspecified (2), reserved (3) and
 # wrong ones (0, RGB) are BT.601, as in FFmpeg.
 _MATRICES = {0: 5, 1: 1, 2: 5, 3: 5, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 _LIMITED, _FULL = 1, 2
+_SIDE_DATA_KINDS = 64  # more than FFmpeg has
 _TOLERANCE = 0.02  # of the entries of display matrices; 1 degree
 
 
@@ -39,8 +44,28 @@ def to_pixels(frame: av.VideoFrame, shape: dict[str, int]) -> UInt8[np.ndarray, 
 
 def display_matrix(frame: av.VideoFrame) -> Int[np.ndarray, "3 3"] | None:
     """The matrix from stored to shown positions, a row per stored axis (across, down): fixed-point numbers."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        side_data = _with_known_side_data(frame).side_data
+    data = side_data.get("DISPLAYMATRIX")
     return None if data is None else np.frombuffer(bytes(data), np.int32, 9).reshape(3, 3)
+
+
+def _with_known_side_data(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame without the kinds of side data that PyAV can't name: it gives none of them then (EXIF in JPEG)."""
+    graph = av.filter.Graph()
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    for kind in set(range(_SIDE_DATA_KINDS)) - {known.value for known in Type}:
+        following = graph.add("sidedata", f"mode=delete:type={kind}")
+        last.link_to(following)
+        last = following
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def turned(pixels: UInt8[np.ndarray, "h w 3"], matrix: Int[np.ndarray, "3 3"] | None) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -51,6 +51,33 @@ def test_transparency_lies_on_white(tmp_path):
     assert video.frames[:, 0, 7].tolist() == [[255, 255, 255], [0, 0, 255]]
 
 
+@pytest.mark.parametrize(("suffix", "count"), [("webp", 3), ("avif", 1)])
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_animations_are_upright(tmp_path, suffix, count, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"a.{suffix}", pictures(count), 125, exif=exif, quality=95)
+    expected = pictures(count)[:, :, ::-1] if orientation == 2 else np.rot90(pictures(count), -1, axes=(1, 2))
+    frames = media.read_video(path).frames
+    assert frames.shape == expected.shape
+    assert np.abs(frames[:, :4, -4:].astype(int) - expected[:, :4, -4:]).max() <= 32
+    np.testing.assert_array_equal(media.read_image(path), frames[0])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_exif_beside_the_boxes_of_avif_turns_nothing(tmp_path, orientation):
+    """Their standard: `irot` and `imir` say how to show the picture, EXIF is for information only."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0113] = orientation, 3
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.avif", exif=exif, quality=95)
+    content, entry = (tmp_path / "a.avif").read_bytes(), b"\1\x13\0\3\0\0\0\1\0\3"
+    assert content.count(entry) == 1
+    (tmp_path / "b.avif").write_bytes(content.replace(entry, b"\1\x12" + entry[2:]))
+    found = media.read_image(tmp_path / "b.avif")
+    assert found.shape == ((16, 24, 3) if orientation == 1 else (24, 16, 3))
+    np.testing.assert_array_equal(found, media.read_image(tmp_path / "a.avif"))
+
+
 def test_stills_have_one_frame(tmp_path):
     Image.fromarray(pictures(1)[0]).save(tmp_path / "a.webp")
     assert media.read_video(tmp_path / "a.webp").frames.shape == (1, 16, 24, 3)

@@ -1,5 +1,6 @@
 """Colors and orientation of video frames: known patches in every color system, all display matrices."""
 
+import io
 import struct
 
 import av
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
@@ -117,6 +119,22 @@ def test_matrices_that_show_nothing_are_ignored_and_other_angles_refused(tmp_pat
     write_turned(tmp_path / "c.mp4", (56756, 32768, 0, -32768, 56756, 0, 0, 0, 1 << 30), frames)
     with pytest.raises(UserError, match="c.mp4 .*turned by 30 degrees"):
         media.read_video(tmp_path / "c.mp4")
+
+
+@pytest.mark.parametrize("orientation", [1, 4, 6])
+def test_frames_with_side_data_that_pyav_does_not_know(tmp_path, orientation):
+    """FFmpeg 8.1 hands on the EXIF of Motion JPEG, for which PyAV 18 has no name."""
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 255
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(content, "JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(content.getvalue())
+    (tmp_path / "a.mjpeg").write_bytes(2 * content.getvalue())
+    frames = media.read_video(tmp_path / "a.mjpeg").frames.astype(int)
+    expected = media.read_image(tmp_path / "a.jpg")
+    assert frames.shape == (2, *expected.shape)
+    assert np.abs(frames - expected).max() < 8
 
 
 @given(
