@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from nextgpt_jax.media.heif import is_avif, refuse_still
 from nextgpt_jax.media.image import quiet, to_rgb, upright
 
-_BRANDS = (b"avif", b"avis")
 _SHORTEST, _USUAL = 10, 100  # ms: frames of at most the former are shown for the latter, as in browsers
 
 
@@ -43,10 +43,11 @@ class Animation:
 
 @contextlib.contextmanager
 def opened_animation(path: pathlib.Path) -> Iterator[Animation | None]:
-    """None if the file is no WebP or AVIF. Nothing is decoded yet."""
+    """None if the file is no WebP or AVIF. Nothing is decoded yet. Raises ValueError if it is a HEIC image."""
     with path.open("rb") as file:
-        head = file.read(64)
-    if not (head[:4] == b"RIFF" and head[8:12] == b"WEBP" or head[4:8] == b"ftyp" and head[8:12] in _BRANDS):
+        head = file.read(12)
+    if not (head[:4] == b"RIFF" and head[8:] == b"WEBP" or is_avif(path)):
+        refuse_still(path)
         yield None
         return
     with quiet(), Image.open(path, formats=("WEBP", "AVIF")) as image:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, reading
 from nextgpt_jax.media.content import checked
+from nextgpt_jax.media.heif import is_heic, open_heic
 from nextgpt_jax.media.png import without_metadata
 
 MAX_PIXELS = 100_000_000
@@ -38,12 +39,12 @@ _TRANSPOSITIONS = {  # by EXIF orientation
 
 
 def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file as RGB, rotated by its EXIF orientation, transparent pixels composited over white.
+    """Reads an image file as RGB, upright (as its EXIF, or in AVIF and HEIC its boxes say), transparency over white.
 
     An animation gives its first frame, 16-bit gray its upper 8 bits. The size is checked before pixels are decoded.
 
     Raises:
-      UserError: the file is missing, not an image, damaged, or has more than max_pixels.
+      UserError: the file is missing, not an image, damaged, has more than max_pixels, or is HEIC and pi-heif missing.
     """
     with open_image(path, max_pixels) as image:
         return to_rgb(image)
@@ -74,6 +75,9 @@ def open_image(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image
 
 
 def _load(path: pathlib.Path, max_pixels: int) -> Image.Image:
+    if is_heic(path):
+        with open_heic(path) as image:
+            return _decoded(image, str(path), max_pixels)
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return _decoded(image, str(path), max_pixels)

@@ -64,20 +64,6 @@ def test_animations_are_upright(tmp_path, suffix, count, orientation):
     np.testing.assert_array_equal(media.read_image(path), frames[0])
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_exif_beside_the_boxes_of_avif_turns_nothing(tmp_path, orientation):
-    """Their standard: `irot` and `imir` say how to show the picture, EXIF is for information only."""
-    exif = Image.Exif()
-    exif[0x0112], exif[0x0113] = orientation, 3
-    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.avif", exif=exif, quality=95)
-    content, entry = (tmp_path / "a.avif").read_bytes(), b"\1\x13\0\3\0\0\0\1\0\3"
-    assert content.count(entry) == 1
-    (tmp_path / "b.avif").write_bytes(content.replace(entry, b"\1\x12" + entry[2:]))
-    found = media.read_image(tmp_path / "b.avif")
-    assert found.shape == ((16, 24, 3) if orientation == 1 else (24, 16, 3))
-    np.testing.assert_array_equal(found, media.read_image(tmp_path / "a.avif"))
-
-
 def test_stills_have_one_frame(tmp_path):
     Image.fromarray(pictures(1)[0]).save(tmp_path / "a.webp")
     assert media.read_video(tmp_path / "a.webp").frames.shape == (1, 16, 24, 3)
