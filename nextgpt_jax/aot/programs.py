@@ -169,7 +169,8 @@ def _sampling_program(config: ExperimentConfig, mesh: Mesh, model: NExTGPTModel,
     span = (0, int(table.num_evaluations))
     table = jax.tree.map(lambda x: _replicated(mesh, np.shape(x), np.asarray(x).dtype), table)
     shape = decoder.latent_shape(*(getattr(options, field) for field in modalities.MODALITIES[name].size))
-    latents = jax.eval_shape(init_state, table, jax.ShapeDtypeStruct((b, *shape), jnp.float32))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b))
+    latents = jax.eval_shape(init_state, table, jax.ShapeDtypeStruct((b, *shape), jnp.float32), keys)
     latents = jax.tree.map(lambda x: _sharded(mesh, x.shape, x.dtype, b), latents)
 
     def sample(unet, latents, *arguments):
@@ -251,6 +252,8 @@ def _device_bytes(tree: Any) -> float:
     """Bytes per device of abstract arrays."""
 
     def size(x: jax.ShapeDtypeStruct) -> float:
-        return math.prod(x.sharding.shard_shape(x.shape)) * jax.dtypes.itemsize_bits(x.dtype) / 8
+        random_keys = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        bits = 8 * x.dtype.itemsize if random_keys else jax.dtypes.itemsize_bits(x.dtype)
+        return math.prod(x.sharding.shard_shape(x.shape)) * bits / 8
 
     return sum(map(size, jax.tree.leaves(tree)))

@@ -115,14 +115,15 @@ def encode_caption(model: FlatModel, ids, *, modality):
 def start_sampling(model: FlatModel, hidden, table, seeds, indices, *, modality, size):
     """The sampler's first state and the prompt embeddings, from the hidden states [B, W, D] at signal tokens.
 
-    The noise of a medium depends on its seed and its index in its answer. `size`: arguments of `latent_shape`.
+    All noise of a medium depends on its seed and its index in its answer. `size`: arguments of `latent_shape`.
     """
     model = model.unflatten()
     ids = jnp.array(model.config.vocabulary.signal_ids(modality))
     prompt_embeds = model.prompt_embeddings(modality, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
     shape = model.decoders[modality].config.latent_shape(*size)
-    noise = jax.vmap(lambda s, i: jax.random.normal(jax.random.fold_in(jax.random.key(s), i), shape))(seeds, indices)
-    return _constrain_sampler(init_state(table, noise)), constrain_batch(prompt_embeds)
+    keys = jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seeds, indices)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return _constrain_sampler(init_state(table, noise, keys)), constrain_batch(prompt_embeds)
 
 
 @functools.partial(compiler.jit, static_argnames="modality", donate_argnums=1)
@@ -164,4 +165,5 @@ def _constrain_sampler(state: SamplerState) -> SamplerState:
         sample=constrain_batch(state.sample),
         anchor=constrain_batch(state.anchor),
         history=constrain_batch(state.history, axis=1),
+        keys=None if state.keys is None else constrain_batch(state.keys),
     )

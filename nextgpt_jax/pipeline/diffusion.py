@@ -250,7 +250,8 @@ def _encode(model: LatentDiffusion, ids: jax.Array) -> jax.Array:
 
 @functools.partial(compiler.jit, static_argnames="shape")
 def _noise(table, seeds, *, shape):
-    return init_state(table, jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds))
+    keys = jax.vmap(jax.random.key)(seeds)
+    return init_state(table, jax.vmap(lambda key: jax.random.normal(key, shape))(keys), keys)
 
 
 @functools.partial(compiler.jit, donate_argnums=1)

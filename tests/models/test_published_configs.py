@@ -170,12 +170,21 @@ def test_every_argument_of_diffusers_models_is_known(original, ours):
 
 
 @pytest.mark.parametrize(
-    "kind", ["PNDMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
+    "kind",
+    [
+        "PNDMScheduler",
+        "DDIMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "DDPMScheduler",
+    ],
 )
 def test_every_argument_of_schedulers_and_of_those_they_replace_is_known(kind):
     """A config of one class is read by another, which drops what it lacks."""
     original = getattr(diffusers, kind)
-    own = defaults(original) | ({"clip_sample": False} if kind == "DDIMScheduler" else {})
+    own = defaults(original) | ({"clip_sample": False} if kind in ("DDIMScheduler", "DDPMScheduler") else {})
     expected = SchedulerConfig.from_dict(own).sampler_table(20)
     for name in original._compatibles:
         config = SchedulerConfig.from_dict(defaults(getattr(diffusers, name)) | own)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config
@@ -146,9 +146,15 @@ class LatentDiffusion(nnx.Module):
         noise: Float[Array | np.ndarray, "b *s c"],
         table: SamplerTable,
         guidance_scale: Float[Array | np.ndarray, " b"],
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b ..."]:
-        """Media as `decode` returns them, from standard normal noise of any latent size. See `denoise`."""
-        state = self.denoise(init_state(table, noise), prompt_embeds, negative_prompt_embeds, table, guidance_scale)
+        """Media as `decode` returns them, from standard normal noise of any latent size. See `denoise`.
+
+        `keys`: one per row, if the sampler is stochastic.
+        """
+        state = self.denoise(
+            init_state(table, noise, keys), prompt_embeds, negative_prompt_embeds, table, guidance_scale
+        )
         return self.decode(state.sample, prompt_embeds.dtype)
 
     def _component(self, name: str) -> nnx.Module:

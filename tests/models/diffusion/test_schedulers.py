@@ -12,11 +12,16 @@ import torch
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion import schedulers
 from nextgpt_jax.models.diffusion.schedulers import SchedulerConfig
+from tests.models.diffusion.trajectories import CLASSES, KEYS, NOISE, reference, run
 from tests.parity import relative_error
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers with numpy 2
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation",  # diffusers with numpy 2
+    "ignore:`algorithm_types dpmsolver",
+)
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
 CASES = [
     ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1, "set_alpha_to_one": False}),
     ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1, "prediction_type": "v_prediction"}),
@@ -46,40 +51,48 @@ CASES = [
     ("EulerDiscreteScheduler", {"prediction_type": "sample", "timestep_spacing": "leading", "steps_offset": 1}),
     ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
     ("EulerDiscreteScheduler", {"final_sigmas_type": "sigma_min", "timestep_spacing": "leading"}),
+    ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}),
+    ("EulerDiscreteScheduler", {"use_beta_sigmas": True, "sigma_min": 0.05, "sigma_max": 12.0}),
+    ("EulerDiscreteScheduler", ZERO_SNR),
+    ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, **ZERO_SNR}),
+    ("DDIMScheduler", {"clip_sample": False, "beta_schedule": "squaredcos_cap_v2"}),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3, "lower_order_final": False, "use_lu_lambdas": True}),
+    ("DPMSolverMultistepScheduler", {"solver_type": "heun", "lambda_min_clipped": -5.1}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    (
+        "DPMSolverMultistepScheduler",
+        {
+            "algorithm_type": "dpmsolver",
+            "final_sigmas_type": "sigma_min",
+            "solver_order": 3,
+            "prediction_type": "sample",
+        },
+    ),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun", **ZERO_SNR}),
+    ("UniPCMultistepScheduler", {}),
+    ("UniPCMultistepScheduler", {"solver_order": 3, "prediction_type": "v_prediction"}),
+    ("UniPCMultistepScheduler", {"solver_order": 1, "timestep_spacing": "leading", "steps_offset": 1}),
+    ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min", "lower_order_final": False}),
+    ("UniPCMultistepScheduler", {"predict_x0": False, "final_sigmas_type": "sigma_min", "solver_order": 3}),
+    ("UniPCMultistepScheduler", {"disable_corrector": [0, 2], "use_karras_sigmas": True}),
+    ("UniPCMultistepScheduler", ZERO_SNR),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1}),
+    ("EulerAncestralDiscreteScheduler", ZERO_SNR),
+    ("DDPMScheduler", {"clip_sample": False}),
+    ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large", "steps_offset": 1}),
+    ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small_log", "timestep_spacing": "linspace"}),
+    ("DDPMScheduler", {"clip_sample": False, **ZERO_SNR}),
 ]
-
-
-def toy(x, t, numpy=jnp):
-    return 0.9 * numpy.tanh(x) + 0.05 * numpy.sin(t / 100)
-
-
-@jax.jit
-def run(table, noise):
-    """The samples before every evaluation (scaled as the model is fed) and the last one."""
-    fed = jnp.zeros((table.coefficients.timestep.shape[0], *noise.shape))
-
-    def evaluate(i, carry):
-        state, fed = carry
-        x = schedulers.model_input(table, i, state)
-        return schedulers.step(table, i, state, toy(x, table.at(i).timestep)), fed.at[i].set(x)
-
-    state, fed = jax.lax.fori_loop(0, table.num_evaluations, evaluate, (schedulers.init_state(table, noise), fed))
-    return state.sample, fed
-
-
-def reference(scheduler, steps, noise):
-    scheduler.set_timesteps(steps)
-    sample, fed = torch.from_numpy(noise) * scheduler.init_noise_sigma, []
-    for t in scheduler.timesteps:
-        x = scheduler.scale_model_input(sample, t)
-        fed.append(x.numpy().copy())
-        sample = scheduler.step(toy(x, t, torch), t, sample).prev_sample
-    return sample, np.stack(fed)
 
 
 @pytest.fixture
 def noise():
-    return np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    return NOISE
 
 
 @pytest.mark.parametrize("steps", [5, 10, 40])
@@ -103,19 +116,14 @@ def test_trajectory(name, options, steps, noise):
     assert relative_error(actual, expected) < 1e-3
 
 
-@pytest.mark.parametrize(
-    "name,steps", [("pndm", 1), ("pndm", 2), ("ddim", 1), ("dpm++", 1), ("dpm++", 2), ("euler", 1)]
-)
-def test_few_steps(name, steps, noise):
-    classes = {
-        "pndm": diffusers.PNDMScheduler(skip_prk_steps=True, **SD),
-        "ddim": diffusers.DDIMScheduler(clip_sample=False, **SD),
-        "dpm++": diffusers.DPMSolverMultistepScheduler(**SD),
-        "euler": diffusers.EulerDiscreteScheduler(**SD),
-    }
-    table = SchedulerConfig(name=name, skip_prk_steps=True, **SD).sampler_table(steps)
-    expected, _ = reference(classes[name], steps, noise)
-    assert relative_error(run(table, noise)[0], expected) < 1e-3
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("name", schedulers.SAMPLERS)
+def test_few_steps(name, steps):
+    options = SD | ({"clip_sample": False} if "DD" in CLASSES[name] else {})
+    options |= {"skip_prk_steps": True} if name == "pndm" else {}
+    scheduler = getattr(diffusers, CLASSES[name])(**options)
+    table = SchedulerConfig.from_dict({**options, "_class_name": CLASSES[name]}).sampler_table(steps)
+    assert relative_error(run(table)[0], reference(scheduler, steps)[0]) < 1e-3
 
 
 def test_prk_with_the_fewest_steps(noise):
@@ -125,28 +133,49 @@ def test_prk_with_the_fewest_steps(noise):
     assert relative_error(run(table, noise)[0], expected) < 1e-3
 
 
-def test_swapping_the_sampler_uses_its_defaults(noise):
+@pytest.mark.parametrize("name", ["dpm++", "euler", "unipc", "euler_a"])
+def test_swapping_the_sampler_uses_its_defaults(name):
     original = diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1, **SD)
     config = SchedulerConfig(name="pndm", skip_prk_steps=True, steps_offset=1, **SD)
-    for name in ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler"):
-        expected, _ = reference(getattr(diffusers, name).from_config(original.config), 12, noise)
-        swapped = dataclasses.replace(config, name={"D": "dpm++", "E": "euler"}[name[0]])
-        assert relative_error(run(swapped.sampler_table(12), noise)[0], expected) < 1e-3
+    expected, _ = reference(getattr(diffusers, CLASSES[name]).from_config(original.config), 12)
+    assert relative_error(run(config.with_sampler(name).sampler_table(12))[0], expected) < 1e-3
+
+
+def test_swapping_the_sampler():
+    config = SchedulerConfig(name="ddim", prediction_type="sample", **SD)
+    assert config.with_sampler("") is config and config.with_sampler("ddim") == config
+    assert config.with_sampler("unipc") == dataclasses.replace(config, name="unipc")
+    with pytest.raises(UserError, match="sampler='dpm' is not one of pndm, ddim"):
+        config.with_sampler("dpm")
+    with pytest.raises(UserError, match="sampler='euler_a': ancestral Euler has no prediction_type='sample'"):
+        config.with_sampler("euler_a")
 
 
 def test_neither_steps_nor_sampler_recompile():
+    """There is one program for all samplers that draw noise, and one for all others."""
     traces = []
 
     @jax.jit
     def sample(table, noise):
-        traces.append(1)
+        traces.append(table.stochastic)
         return run(table, noise)[0]
 
-    x = jnp.ones((1, 2, 2, 1))
+    x = jnp.ones((2, 2, 2, 1))
     for name in schedulers.SAMPLERS:
         for steps in (5, 20, 50):
             assert np.isfinite(sample(SchedulerConfig(name=name, **SD).sampler_table(steps), x)).all()
-    assert len(traces) == 1
+    assert sorted(traces) == [False, True]
+
+
+def test_noise_of_a_row_depends_on_its_key_alone():
+    table = SchedulerConfig(name="euler_a", **SD).sampler_table(5)
+    both, _ = run(table)
+    for i in range(2):
+        alone, _ = run(table, NOISE[[i, i]], KEYS[jnp.array([i, 1 - i])])
+        np.testing.assert_array_equal(alone[0], both[i])
+        assert relative_error(alone[1], both[i]) > 0.1
+    with pytest.raises(ValueError, match="random key per row"):
+        schedulers.init_state(table, NOISE)
 
 
 def test_every_number_of_steps_has_tables_of_one_shape():
@@ -175,11 +204,30 @@ def test_training_noise_and_target(prediction_type, noise):
         ({"_class_name": "DDIMScheduler"}, "clip_sample=True"),
         ({"_class_name": "DDIMScheduler", "clip_sample": False, "thresholding": True}, "thresholding=True"),
         ({"_class_name": "PNDMScheduler", "trained_betas": [0.1]}, "trained_betas"),
-        ({"_class_name": "PNDMScheduler", "beta_schedule": "squaredcos_cap_v2"}, "beta_schedule='squaredcos_cap_v2'"),
+        ({"_class_name": "DDPMScheduler", "clip_sample": False, "beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
+        ({"_class_name": "DDPMScheduler"}, "clip_sample=True"),
+        ({"_class_name": "DDPMScheduler", "clip_sample": False, "variance_type": "learned"}, "variance_type='learned'"),
         ({"_class_name": "PNDMScheduler", "prediction_type": "sample"}, "PNDM has no"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order=3"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
-        ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas=True"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}, "solver_order=4"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "deis"}, "algorithm_type='deis'"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"},
+            "final_sigmas_type='sigma_min'",
+        ),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas=True"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned"}, "variance_type='learned'"),
+        ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
+        ({"_class_name": "EulerDiscreteScheduler", "sigma_min": 0}, "above 0"),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True},
+            "only one of use_karras_sigmas, use_beta_sigmas",
+        ),
+        ({"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}, "prediction_type='sample'"),
+        ({"_class_name": "PNDMScheduler", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"_class_name": "UniPCMultistepScheduler", "solver_type": "euler"}, "solver_type='euler'"),
+        ({"_class_name": "UniPCMultistepScheduler", "solver_p": {}}, "solver_p"),
+        ({"_class_name": "UniPCMultistepScheduler", "predict_x0": False}, "predict_x0=False"),
+        ({"_class_name": "UniPCMultistepScheduler", "lower_order_final": False}, "lower_order_final=False"),
     ],
 )
 def test_unsupported(config, message):
@@ -188,8 +236,17 @@ def test_unsupported(config, message):
 
 
 @pytest.mark.parametrize(
-    "config,steps", [(SchedulerConfig(), 3), (SchedulerConfig(name="ddim"), 0), (SchedulerConfig(), 1001)]
+    "config,steps",
+    [(SchedulerConfig(), 3)]
+    + [(SchedulerConfig(name=name), steps) for name in schedulers.SAMPLERS for steps in (0, 1001)],
 )
 def test_bad_number_of_steps(config, steps):
     with pytest.raises(UserError, match=f"got {steps}"):
         config.sampler_table(steps)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_noise_is_not_predicted_from_noise_alone(name):
+    config = SchedulerConfig(name=name, rescale_betas_zero_snr=True, timestep_spacing="trailing", **SD)
+    with pytest.raises(UserError, match="prediction_type should be v_prediction"):
+        config.sampler_table(10)

@@ -144,6 +144,7 @@ def test_every_sampler(pipeline, folder, model, latents):
         ("DDIMScheduler", "ddim"),
         ("DPMSolverMultistepScheduler", "dpm++"),
         ("EulerDiscreteScheduler", "euler"),
+        ("UniPCMultistepScheduler", "unipc"),
     ):
         pipeline.scheduler = getattr(diffusers, kind).from_config(saved)
         try:
@@ -170,15 +171,16 @@ def test_number_of_steps_sampler_and_guidance_do_not_retrace(model):
 
     @jax.jit
     def run(prompt, negative, noise, table, guidance):
-        traces.append(1)
-        return sample(toy, table, init_state(table, noise), prompt, negative, guidance).sample
+        traces.append(table.stochastic)
+        state = init_state(table, noise, jax.random.split(jax.random.key(0), len(noise)))
+        return sample(toy, table, state, prompt, negative, guidance).sample
 
     prompt, negative, noise = inputs(2, 8, 8)
     for name in SAMPLERS:
         for steps, guidance in ((4, 7.5), (50, 3.0)):
             table = dataclasses.replace(model.config.scheduler, name=name).sampler_table(steps)
             assert np.isfinite(run(prompt, negative, noise, table, np.full(2, guidance, np.float32))).all()
-    assert len(traces) == 1
+    assert sorted(traces) == [False, True]
 
 
 def toy(x, timesteps, context):

@@ -4,32 +4,43 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.models import hf_config, hf_fields
-from nextgpt_jax.models.diffusion.schedulers import ddim, dpm, euler, pndm
+from nextgpt_jax.models.diffusion.schedulers import ddim, ddpm, dpm, euler, pndm, unipc
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, check_choice
 from nextgpt_jax.models.diffusion.schedulers.table import SamplerTable, StepCoefficients, pack
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sampler:
-    """A diffusers class: its name, the options that change its computation with the values implemented, and its steps.
+    """A diffusers class: its name, the options that are no fields here with the values implemented, and its steps.
 
+    check: raises ValueError for values of fields that it has but that are not implemented.
     coefficients: from the options and the number of steps to one row per evaluation and the initial noise level.
     """
 
     class_name: str
     supported: Mapping[str, tuple]
+    check: Callable[[SchedulerOptions], None]
     coefficients: Callable[[SchedulerOptions, int], tuple[list[StepCoefficients], float]]
 
 
 _SAMPLERS = {
-    "pndm": _Sampler("PNDMScheduler", pndm.SUPPORTED, pndm.coefficients),
-    "ddim": _Sampler("DDIMScheduler", ddim.SUPPORTED, ddim.coefficients),
-    "dpm++": _Sampler("DPMSolverMultistepScheduler", dpm.SUPPORTED, dpm.coefficients),
-    "euler": _Sampler("EulerDiscreteScheduler", euler.SUPPORTED, euler.coefficients),
+    "pndm": _Sampler("PNDMScheduler", pndm.SUPPORTED, pndm.check, pndm.coefficients),
+    "ddim": _Sampler("DDIMScheduler", ddim.SUPPORTED, ddim.check, ddim.coefficients),
+    "dpm++": _Sampler("DPMSolverMultistepScheduler", dpm.SUPPORTED, dpm.check, dpm.coefficients),
+    "unipc": _Sampler("UniPCMultistepScheduler", unipc.SUPPORTED, unipc.check, unipc.coefficients),
+    "euler": _Sampler("EulerDiscreteScheduler", euler.SUPPORTED, euler.check, euler.coefficients),
+    "euler_a": _Sampler(
+        "EulerAncestralDiscreteScheduler",
+        euler.ANCESTRAL_SUPPORTED,
+        euler.check_ancestral,
+        euler.ancestral_coefficients,
+    ),
+    "ddpm": _Sampler("DDPMScheduler", ddpm.SUPPORTED, ddpm.check, ddpm.coefficients),
 }
 SAMPLERS = tuple(_SAMPLERS)
 _BY_CLASS = {sampler.class_name: name for name, sampler in _SAMPLERS.items()}
@@ -39,23 +50,22 @@ _SUPPORTED = {
     **hf_fields.DIFFUSERS_SUPPORTED,
     "_class_name": tuple(_BY_CLASS),
     "trained_betas": (None,),
-    "rescale_betas_zero_snr": (None, False),
     "thresholding": (None, False),
 }
 # Options of what is not supported above, and of diffusers' other classes: it drops them when a class lacks them.
 _HARMLESS = {
     *hf_fields.DIFFUSERS, *(option for sampler in _SAMPLERS.values() for option in sampler.supported),
-    "clip_sample_range", "disable_corrector", "dynamic_thresholding_ratio", "flow_shift", "interpolation_type",
-    "noise_sampler_seed", "predict_x0", "rho", "sample_max_value", "shift_terminal", "sigma_data", "sigma_schedule",
-    "solver_p", "time_shift_type", "timestep_type", "variance_type",
+    "clip_sample_range", "dynamic_thresholding_ratio", "flow_shift", "noise_sampler_seed", "rho", "sample_max_value",
+    "sigma_data", "sigma_schedule", "time_shift_type",
 }  # fmt: skip
+_NULLABLE = ("rescale_betas_zero_snr", "use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SchedulerConfig(SchedulerOptions):
     """Noise schedule and sampler. Fields as in the hub's scheduler_config.json, `name` for its `_class_name`.
 
-    `dataclasses.replace(config, name="dpm++")` changes the sampler and keeps the noise schedule.
+    `config.with_sampler("dpm++")` changes the sampler and keeps the noise schedule.
     """
 
     name: str = "pndm"
@@ -63,8 +73,7 @@ class SchedulerConfig(SchedulerOptions):
     def __post_init__(self):
         check_choice("name", self.name, SAMPLERS)
         super().__post_init__()
-        if self.name == "pndm" and self.prediction_type == "sample":
-            raise ValueError("PNDM has no prediction_type='sample'")
+        _SAMPLERS[self.name].check(self)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
@@ -73,12 +82,13 @@ class SchedulerConfig(SchedulerOptions):
         if kind not in _BY_CLASS:
             raise UserError(f"SchedulerConfig: _class_name={kind!r} is not supported (only {', '.join(_BY_CLASS)})")
         name = _BY_CLASS[kind]
-        if name == "ddim":
+        config = {**config, **{key: False for key in _NULLABLE if config.get(key, False) is None}, "name": name}
+        if "clip_sample" in _SAMPLERS[name].supported:
             config = {"clip_sample": True, **config}  # that class's default, which latents must not have
-        if config.get("use_karras_sigmas", False) is None:
-            config = {**config, "use_karras_sigmas": False}
+        if config.get("lambda_min_clipped") == -float("inf"):  # its default
+            config["lambda_min_clipped"] = None
         supported = {**_SUPPORTED, **_SAMPLERS[name].supported}
-        return hf_config.config_from_dict(cls, {**config, "name": name}, supported, _HARMLESS)
+        return hf_config.config_from_dict(cls, config, supported, _HARMLESS)
 
     @classmethod
     def stable_diffusion(cls, name: str, **changes: Any) -> "SchedulerConfig":
@@ -93,6 +103,19 @@ class SchedulerConfig(SchedulerOptions):
         }
         return cls(name=name, **(published | changes))
 
+    def with_sampler(self, name: str) -> "SchedulerConfig":
+        """This noise schedule and these options with another sampler; "": with its own.
+
+        Raises:
+          UserError: there is no such sampler, or it does not have the options.
+        """
+        if name and name not in SAMPLERS:
+            raise UserError(f"sampler={name!r} is not one of {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}")
+        try:
+            return dataclasses.replace(self, name=name) if name else self
+        except ValueError as error:
+            raise UserError(f"sampler={name!r}: {error}") from None
+
     def sampler_table(self, num_inference_steps: int) -> SamplerTable:
         """The coefficients of a sampling run. PNDM evaluates the model more often than `num_inference_steps`.
 
@@ -103,9 +126,10 @@ class SchedulerConfig(SchedulerOptions):
         if not 1 <= num_inference_steps <= self.num_train_timesteps:
             raise UserError(f"the number of steps must be 1 to {self.num_train_timesteps}, got {num_inference_steps}")
         with np.errstate(all="ignore"):  # checked below
-            rows, sigma = _SAMPLERS[self.name].coefficients(self, num_inference_steps)
-        if not all(np.isfinite(np.hstack(dataclasses.astuple(row))).all() for row in rows):
-            raise UserError(
-                f"{self.name} can't take as many as {num_inference_steps} steps on this noise schedule: take fewer"
-            )
-        return pack(rows, sigma)
+            table = pack(*_SAMPLERS[self.name].coefficients(self, num_inference_steps))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(table)):
+            remedy = "take fewer"
+            if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+                remedy = "with rescale_betas_zero_snr, prediction_type should be v_prediction"
+            raise UserError(f"{self.name} can't take {num_inference_steps} steps on this noise schedule: {remedy}")
+        return table

@@ -2,10 +2,15 @@
 
 import numpy as np
 
-from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at, clean_sample, spaced_timesteps
+from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at, clean_sample
+from nextgpt_jax.models.diffusion.schedulers.spacing import spaced_timesteps
 from nextgpt_jax.models.diffusion.schedulers.table import StepCoefficients
 
-SUPPORTED = {"clip_sample": (False,)}
+SUPPORTED = {"clip_sample": (False,)}  # of pixels, which latents are not
+
+
+def check(options: SchedulerOptions) -> None:
+    """Every value of the options that this sampler has is supported."""
 
 
 def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:

@@ -1,4 +1,4 @@
-"""Options that the samplers read, and the parts of a schedule that several samplers share."""
+"""Options that the samplers read, and the noise schedule that they define."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,12 +8,13 @@ import numpy as np
 from nextgpt_jax.errors import UserError
 
 _CHOICES = {
-    "beta_schedule": ("linear", "scaled_linear"),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "timestep_spacing": (None, "leading", "linspace", "trailing"),
     "final_sigmas_type": ("zero", "sigma_min"),
-    "solver_order": (1, 2),
+    "solver_order": (1, 2, 3),
 }
+_LAST_SIGNAL = 2.0**-24  # in place of 0 where a noise level relative to the signal has to be finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,16 +28,32 @@ class SchedulerOptions:
     beta_start: float = 0.0001
     beta_end: float = 0.02
     beta_schedule: str = "linear"
+    rescale_betas_zero_snr: bool = False  # not PNDM: the last training timestep is noise alone
     prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None  # leading for PNDM and DDIM, linspace for DPM-Solver++ and Euler
+    timestep_spacing: str | None = None  # leading for PNDM, DDIM and DDPM, linspace for the others
     steps_offset: int = 0
     set_alpha_to_one: bool | None = None  # False for PNDM, True for DDIM
     skip_prk_steps: bool = False  # PNDM
-    use_karras_sigmas: bool = False  # DPM-Solver++ and Euler
-    final_sigmas_type: str = "zero"  # DPM-Solver++ and Euler
-    solver_order: int = 2  # DPM-Solver++
-    lower_order_final: bool = True  # DPM-Solver++
-    euler_at_final: bool = False  # DPM-Solver++
+    variance_type: str | None = None  # DDPM: fixed_small (the default) or fixed_large
+    # DPM-Solver++, UniPC and Euler:
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    sigma_min: float | None = None  # ends of the noise levels of the three above; None: those of training
+    sigma_max: float | None = None
+    final_sigmas_type: str = "zero"
+    # DPM-Solver++ and UniPC:
+    solver_order: int = 2
+    solver_type: str | None = None  # midpoint or heun (DPM-Solver++), bh2 or bh1 (UniPC); the first is the default
+    lower_order_final: bool = True
+    # DPM-Solver++:
+    algorithm_type: str = "dpmsolver++"  # or dpmsolver, sde-dpmsolver++, sde-dpmsolver
+    euler_at_final: bool = False
+    use_lu_lambdas: bool = False
+    lambda_min_clipped: float | None = None
+    # UniPC:
+    predict_x0: bool = True
+    disable_corrector: tuple[int, ...] = ()  # after these steps
 
     def __post_init__(self):
         for field, values in _CHOICES.items():
@@ -45,16 +62,29 @@ class SchedulerOptions:
             raise ValueError(
                 f"beta_start={self.beta_start!r} and beta_end={self.beta_end!r} should rise between 0 and 1"
             )
+        if any(sigma is not None and sigma <= 0 for sigma in (self.sigma_min, self.sigma_max)):
+            raise ValueError(f"sigma_min={self.sigma_min!r} and sigma_max={self.sigma_max!r} should be above 0")
 
     def alphas_cumprod(self) -> np.ndarray:
         """The fraction of signal left at each training timestep: [num_train_timesteps], float64."""
-        power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
-        betas = np.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps) ** (1 / power)
-        return np.cumprod(1.0 - betas)
+        n = self.num_train_timesteps
+        if self.beta_schedule == "squaredcos_cap_v2":  # Nichol and Dhariwal 2021
+            signal = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+        else:
+            power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
+            betas = np.linspace(self.beta_start**power, self.beta_end**power, n) ** (1 / power)
+        alphas = np.cumprod(1.0 - betas)
+        if not self.rescale_betas_zero_snr:
+            return alphas
+        signal = np.sqrt(alphas)  # moved to end at 0 and scaled to begin where it did (Lin et al. 2023, algorithm 1)
+        return ((signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))) ** 2
 
     def sigmas(self) -> np.ndarray:
-        """Noise relative to signal at each training timestep: [num_train_timesteps], float64."""
+        """Noise relative to signal at each training timestep: [num_train_timesteps], float64. All are finite."""
         alphas = self.alphas_cumprod()
+        if self.rescale_betas_zero_snr:
+            alphas[-1] = _LAST_SIGNAL
         return np.sqrt((1 - alphas) / alphas)
 
 
@@ -63,17 +93,6 @@ def check_choice(field: str, value: object, choices: tuple) -> None:
     if value not in choices:
         wanted = ", ".join(repr(v) for v in choices if v is not None)
         raise ValueError(f"{field}={value!r} is not supported (only {wanted})")
-
-
-def spaced_timesteps(options: SchedulerOptions, steps: int, *, default: str, rounded: bool = True) -> np.ndarray:
-    """Descending timesteps: [steps], float64. `rounded` False keeps fractions (Euler's linspace)."""
-    n, spacing = options.num_train_timesteps, options.timestep_spacing or default
-    if spacing == "linspace":
-        t = np.linspace(0, n - 1, steps)[::-1]
-        return t.round() if rounded else t
-    if spacing == "leading":
-        return np.arange(steps, dtype=np.float64)[::-1] * (n // steps) + options.steps_offset
-    return np.round(np.arange(n, 0, -n / steps))[:steps] - 1
 
 
 def alpha_at(options: SchedulerOptions, *, to_one_by_default: bool) -> Callable[[float], float]:
@@ -97,17 +116,8 @@ def clean_sample(prediction_type: str, signal: float, noise: float) -> tuple[flo
     return (signal, -noise) if prediction_type == "v_prediction" else (0.0, 1.0)
 
 
-def karras(first: float, last: float, steps: int, rho: float = 7.0) -> np.ndarray:
-    """Noise levels from `first` down to `last` (Karras et al. 2022, eq. 5)."""
-    ramp = np.linspace(0, 1, steps)
-    return (first ** (1 / rho) + ramp * (last ** (1 / rho) - first ** (1 / rho))) ** rho
-
-
-def timesteps_of(sigmas: np.ndarray, training_sigmas: np.ndarray) -> np.ndarray:
-    """Fractional timesteps whose noise levels are `sigmas`, interpolated in their logarithm."""
-    return np.interp(np.log(sigmas), np.log(training_sigmas), np.arange(len(training_sigmas)))
-
-
-def with_final(options: SchedulerOptions, sigmas: np.ndarray, training_sigmas: np.ndarray) -> np.ndarray:
-    """`sigmas` and the noise level after the last step."""
-    return np.append(sigmas, 0.0 if options.final_sigmas_type == "zero" else training_sigmas[0])
+def pure_noise(prediction_type: str, signal: float, noise: float) -> tuple[float, float]:
+    """Coefficients of (sample, model output) in the predicted noise, at the given levels of signal and noise."""
+    if prediction_type == "sample":
+        return 1.0 / noise, -signal / noise
+    return (noise, signal) if prediction_type == "v_prediction" else (0.0, 1.0)

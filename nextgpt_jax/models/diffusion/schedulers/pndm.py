@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at, spaced_timesteps
+from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at
+from nextgpt_jax.models.diffusion.schedulers.spacing import spaced_timesteps
 from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, SCRATCH_SLOT, StepCoefficients
 
 SUPPORTED: dict[str, tuple] = {}
@@ -21,6 +22,14 @@ _MULTISTEP = (
     (23 / 12, (-16 / 12, 5 / 12)),
     (55 / 24, (-59 / 24, 37 / 24, -9 / 24)),
 )
+
+
+def check(options: SchedulerOptions) -> None:
+    """Raises ValueError for options that this sampler does not have."""
+    if options.prediction_type == "sample":
+        raise ValueError("PNDM has no prediction_type='sample'")
+    if options.rescale_betas_zero_snr:
+        raise ValueError("PNDM has no rescale_betas_zero_snr=True")
 
 
 class _Steps:

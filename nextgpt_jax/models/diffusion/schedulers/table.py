@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 HISTORY_SLOTS = 4  # earlier outputs: three for PNDM's multistep formula, one for a Runge-Kutta sum
 SCRATCH_SLOT = HISTORY_SLOTS - 1
@@ -22,6 +22,7 @@ class StepCoefficients:
 
         p = from_sample x + from_output m
         next x = sample x + anchor * (anchor sample) + current p + sum over slots s of history[s] * (slot s)
+                 + noise * (new standard normal noise)
 
     then history slot `history_slot` becomes history_keep * (its value) + p, and x becomes the anchor if `set_anchor`.
     """
@@ -37,6 +38,7 @@ class StepCoefficients:
     history_slot: Any = SCRATCH_SLOT
     history_keep: Coefficient = 0.0
     set_anchor: Coefficient = 0.0
+    noise: Coefficient | None = None  # None in all rows: a deterministic sampler, whose program draws no noise
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +53,11 @@ class SamplerTable:
     num_evaluations: Any  # int32
     init_noise_sigma: Any  # float32
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps add noise, for which the state has to have keys."""
+        return self.coefficients.noise is not None
+
     def at(self, i: Int[Array, ""] | int) -> StepCoefficients:
         """The coefficients of evaluation `i`."""
         return jax.tree.map(lambda a: jnp.asarray(a)[i], self.coefficients)
@@ -59,8 +66,11 @@ class SamplerTable:
 def pack(steps: list[StepCoefficients], init_noise_sigma: float) -> SamplerTable:
     """Stacks the coefficients of all evaluations into a padded table."""
     length = -(-len(steps) // _BUCKET) * _BUCKET
-    columns = {}
+    columns: dict[str, Any] = {}
     for field in dataclasses.fields(StepCoefficients):
+        if getattr(steps[0], field.name) is None:
+            columns[field.name] = None
+            continue
         values = np.array([getattr(step, field.name) for step in steps])
         padding = ((0, length - len(steps)), *((0, 0),) * (values.ndim - 1))
         columns[field.name] = np.pad(values, padding).astype(np.int32 if field.name == "history_slot" else np.float32)
@@ -75,12 +85,31 @@ class SamplerState:
     sample: Any  # [...]
     anchor: Any  # [...]
     history: Any  # [slots, ...]
+    keys: Any = None  # random keys [b], one per row of the sample; None: the sampler is deterministic
 
 
-def init_state(table: SamplerTable, noise: Float[Array | np.ndarray, "..."]) -> SamplerState:
-    """The state before the first evaluation, from standard normal noise of any shape."""
+def init_state(
+    table: SamplerTable, noise: Float[Array | np.ndarray, "..."], keys: Key[Array, " b"] | None = None
+) -> SamplerState:
+    """The state before the first evaluation, from standard normal noise of any shape.
+
+    Args:
+      keys: one per row of `noise`, for the noise of later steps; deterministic samplers take none of it.
+
+    Raises:
+      ValueError: a stochastic sampler without keys.
+    """
+    if table.stochastic and keys is None:
+        raise ValueError("a stochastic sampler needs a random key per row")
     sample = noise.astype(jnp.float32) * table.init_noise_sigma
-    return SamplerState(sample, jnp.zeros_like(sample), jnp.zeros((HISTORY_SLOTS, *sample.shape), jnp.float32))
+    history = jnp.zeros((HISTORY_SLOTS, *sample.shape), jnp.float32)
+    return SamplerState(sample, jnp.zeros_like(sample), history, keys if table.stochastic else None)
+
+
+def step_noise(state: SamplerState, i: Int[Array, ""] | int) -> Float[Array, "b ..."]:
+    """The noise that a stochastic sampler adds after evaluation `i`: of each row by `i` and the row's key alone."""
+    shape = state.sample.shape[1:]
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(state.keys)
 
 
 def model_input(table: SamplerTable, i: Int[Array, ""] | int, state: SamplerState) -> Float[Array, "..."]:
@@ -95,8 +124,12 @@ def step(
     c, x = table.at(i), state.sample
     p = c.from_sample * x + c.from_output * model_output.astype(jnp.float32)
     earlier = sum(c.history[s] * state.history[s] for s in range(HISTORY_SLOTS))
+    sample = c.sample * x + c.anchor * state.anchor + c.current * p + earlier
+    if table.stochastic:
+        sample += c.noise * step_noise(state, i)
     return SamplerState(
-        sample=c.sample * x + c.anchor * state.anchor + c.current * p + earlier,
+        sample=sample,
         anchor=jnp.where(c.set_anchor > 0, x, state.anchor),
         history=state.history.at[c.history_slot].set(c.history_keep * state.history[c.history_slot] + p),
+        keys=state.keys,
     )
