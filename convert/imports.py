@@ -13,7 +13,7 @@ from flax import nnx
 
 from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.files import atomic_folder, atomic_write
+from nextgpt_jax.files import atomic_folder, atomic_write, base_name, normal_path
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
@@ -118,7 +118,7 @@ def convert_checkpoint(
     else:
         if not str(source):
             raise UserError(f"--source is missing: {LAYOUTS[component]}")
-        found = hub.find(source, LAYOUTS[component], revision=revision)
+        found = _find(source, component, revision=revision)
         if component == "delta":
             conversion = _match_delta(found, config, cast, allow_partial, verbose)
         elif component == "lora":
@@ -186,6 +186,11 @@ def parse_dtype(dtype: str | None) -> np.dtype | None:
     return np.dtype(dtype) if dtype else None
 
 
+def _find(source: str | os.PathLike, component: str, **options: str) -> hub.Source:
+    found = hub.find(source, LAYOUTS[component], **options)  # type: ignore[arg-type]
+    return found._replace(path=normal_path(found.path))
+
+
 def _folder(path: pathlib.Path) -> pathlib.Path:
     return path if path.is_dir() else path.parent
 
@@ -214,10 +219,10 @@ def _match_language_model(
 ) -> _Conversion:
     folder, checkpoint, manifest = _folder(source.path), open_checkpoint(source.path), {}
     if str(delta):
-        change = hub.find(delta, LAYOUTS["llm"], field="--delta")
+        change = _find(delta, "llm", field="--delta")
         folder = _folder(change.path)
         checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(change.path), growth)
-        manifest = {"delta": change.hub_id or str(change.path.absolute())}
+        manifest = {"delta": change.hub_id or str(change.path)}
     config = hf_config.read_config(folder / "config.json")
     config["vocab_size"] = vocab_size or config.get("vocab_size")
     if vocab_size:
@@ -260,16 +265,16 @@ def _match_system(
 ) -> dict[str, _Conversion]:
     """Every part that a config names, by the names of `folders_by_part`."""
     named = assemble.folders_by_part(config.model)
-    names = [pathlib.Path(path).name for _, path in named.values()]
+    names = [base_name(path) for _, path in named.values()]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two parts are in folders called {twice[0]}: rename one")
     found = {}
     for part, (component, path) in named.items():
-        field, below = "model." + part.partition(".")[0], pathlib.Path(source) / pathlib.Path(path).name
+        field, below = "model." + part.partition(".")[0], pathlib.Path(source) / base_name(path)
         if str(source) and not below.exists() and not pathlib.Path(path).exists() and not hub.is_hub_id(path):
             raise UserError(f"{field}: not found (looked for {below} and {path})")
         place = below if str(source) and below.exists() else path
-        found[part] = hub.find(place, LAYOUTS[component], field=field)
+        found[part] = _find(place, component, field=field)
         if orbax_params.is_converted(found[part].path):
             raise UserError(f"{field}: {place} is converted already")
     model = assemble.with_folders(config.model, {part: source.path for part, source in found.items()})
@@ -288,7 +293,7 @@ def _write_system(
 ) -> None:
     """Writes each part to a folder called as the last component of its path in the config. The whole is a folder for
     NExTGPT.from_pretrained."""
-    named = {part: pathlib.Path(path).name for part, (_, path) in assemble.folders_by_part(config.model).items()}
+    named = {part: base_name(path) for part, (_, path) in assemble.folders_by_part(config.model).items()}
     size = sum(matched.nbytes for conversion in conversions.values() for matched in conversion.parts)
     with atomic_folder(output, size) as scratch:
         manifest: dict[str, Any] = {"config": config_hash(config), "template": config.model.template, "parts": {}}

@@ -13,6 +13,23 @@ from nextgpt_jax.errors import UserError, first_line
 _LFS = b"version https://git-lfs.github.com/spec/v1"
 
 
+def normal_path(path: str | os.PathLike) -> pathlib.Path:
+    """`path` made absolute, without "..": TensorStore and Orbax take no other paths.
+
+    Symbolic links are followed, as the system does before "..", but for that of a file: its target may have another
+    suffix, as in the hub's cache.
+    """
+    path = pathlib.Path(path)
+    if path.is_file() or not path.name:
+        return path.parent.resolve() / path.name
+    return path.resolve()
+
+
+def base_name(path: str | os.PathLike) -> str:
+    """The name of a file or folder, also if its path ends in "." or ".."."""
+    return os.path.basename(os.path.abspath(path))
+
+
 def refuse_lfs_pointer(path: str | os.PathLike) -> None:
     """Raises UserError if the file is Git LFS's stand-in for a large file, as a clone without LFS has it."""
     with contextlib.suppress(OSError), open(path, "rb") as file:  # what cannot be read is its reader's to report
@@ -60,7 +77,7 @@ def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> 
     Raises:
       UserError: `path` exists, the disk is too small, or an OSError in the body.
     """
-    path = path.absolute()
+    path = normal_path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{flag}: {path} exists: give a new folder")
     check_folder(path, flag)
@@ -109,7 +126,7 @@ def check_folder(path: str | pathlib.Path, flag: str) -> None:
     Raises:
       UserError: `path`, or its nearest existing parent, is a file or not writable.
     """
-    path = pathlib.Path(path).absolute()
+    path = normal_path(path)
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{flag}: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder")

@@ -14,7 +14,7 @@ import nextgpt_jax
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.config_files import config_from_dict, config_names, config_to_dict, load_config
 from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.files import atomic_folder
+from nextgpt_jax.files import atomic_folder, base_name
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import hub, orbax_params
 from nextgpt_jax.weights.assemble import part_folders, resolve_parts
@@ -104,7 +104,7 @@ def save(source: Source, folder: pathlib.Path) -> None:
             if name == "delta":
                 continue
             parts = [pathlib.Path(part) for part in path.split(",")]
-            targets = [_free_name(part.name if part.is_dir() else part.parent.name, scratch) for part in parts]
+            targets = [_free_name(base_name(part if part.is_dir() else part.parent), scratch) for part in parts]
             for part, target in zip(parts, targets, strict=True):
                 if orbax_params.is_converted(part):
                     convert.export_checkpoint(component, source=part, output=scratch / target)

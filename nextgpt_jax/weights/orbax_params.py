@@ -23,6 +23,7 @@ import tensorstore as ts
 from flax import nnx
 
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.files import normal_path
 from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, match_rules, sharding_of
 from nextgpt_jax.weights.rules import Table
 
@@ -47,9 +48,13 @@ def save(parameters: Mapping[str, Parameter], folder: pathlib.Path) -> None:
         with _quiet():
             registry = ocp.type_handlers.create_type_handler_registry((Parameter, _Streamed()))
             handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-            ocp.Checkpointer(handler).save((folder / FOLDER).absolute(), args=ocp.args.PyTreeSave(_nested(parameters)))
+            ocp.Checkpointer(handler).save(_place(folder), args=ocp.args.PyTreeSave(_nested(parameters)))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} can't be written: {first_line(error)}") from None
+
+
+def _place(folder: pathlib.Path) -> pathlib.Path:
+    return normal_path(folder / FOLDER)
 
 
 def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,12 +137,12 @@ def read(folder: pathlib.Path, state: nnx.State, *, dtype=jnp.float32) -> nnx.St
     Raises:
       UserError: the folder is damaged.
     """
-    names = flat_paths(state)
+    names, place = flat_paths(state), _place(folder)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def filled(path, leaf):
         sharding = sharding_of(leaf) or default
-        return leaf.replace(_restored(folder / FOLDER / names[path], sharding, dtype))
+        return leaf.replace(_restored(place / names[path], sharding, dtype))
 
     try:
         return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
@@ -200,10 +205,10 @@ def saved(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: the folder is not complete.
     """
-    path = folder / FOLDER
+    path = _place(folder)
     try:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return dict(_flat(checkpointer.metadata(path.absolute()).item_metadata.tree))
+            return dict(_flat(checkpointer.metadata(path).item_metadata.tree))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is no complete set of converted parameters: {first_line(error)}") from None
 
@@ -215,7 +220,8 @@ def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str
       ConversionError, UserError: see `restore`.
     """
     check(folder, state)
-    return {name: _opened(folder / FOLDER / name, rule.stacked) for name, rule in match_rules(state, table).items()}
+    place = _place(folder)
+    return {name: _opened(place / name, rule.stacked) for name, rule in match_rules(state, table).items()}
 
 
 def _opened(path: pathlib.Path, stacked: bool) -> Parameter:

@@ -10,7 +10,6 @@ WORKDIR/damaged-<step>-<n>     a checkpoint that was not whole when the run was 
 
 import json
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from jax.experimental import multihost_utils
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.config_files import config_from_dict, config_to_dict
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.files import atomic_write, check_folder
+from nextgpt_jax.files import atomic_write, check_folder, normal_path
 from nextgpt_jax.json_files import read_json
 from nextgpt_jax.modalities import RELEASED, SignalTokens, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
@@ -47,7 +46,7 @@ class Workdir:
     """The checkpoints of one run."""
 
     def __init__(self, path: str | os.PathLike, keep: int = 2, keep_best: int = 0):
-        self.path = pathlib.Path(path).absolute()
+        self.path = normal_path(path)
         self._keep, self._keep_best = keep, keep_best
         self._opened: ocp.CheckpointManager | None = None
 
@@ -109,8 +108,8 @@ class Workdir:
         """Records the config; to be called by one process."""
         content = config_to_dict(config)
         for name, value in content["model"].items():
-            if isinstance(value, str) and value and pathlib.Path(value).exists():
-                content["model"][name] = str(pathlib.Path(value).absolute())
+            if name in ("llm", "encoder", "delta") or name.endswith("_decoder"):
+                content["model"][name] = ",".join(map(_location, value.split(",")))
         with atomic_write(self.path / _CONFIG) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -163,7 +162,7 @@ class Workdir:
         Raises:
           UserError: it started from another one, or from none.
         """
-        if self.base_delta != _location(base_delta):
+        if _location(self.base_delta) != _location(base_delta):
             raise UserError(
                 f"{self.path} was trained on model.delta={self.base_delta!r}, this config has {base_delta!r}: "
                 "make them equal"
@@ -304,8 +303,8 @@ def _listed(damage: dict[int, str]) -> str:
     return "; ".join(f"step {step}: {reason}" for step, reason in damage.items())
 
 
-def _location(delta: str) -> str:
-    return str(pathlib.Path(delta).absolute()) if delta and not is_hub_id(delta) else delta
+def _location(part: str) -> str:
+    return str(normal_path(part)) if part and not is_hub_id(part) else part
 
 
 def _abstract(tree: Any) -> Any:

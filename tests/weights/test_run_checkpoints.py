@@ -26,7 +26,7 @@ def run(tmp_path) -> pathlib.Path:
 
 def test_the_newest_checkpoint_is_restored(run):
     opt = {"count": jnp.int32(7)}
-    with Workdir(run) as workdir:
+    with Workdir(run / ".." / "run") as workdir:
         assert workdir.latest() is None
         for step in (1, 2):
             values = nnx.map(lambda _, leaf, step=step: leaf * step, delta())
@@ -71,10 +71,12 @@ def test_folders_with_other_files_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("name", ["owner/delta", "owner/delta@v1", "./weights/delta", ""])
+@pytest.mark.parametrize("name", ["owner/delta", "owner/delta@v1", "./weights/delta", "../weights/delta", ""])
 def test_the_base_delta_is_a_hub_id_or_an_absolute_path(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     Workdir("run").init_or_validate("stage1", delta(), name)
     recorded = Workdir("run").base_delta
-    assert recorded == (str(tmp_path / "weights" / "delta") if name.startswith(".") else name)
+    assert recorded == (str((folder / name).resolve()) if name.startswith(".") else name)
     Workdir("run").check_base(name)
