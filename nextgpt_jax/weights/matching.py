@@ -25,8 +25,13 @@ class ConversionError(UserError):
     """A checkpoint does not fit a model; the message lists the mismatches."""
 
     @classmethod
-    def of(cls, source: str, problems: list[str], shown: int = 8) -> "ConversionError":
-        """The first `shown` problems of the checkpoint called `source`, and the number of the others."""
+    def of(cls, source: str, problems: list[str], shown: int = 8, hint: str = "") -> "ConversionError":
+        """The first `shown` problems of the checkpoint called `source`, and the number of the others.
+
+        With a `hint`, which says what the checkpoint is, they matter less: the first one, and their number.
+        """
+        if hint:
+            return cls(f"{source} does not fit the model: {hint} ({len(problems)} mismatches, first {problems[0]})")
         more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
         return cls(f"{source} does not fit the model: {'; '.join(problems[:shown])}{more}")
 
@@ -170,7 +175,7 @@ def match(checkpoint: Checkpoint, state: nnx.State, table: Table, *, allow_unuse
         unexpected = [key for key in unmatched if not ignored.fullmatch(key)]
         problems += [f"unexpected {key} {list(checkpoint.tensors[key].shape)}" for key in unexpected]
     if problems:
-        raise ConversionError.of(checkpoint.source, problems)
+        raise ConversionError.of(checkpoint.source, problems, hint=table.hint(checkpoint.shapes))
     return Match(parameters, dict(chosen), tuple(unmatched))
 
 

@@ -6,86 +6,48 @@ with a tied head, only the rows of the new tokens differ between embedding and h
 records which new tokens there are; without it they are the released 38.
 """
 
+import dataclasses
 import pathlib
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, signals_from_json, signals_to_json
-from nextgpt_jax.models import hf_config, registry
+from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, is_trainable
-from nextgpt_jax.weights import matching, orbax_params, tables
+from nextgpt_jax.weights import delta_settings, matching, orbax_params
+from nextgpt_jax.weights.delta_table import BASE, MATRICES, NEW, Layout, all_prefixes, delta_table
 from nextgpt_jax.weights.matching import ConversionError
-from nextgpt_jax.weights.rules import LINEAR, Table, prefixed, rule
+from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor, open_checkpoint
 
-# With LoRA (stage 3) peft adds a prefix.
-_LLAMA = ("llama_model.base_model.model.", "llama_model.")
-_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 CONFIG = "nextgpt_config.json"
-_OUTPUTS = {  # the reference's names: in the released weights, and in its newer code
-    "image": ("gen_text_hidden_fcs.0.", "mm_output_img_projector."),
-    "video": ("gen_text_hidden_fcs_video.0.", "mm_output_vid_projector."),
-    "audio": ("gen_text_hidden_fcs_audio.0.", "mm_output_aud_projector."),
-}
-_BASE, _NEW = "[base]", "[new]"
+WEIGHTS = "pytorch_model.pt"  # the only name that the reference reads
 
 
 def table(config: NExTGPTConfig) -> Table:
     """The conversion table of a model's delta. Projections of modalities that the model does not have are ignored."""
-    modalities = config.output_modalities
-    outputs = {
-        name: tables.output_projector(registry.kind_of(projector)) for name, projector in config.output_projectors
-    }
-    rules = [
-        *_input_rules(config),
-        *(
-            row
-            for name, rows in outputs.items()
-            for row in prefixed(
-                rows.rules, torch=_OUTPUTS.get(name, f"gen_text_hidden_fcs_{name}.0."), flax=f"output_proj.{name}."
-            )
-        ),
-        *_lora_rules(config),
-        rule(tuple(p + _MATRICES[0] + _BASE for p in _LLAMA), "llm.embed_tokens.embedding"),
-        rule(tuple(p + _MATRICES[0] + _NEW for p in _LLAMA), "signal_embed"),
-        rule(tuple(p + _MATRICES[1] + _BASE for p in _LLAMA), "llm.lm_head.kernel", LINEAR),
-        rule(tuple(p + _MATRICES[1] + _NEW for p in _LLAMA), "signal_head"),
-    ]
-    tied = [p + _MATRICES[1] + _BASE for p in _LLAMA] if config.llm.tie_word_embeddings else []
-    absent = [p for name, prefixes in _OUTPUTS.items() if name not in modalities for p in prefixes]
-    ignored = [*map(re.escape, tied), *(re.escape(p) + ".*" for p in absent)]
-    buffers = [pattern for rows in outputs.values() for pattern in rows.ignored]
-    return Table(tuple(rules), (*ignored, r".*rotary_emb\.inv_freq", *dict.fromkeys(buffers)))
+    given, prefixes = delta_settings.settings_of(config), all_prefixes(dict(config.output_projectors))
 
+    def hint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+        needed = delta_settings.needed(shapes, given, prefixes)
+        kind = needed.get("output_projector")
+        holds = f"it holds output projections of the kind {kind}, " if kind else ""
+        return f"{holds}set {delta_settings.as_flags(needed)}" if needed else ""
 
-def _input_rules(config: NExTGPTConfig):
-    """With one encoder, the released names; with several, each projection has the encoder's kind as a prefix."""
-    rows = tables.input_projector(config.input_projector).rules
-    if len(config.encoders) == 1:
-        return prefixed(rows, flax="input_proj.")
-    kinds = [registry.kind_of(encoder) for encoder in config.encoders]
-    return [row for kind in kinds for row in prefixed(rows, torch=f"{kind}.", flax=f"input_proj.{kind}.")]
-
-
-def _lora_rules(config: NExTGPTConfig):
-    # Unlike in adapter files, keys usually contain the adapter's name, as in peft's modules.
-    lora = tables.language_model(config.llm).lora
-    rows = [rule(tuple(reversed(r.torch)), r.flax, r.transform) for r in lora.rules]
-    return prefixed(rows, torch="llama_model.", flax="llm.")
+    return dataclasses.replace(delta_table(Layout.of(config)), hint=hint)
 
 
 def split_rows(checkpoint: Checkpoint, new: int) -> Checkpoint:
     """Splits embedding and head into the rows of the base vocabulary and the last `new` rows."""
     tensors = {}
     for key, whole in checkpoint.tensors.items():
-        if key.endswith(_MATRICES):
+        if key.endswith(MATRICES):
             rows, *rest = whole.shape
-            tensors[key + _BASE] = Tensor((rows - new, *rest), whole.dtype, lambda w=whole: w.read()[:-new])
-            tensors[key + _NEW] = Tensor((new, *rest), whole.dtype, lambda w=whole: w.read()[-new:])
+            tensors[key + BASE] = Tensor((rows - new, *rest), whole.dtype, lambda w=whole: w.read()[:-new])
+            tensors[key + NEW] = Tensor((new, *rest), whole.dtype, lambda w=whole: w.read()[-new:])
         else:
             tensors[key] = whole
     return checkpoint.with_tensors(tensors)
@@ -95,12 +57,12 @@ def join_rows(checkpoint: Checkpoint) -> Checkpoint:
     """The inverse of split_rows."""
     tensors = {}
     for key, part in checkpoint.tensors.items():
-        if key.endswith(_NEW):
-            whole = key.removesuffix(_NEW)
-            tied = whole.replace(_MATRICES[1], _MATRICES[0])
-            base = checkpoint.tensors.get(whole + _BASE) or checkpoint.tensors[tied + _BASE]
+        if key.endswith(NEW):
+            whole = key.removesuffix(NEW)
+            tied = whole.replace(MATRICES[1], MATRICES[0])
+            base = checkpoint.tensors.get(whole + BASE) or checkpoint.tensors[tied + BASE]
             tensors[whole] = _joined(base, part)
-        elif not key.endswith(_BASE):
+        elif not key.endswith(BASE):
             tensors[key] = part
     return checkpoint.with_tensors(tensors)
 
@@ -134,7 +96,7 @@ def base_vocab_size(path: pathlib.Path) -> int | None:
         embedding = orbax_params.saved(path).get("llm.embed_tokens.embedding")
         return embedding and embedding.shape[0]
     tensors = open_checkpoint(path).tensors
-    whole = next((tensor for key, tensor in tensors.items() if key.endswith(_MATRICES[0])), None)
+    whole = next((tensor for key, tensor in tensors.items() if key.endswith(MATRICES[0])), None)
     return whole and whole.shape[0] - len(Vocabulary(0, read_signals(path)).new_tokens)
 
 
@@ -189,6 +151,8 @@ def match_delta(
     """
     checkpoint = split_rows(checkpoint, state["signal_embed"].shape[0])
     held, lacking = pieces(checkpoint, state, rows)
+    if set(lacking) - {_LORA} and not allow_partial and (hint := rows.hint(checkpoint.shapes)):
+        raise ConversionError(f"{checkpoint.source} does not fit the model: {hint}")
     if not held:
         raise ConversionError(f"{checkpoint.source} holds nothing of a NExT-GPT delta ({', '.join(lacking)})")
     if set(lacking) - {_LORA} and not allow_partial:
@@ -204,7 +168,7 @@ def match_delta(
 
 def _check_tied(checkpoint: Checkpoint) -> None:
     embedding, head = (
-        next((t for key, t in checkpoint.tensors.items() if key.endswith(matrix + _BASE)), None) for matrix in _MATRICES
+        next((t for key, t in checkpoint.tensors.items() if key.endswith(matrix + BASE)), None) for matrix in MATRICES
     )
     if embedding and head and not np.array_equal(embedding.read(), head.read()):
         raise ConversionError(

@@ -6,7 +6,7 @@ a leading axis.
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -105,8 +105,11 @@ class Table:
       ignored: regular expressions of keys that may be present but hold no weights.
       preprocess: replaces tensors of a checkpoint before it is matched, such as several that make one parameter. It has
         no inverse: export writes the result.
+      hint: from the keys and shapes of a checkpoint that does not fit, what it holds and which setting it needs, in
+        words; "" if that is not known.
     """
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     preprocess: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+    hint: Callable[[Mapping[str, tuple[int, ...]]], str] = lambda shapes: ""

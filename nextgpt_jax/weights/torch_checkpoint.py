@@ -61,6 +61,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """A checkpoint of arrays in memory."""
         return cls(source, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in arrays.items()})
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
+        return {key: tensor.shape for key, tensor in self.tensors.items()}
+
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Checkpoint":
         """A checkpoint of the same source and files with other tensors."""
         return Checkpoint(self.source, tensors, self.files)

@@ -1,6 +1,7 @@
 """ImageBind in the layout of `imagebind_huge.pth`: one state dict for all modalities."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from nextgpt_jax.models.encoders.imagebind import BRANCHES, IMU_SHAPE
 from nextgpt_jax.weights.rules import CONV, LINEAR, Rule, Table, Transform, affine, norm, rule
@@ -72,3 +73,16 @@ def table(modalities: Sequence[str] = BRANCHES) -> Table:
         ignored.append(rf"modality_(preprocessors|trunks|heads|postprocessors)\.({others})\..*")
     rules = [row for name in modalities for part in (_stem, _trunk, _head) for row in part(name)]
     return Table(rules=tuple(rules), ignored=tuple(ignored))
+
+
+def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Width and depth of each tower of a checkpoint, and the width of the shared space, as fields of the config."""
+    found: dict[str, int] = {}
+    for key, shape in shapes.items():
+        if block := re.fullmatch(r"modality_trunks\.(\w+)\.blocks\.(\d+)\.norm_1\.weight", key):
+            name, number = block[1], int(block[2])
+            found[f"{name}_embed_dim"] = shape[0]
+            found[f"{name}_num_blocks"] = max(found.get(f"{name}_num_blocks", 0), number + 1)
+        elif re.fullmatch(r"modality_heads\.\w+\.(proj\.)?[123]\.weight", key) and len(shape) == 2:
+            found["out_embed_dim"] = shape[0]
+    return {name: size for name, size in found.items() if name.startswith((*BRANCHES, "out"))}

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,3 +92,14 @@ BASE = language_model_tables().base
 def tables(config: Any) -> LanguageModelTables:
     """The tables of the model with this config."""
     return language_model_tables(config.biases)
+
+
+def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The sizes of the config that a checkpoint shows."""
+    found: dict[str, int] = {}
+    if len(embedding := shapes.get(_EMBEDDING, ())) == 2:
+        found["vocab_size"], found["hidden_size"] = embedding
+    if len(wide := shapes.get(f"{_LAYER.format(i=0)}.mlp.gate_proj.weight", ())) == 2:
+        found["intermediate_size"] = wide[0]
+    layers = [int(m[1]) for key in shapes if (m := re.fullmatch(r"model\.layers\.(\d+)\.input_layernorm\.weight", key))]
+    return found | ({"num_hidden_layers": max(layers) + 1} if layers else {})

@@ -1,6 +1,9 @@
 """The projections of a NExT-GPT checkpoint. Keys of the output projections are relative: in a checkpoint they have a
 prefix per modality, such as `gen_text_hidden_fcs.0.`."""
 
+import re
+from collections.abc import Mapping
+
 from nextgpt_jax.weights.rules import LINEAR, Table, affine, norm, rule
 
 _INPUT_LINEAR = Table(rules=tuple(affine(("llama_proj", "mm_input_projector"), "layers.0")))
@@ -69,3 +72,29 @@ _QFORMER = Table(
 
 INPUT = {"linear": _INPUT_LINEAR, "mlp": _INPUT_MLP}
 OUTPUT = {"transformer": _TRANSFORMER, "qformer": _QFORMER, "linear": Table(rules=tuple(affine("model", "model")))}
+
+
+def input_kind(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The kind of a checkpoint's input projection, by keys of the whole checkpoint; "": it has none."""
+    keys = [match[1] for key in shapes if (match := re.search(r"(?:llama_proj|mm_input_projector)\.(.+)", key))]
+    if not keys:
+        return ""
+    return "linear" if "weight" in keys else "mlp"
+
+
+def output_kind(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, int]]:
+    """The kind of an output projection, by its relative keys, and those fields of its config that they show."""
+    shown = {
+        "transformer": ("tfm.encoder.layers", "linear1"),
+        "qformer": ("Qformer.bert.encoder.layer", "intermediate_query.dense"),
+    }
+    for kind, (layer, wide) in shown.items():
+        layers = {int(m[1]) for key in shapes if (m := re.match(rf"{re.escape(layer)}\.(\d+)\.", key))}
+        rows = {
+            "hidden_dim": shapes.get("fc.weight", ()),
+            "feedforward_dim": shapes.get(f"{layer}.0.{wide}.weight", ()),
+        }
+        if layers:
+            sizes = {name: shape[0] for name, shape in rows.items() if len(shape) == 2}
+            return kind, {"num_layers": max(layers) + 1, **sizes}
+    return ("linear" if shapes.keys() <= {"model.weight", "model.bias"} else ""), {}
