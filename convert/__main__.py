@@ -1,5 +1,6 @@
 """python -m convert: parses flags and calls convert_checkpoint or export_checkpoint."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +12,20 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import available_devices
 
 from .exports import export_checkpoint
-from .imports import DTYPES, KNOWN, SYSTEM, check_component, convert_checkpoint
+from .imports import DTYPES, KNOWN, check_component, convert_checkpoint
+from .options import SYSTEM, check_options
 
 USAGE = """Converts published weights to Orbax parameters in bounded memory, and exports them again.
 
     {program} COMPONENT --source=PATH_OR_HUB_ID --output=DIR [--dtype=bfloat16] [--dry_run] [--report=FILE.json]
-    {program} export COMPONENT --source=DIR --output=DIR [--dtype=float16]
+    {program} export COMPONENT --source=DIR --output=DIR [--dtype=float16] [--dry_run] [--report=FILE.json]
 
 COMPONENT: llm (with --delta for Vicuna v0), encoder, decoder; lora (a peft adapter, with --base); delta (trained
 NExT-GPT weights, with --config); nextgpt (every part that --config names). llama, imagebind, stable_diffusion,
 text_to_video and audioldm are other names of the first three.
 
-A training run is exported with `export delta` or `export lora`, with --config, and --workdir in place of --source.
-`export llm` with --lora adds an adapter to the weights.
+A training run is exported with `export delta` or `export lora`, and --workdir in place of --source. `export llm` with
+--lora adds an adapter to the weights. Export needs --config for folders and runs of old versions only.
 
 Options:"""
 
@@ -40,7 +42,7 @@ def _define(values: flags.FlagValues) -> None:
     string("revision", "branch, tag or commit of the hub repository; its commit is recorded in the manifest")
     enum("dtype", "", ["", *DTYPES], "dtype of floating-point tensors in the result; empty: unchanged")
     flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
-    string("report", "JSON file to write the source keys, shape and dtype of each parameter to")
+    string("report", "JSON file to write shapes and dtypes of all tensors to; of a conversion with the source keys")
     string("delta", "llm: weights to add to the source's (Vicuna v0), a folder or hub id")
     enum("growth", "zero", ["zero", "mean"], "llm: values of the rows that --delta adds to embedding and head")
     flags.DEFINE_integer(
@@ -68,16 +70,18 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"which component? {argv[0]} {'export ' * export}COMPONENT ... with {', '.join(KNOWN)}")
     component = words[0]
     check_component(component)
-    of_run = export and any(word.lstrip("-").startswith("workdir") for word in words)
-    values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=of_run or component in ("delta", SYSTEM))
-    if not values.output and not (values.dry_run and not export):
+    given = [re.split("[.=]", word.lstrip("-"))[0] for word in words if word.startswith("-")]
+    check_options(component, given, export=export)
+    wants_config = "config" in given or (component in ("delta", SYSTEM) and not export)
+    values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=wants_config)
+    if not values.output and not values.dry_run:
         raise UserError("--output=DIR is missing")
     available_devices()  # raises
     config = values["config"].value if "config" in values else None
     options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}
     if export:
-        options |= {name: values[name].value for name in ("source", "workdir", "lora")}
-        export_checkpoint(component, values.output, **options, verbose=True)
+        options |= {name: values[name].value for name in ("source", "workdir", "lora", "dry_run", "report")}
+        export_checkpoint(component, values.output or None, **options, verbose=True)
     else:
         names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", "dry_run", "report")
         options |= {name: values[name].value for name in names}

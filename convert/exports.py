@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from flax import nnx
 
 from nextgpt_jax.config import ExperimentConfig, ModelConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_folder
+from nextgpt_jax.files import atomic_folder, check_new_folder
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
@@ -18,109 +19,96 @@ from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
-from nextgpt_jax.weights.safetensors_writer import save_safetensors
+from nextgpt_jax.weights.tokenizers import tokenizer_files
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
-from . import folders
-from .imports import SYSTEM, check_component, delta_state, is_language_model, parse_dtype
-
-_TRAINED = ("delta", "lora")  # components that a training run has
+from . import deltas, folders
+from .imports import check_component, parse_dtype, write_report
+from .options import SYSTEM, check_options
+from .published import PublishedFolder, component_folder, parts_folder
 
 
 def export_checkpoint(
     component: str,
-    output: str | os.PathLike,
+    output: str | os.PathLike | None = None,
     *,
     source: str | os.PathLike = "",
     workdir: str | os.PathLike = "",
     config: ExperimentConfig | None = None,
     lora: str | os.PathLike = "",
     dtype: str | None = None,
+    dry_run: bool = False,
+    report: str | os.PathLike = "",
     verbose: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Writes converted or trained weights in the published layout, as safetensors in shards of 5 GB.
 
-    The folder loads in transformers, diffusers or peft. It appears when it is complete and on disk.
+    The folder loads in transformers, diffusers or peft; that of a delta has pytorch_model.pt, which NExT-GPT's own code
+    reads, too. It appears when it is complete and on disk.
 
         export_checkpoint("llm", "vicuna", source="converted/vicuna", dtype="float16")
         export_checkpoint("lora", "adapter", workdir="runs/stage3")
 
     Args:
       component: a key of LAYOUTS, or "nextgpt": every part of a converted system.
-      output: the new folder.
+      output: the new folder; not needed with `dry_run`.
       source: a converted folder.
       workdir: for "delta" and "lora", in place of `source`: a training run, of which the newest checkpoint is exported.
       config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections; None: the one that
-        the run recorded.
+        the run, or the converted folder, recorded.
       lora: for "llm": an adapter, published or converted, whose updates are added to the weights.
       dtype: one of DTYPES, for floating-point tensors. Default: each keeps its own.
+      dry_run: check everything and write nothing but `report`.
+      report: a file to write the returned report to, as JSON.
       verbose: print one line per component.
 
+    Returns:
+      The report: what each folder holds, by the name of the component, or for "nextgpt" by the field of ModelConfig.
+
     Raises:
-      UserError: an argument is missing or unknown, the source is not complete, or the output exists or cannot be
-        written.
+      UserError: an argument is missing, unknown or belongs to another component; the source is not complete, or does
+        not fit the config; or the output exists or cannot be written.
     """
-    output, cast = pathlib.Path(output), parse_dtype(dtype)
-    if config is None and str(workdir) and Workdir(workdir).exists():
-        config = Workdir(workdir).config()
-    _check_arguments(component, source=source, workdir=workdir, config=config, lora=lora)
-    config = config or ExperimentConfig()  # other components have none
-    if str(workdir):
-        exported = {"": output}
-        _export_run(output, component, Workdir(workdir), config.model, cast)
-    elif component == SYSTEM:
-        exported = _export_system(output, pathlib.Path(source), config, cast)
-    else:
-        exported = {"": output}
-        if component == "delta":
-            _export_delta(output, pathlib.Path(source), config.model, cast)
-        elif str(lora):
-            _export_merged(output, pathlib.Path(source), pathlib.Path(lora), cast)
-        else:
-            folders.export_folder(component, pathlib.Path(source), output, dtype=cast)
-    if verbose:
-        for name, folder in exported.items():
-            print(f"{name or component}: {folder}")
-
-
-def _check_arguments(component: str, *, source, workdir, config, lora) -> None:
     check_component(component)
-    if str(workdir) and component not in _TRAINED:
-        raise UserError(f"export {component} takes --source; of a --workdir, {' and '.join(_TRAINED)} can be exported")
+    options = {"source": str(source), "workdir": str(workdir), "config": config, "lora": str(lora)}
+    check_options(component, [name for name, value in options.items() if value], export=True)
     if not str(source) and not str(workdir):
         raise UserError(f"--source is missing: a folder that python -m convert {component} has written")
-    if config is None and (str(workdir) or component in ("delta", SYSTEM)):
-        raise UserError(f"export {component} needs --config, which names the parts that it belongs to")
-    if str(lora) and not is_language_model(component):
-        raise UserError(f"--lora applies to llm, not to {component}")
+    if output is None and not dry_run:
+        raise UserError("--output=DIR is missing")
+    cast, folder = parse_dtype(dtype), pathlib.Path(source)
+    if component == SYSTEM:
+        config = deltas.system_config(folder, config)
+        found = _system(folder, config, cast)
+    elif str(workdir):
+        found = {component: _run(component, Workdir(workdir), config, cast)}
+    elif component == "delta":
+        found = {component: deltas.converted_delta(folder, config.model if config else None, cast)}
+    elif str(lora):
+        found = {component: _merged(folder, pathlib.Path(lora), cast)}
+    else:
+        found = {component: component_folder(component, folder, cast)}
+    reports = {name: published.report() for name, published in found.items()}
+    size = sum(published.nbytes for published in found.values()) if dry_run else 0  # else checked again later
+    target = None if output is None else check_new_folder(output, size)
+    lines = [f"{name} can be exported: {published.summary}" for name, published in found.items()]
+    if not dry_run and target is not None:
+        if component == SYSTEM:
+            assert config
+            places = _write_system(target, folder, config, found)
+        else:
+            found[component].write(target)
+            places = {component: target}
+        lines = [f"{name}: {place}" for name, place in places.items()]
+    write_report(report, reports)
+    if verbose:
+        print("\n".join(lines), flush=True)
+    return reports
 
 
-def _write_tensors(
-    output: pathlib.Path, file: str, tensors: Checkpoint, dtype: np.dtype | None, **json_files: Any
-) -> None:
-    """A folder with one checkpoint, and JSON files by their names without the suffix."""
-    with atomic_folder(output) as folder:
-        for name, content in json_files.items():
-            folders.write_json(folder / f"{name}.json", content)
-        save_safetensors(tensors, folder / file, dtype=dtype)
-
-
-def _delta_config(signals) -> dict[str, Any]:
-    return {pathlib.Path(nextgpt_delta.CONFIG).stem: nextgpt_delta.config_json(signals)}
-
-
-def _export_delta(output: pathlib.Path, source: pathlib.Path, config: ModelConfig, dtype: np.dtype | None) -> None:
-    state, table = delta_state(config, source)
-    wanted, _ = nextgpt_delta.saved_delta(source, state)
-    parameters = orbax_params.parameters(source, wanted, table)
-    tensors = nextgpt_delta.join_rows(matching.export_parameters(parameters, wanted, table))
-    tensors = folders.restore_unmatched(tensors, source)
-    signals = nextgpt_delta.read_signals(source)
-    _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(signals))
-
-
-def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> None:
+def _merged(source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> PublishedFolder:
     """The language model's weights with an adapter's updates added."""
+    folders.read_manifest(source)
     base = registry.read_language_model(source)
     part, config = components.llm_part(base), components.lora_config(adapter)
     modules = components.adapted_modules(base, config)
@@ -131,26 +119,27 @@ def _export_merged(output: pathlib.Path, source: pathlib.Path, adapter: pathlib.
     else:
         tensors = open_checkpoint(adapter)
     merged = modules.merge(orbax_params.parameters(source, part.state, part.table), tensors)
-    folders.export_parts(source, output, [(part, merged)], dtype=dtype)
+    return parts_folder(source, [(part, merged)], dtype)
 
 
-def _export_run(
-    output: pathlib.Path, component: str, run: Workdir, config: ModelConfig, dtype: np.dtype | None
-) -> None:
+def _run(component: str, run: Workdir, given: ExperimentConfig | None, dtype: np.dtype | None) -> PublishedFolder:
     """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
-    config = assemble.resolve_parts(dataclasses.replace(config, delta=run.base_delta))
+    given = given or run.config()
+    if given is None:
+        raise UserError(f"export {component} needs --config, which names the parts that it belongs to")
+    config = assemble.resolve_parts(dataclasses.replace(given.model, delta=run.base_delta))
     model = assemble.model_config(config, signals=run.signals)
     state = assemble.abstract_state(model)
     trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, nextgpt_delta.table(model))
-        _write_tensors(output, "model.safetensors", tensors, dtype, **_delta_config(run.signals))
-    else:
-        lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
-        tensors = matching.export(lora, tables.language_model(model.llm).lora)
-        assert model.lora
-        adapter_config = _adapter_config(model.lora)
-        _write_tensors(output, "adapter_model.safetensors", tensors, dtype, adapter_config=adapter_config)
+        return deltas.published_delta(tensors.cast(dtype), run.signals, tokenizer_files(config.llm))
+    lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
+    tensors = matching.export(lora, tables.language_model(model.llm).lora)
+    assert model.lora
+    return PublishedFolder(
+        {"adapter_model.safetensors": tensors.cast(dtype)}, json_files={components.ADAPTER: _adapter_config(model.lora)}
+    )
 
 
 def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Parameter]:
@@ -199,21 +188,27 @@ def _adapter_config(config: LoRAConfig) -> dict[str, Any]:
     }
 
 
-def _export_system(
-    output: pathlib.Path, source: pathlib.Path, config: ExperimentConfig, dtype: np.dtype | None
-) -> dict[str, pathlib.Path]:
-    """Every part of a converted system; returns their folders by the field of ModelConfig."""
-    manifest = folders.read_manifest(source)
-    if "parts" not in manifest:
-        raise UserError(f"{source} is no converted system: export its component ({manifest.get('component')})")
-    named = {field: source / entry["folder"] for field, entry in manifest["parts"].items()}
+def _system(source: pathlib.Path, config: ExperimentConfig, dtype: np.dtype | None) -> dict[str, PublishedFolder]:
+    """Every part of a converted system by the field of ModelConfig."""
+    parts = folders.read_manifest(source)["parts"]
+    named = {field: source / entry["folder"] for field, entry in parts.items()}
     model = assemble.with_folders(config.model, named)
-    with atomic_folder(output) as scratch:
-        for field, entry in manifest["parts"].items():
-            target = scratch / entry["folder"]
-            if entry["component"] == "delta":
-                _export_delta(target, named[field], model, dtype)
-            else:
-                folders.export_folder(entry["component"], named[field], target, dtype=dtype)
-        saved.write(scratch, config, assemble.join_folders({part: path.name for part, path in named.items()}))
-    return {field: output / entry["folder"] for field, entry in manifest["parts"].items()}
+    parts = dict(sorted(parts.items(), key=lambda part: part[1]["component"] != "delta"))  # whose errors come early
+    return {
+        field: deltas.converted_delta(named[field], model, dtype)
+        if entry["component"] == "delta"
+        else component_folder(entry["component"], named[field], dtype)
+        for field, entry in parts.items()
+    }
+
+
+def _write_system(
+    output: pathlib.Path, source: pathlib.Path, config: ExperimentConfig, found: Mapping[str, PublishedFolder]
+) -> dict[str, pathlib.Path]:
+    """Writes the parts below `output`; returns their folders."""
+    names = {field: entry["folder"] for field, entry in folders.read_manifest(source)["parts"].items()}
+    with atomic_folder(output, sum(published.nbytes for published in found.values())) as scratch:
+        for field, published in found.items():
+            published.write(scratch / names[field])
+        saved.write(scratch, config, assemble.join_folders(names))
+    return {field: output / name for field, name in names.items()}

@@ -1,4 +1,4 @@
-"""Converted folders: writing, reading and exporting them.
+"""Converted folders: writing and reading them.
 
 A converted folder has the layout of its source, with params/ (Orbax, see nextgpt_jax/weights/orbax_params.py) in place
 of each weights file, and a manifest that records the source.
@@ -22,14 +22,14 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_folder, format_size
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import matching, orbax_params
-from nextgpt_jax.weights.components import COMPONENTS, Part
+from nextgpt_jax.weights.components import Part
 from nextgpt_jax.weights.hub import COMPANION_FILES
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
-from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
+from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
 MANIFEST = "nextgpt_jax.json"
 UNMATCHED = "unmatched.safetensors"  # tensors without weights (masks, position ids), kept for export
-_UNMATCHED_NAMES = (UNMATCHED, "left.safetensors")  # the second one in folders of version 0.1
+UNMATCHED_NAMES = (UNMATCHED, "left.safetensors")  # the second one in folders of version 0.1
 _MAX_UNMATCHED_BYTES = 16 * 2**20  # larger ones are weights of parts that are not built
 _COMPANION_FOLDERS = ("tokenizer", "scheduler", "feature_extractor", "additional_chat_templates")
 _NOT_COMPANIONS = ("*.index.json", "*.index.*.json", MANIFEST)
@@ -109,6 +109,7 @@ def write_converted(
     *,
     manifest: Mapping[str, Any],
     json_files: Mapping[str, Any],
+    companions: Mapping[str, pathlib.Path],
 ) -> None:
     """Writes a converted folder.
 
@@ -119,6 +120,7 @@ def write_converted(
       parts: the parameters.
       manifest: more entries of the manifest.
       json_files: JSON files by name, which the source does not have or which replace its own.
+      companions: files by name, to copy if the source does not have them.
 
     Raises:
       UserError: the output exists, the disk is too small, or a source file cannot be read any more.
@@ -127,8 +129,12 @@ def write_converted(
     with atomic_folder(output, size) as folder, concurrent.futures.ThreadPoolExecutor(1) as hashing:
         files = sorted({file for matched in parts for file in matched.checkpoint.files})
         digests = {file: hashing.submit(_sha256, file) for file in files}
-        copy_companion_files(source, folder, [matched.part.folder for matched in parts])
+        copied = {**companions, **companion_files(source, [matched.part.folder for matched in parts])}
+        for name, file in copied.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
         for matched in parts:
+            (folder / matched.part.folder).mkdir(parents=True, exist_ok=True)
             orbax_params.save(matched.parameters, folder / matched.part.folder)
             kept = {k: matched.checkpoint.tensors[k] for k in matched.unmatched if k in matched.checkpoint}
             if kept and sum(math.prod(t.shape) * t.dtype.itemsize for t in kept.values()) <= _MAX_UNMATCHED_BYTES:
@@ -153,52 +159,12 @@ def write_converted(
         write_json(folder / MANIFEST, content)
 
 
-def export_folder(component: str, source: pathlib.Path, output: pathlib.Path, *, dtype: np.dtype | None) -> None:
-    """Writes a converted folder in the published layout.
-
-    Raises:
-      UserError: the source is not a complete converted folder, the output exists, or the disk is too small.
-    """
-    read_manifest(source)
-    parts = COMPONENTS[component](source)
-    parameters = [orbax_params.parameters(source / part.folder, part.state, part.table) for part in parts]
-    export_parts(source, output, list(zip(parts, parameters, strict=True)), dtype=dtype)
-
-
-def export_parts(
-    source: pathlib.Path,
-    output: pathlib.Path,
-    parts: list[tuple[Part, dict[str, matching.Parameter]]],
-    *,
-    dtype: np.dtype | None,
-) -> None:
-    """Writes the parameters of parts in the published layout, with the companion files of `source`."""
-    size = sum(math.prod(p.shape) * p.cast(dtype).dtype.itemsize for _, some in parts for p in some.values())
-    with atomic_folder(output, size) as folder:
-        copy_companion_files(source, folder, [part.folder for part, _ in parts])
-        for part, parameters in parts:
-            tensors = matching.export_parameters(parameters, part.state, part.table)
-            tensors = restore_unmatched(tensors, source / part.folder)
-            save_safetensors(tensors, folder / part.folder / part.file, dtype=dtype)
-
-
-def restore_unmatched(tensors: Checkpoint, folder: pathlib.Path) -> Checkpoint:
-    """`tensors` and those of the source checkpoint that the converted `folder` holds without converting them."""
-    for name in _UNMATCHED_NAMES:
-        if (folder / name).is_file():
-            return tensors.with_tensors({**tensors.tensors, **open_checkpoint(folder / name).tensors})
-    return tensors
-
-
-def copy_companion_files(source: pathlib.Path, target: pathlib.Path, parts: Collection[str]) -> None:
-    """Copies configs, tokenizers and license terms of a folder and, in a pipeline, of the folders of its `parts`."""
-    for name in ("", *(parts if len(parts) > 1 else ()), *_COMPANION_FOLDERS):
-        if name in ("", *parts):
-            (target / name).mkdir(parents=True, exist_ok=True)
-        for file in sorted((source / name).glob("*")):
-            if _is_companion(file):
-                (target / name).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target / name / file.name)
+def companion_files(source: pathlib.Path, parts: Collection[str] = ()) -> dict[str, pathlib.Path]:
+    """Configs, tokenizers and license terms of a folder and, in a pipeline, of the folders of its `parts`, by their
+    path in the folder."""
+    names = ("", *(parts if len(parts) > 1 else ()), *_COMPANION_FOLDERS)
+    found = {str(pathlib.PurePosixPath(name, f.name)): f for name in names for f in sorted((source / name).glob("*"))}
+    return {name: file for name, file in found.items() if _is_companion(file)}
 
 
 def _companion_files(folder: pathlib.Path) -> list[pathlib.Path]:

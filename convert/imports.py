@@ -9,23 +9,22 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from flax import nnx
 
-from nextgpt_jax.config import ExperimentConfig, ModelConfig
+from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.files import atomic_folder, atomic_write, base_name, normal_path
+from nextgpt_jax.files import atomic_folder, atomic_write, base_name, check_new_folder, normal_path
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
-from nextgpt_jax.weights.rules import Table
-from nextgpt_jax.weights.tokenizers import load_tokenizer
+from nextgpt_jax.weights.tokenizers import load_tokenizer, tokenizer_files
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
 from . import folders, vicuna
+from .deltas import delta_model
 from .folders import MatchedPart
+from .options import SYSTEM, check_options
 
-SYSTEM = "nextgpt"  # every part that a config names
 KNOWN = (*LAYOUTS, SYSTEM)
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -39,10 +38,15 @@ class _Conversion:
     parts: list[MatchedPart]
     manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     json_files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    companions: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> pathlib.Path:
         return _folder(self.source.path)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(matched.nbytes for matched in self.parts)
 
     @property
     def summary(self) -> str:
@@ -51,7 +55,13 @@ class _Conversion:
     def write(self, output: pathlib.Path) -> None:
         manifest = {**self.source.manifest_entries(), **self.manifest}
         folders.write_converted(
-            self.component, self.folder, output, self.parts, manifest=manifest, json_files=self.json_files
+            self.component,
+            self.folder,
+            output,
+            self.parts,
+            manifest=manifest,
+            json_files=self.json_files,
+            companions=self.companions,
         )
 
 
@@ -104,7 +114,21 @@ def convert_checkpoint(
       UserError: an argument is missing or unknown, the source is missing, damaged or does not fit (all mismatches are
         listed), or the output exists or cannot be written.
     """
-    _check_arguments(component, config=config, delta=delta, vocab_size=vocab_size, base=base)
+    check_component(component)
+    options: dict[str, Any] = {
+        "config": config,
+        "revision": revision,
+        "base": str(base),
+        "delta": str(delta),
+        "growth": growth != "zero",
+        "vocab_size": vocab_size,
+        "allow_partial": allow_partial,
+    }
+    check_options(component, [name for name, value in options.items() if value])
+    if config is None and component in ("delta", SYSTEM):
+        raise UserError(f"{component} needs --config, which names the parts that it belongs to")
+    if component == "lora" and not str(base):
+        raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
     if output is None and not dry_run:
         raise UserError("--output=DIR is missing")
     config, output = config or ExperimentConfig(), output or ""  # where they are not needed
@@ -131,33 +155,30 @@ def convert_checkpoint(
             conversion = _match_component(component, found, cast)
         conversions = {component: conversion}
         reports = folders.report(component, found.manifest_entries(), conversion.parts)
-    if report:
-        with atomic_write(report) as temporary:
-            temporary.write_text(json.dumps(reports, indent=1) + "\n")
-    if dry_run:
-        for name, conversion in conversions.items():
-            _print(verbose, f"{name} fits: {conversion.summary}")
-    elif component == SYSTEM:
-        _write_system(pathlib.Path(output), config, conversions, verbose)
-    else:
-        conversion.write(pathlib.Path(output))
-        _print(verbose, f"{component}: {conversion.summary}: {output}")
+    size = sum(found.nbytes for found in conversions.values()) if dry_run else 0  # else checked again later
+    target = check_new_folder(output, size) if str(output) else pathlib.Path()
+    lines = [f"{name} fits: {conversion.summary}" for name, conversion in conversions.items()]
+    if not dry_run and component == SYSTEM:
+        lines = _write_system(target, config, conversions)
+    elif not dry_run:
+        conversion.write(target)
+        lines = [f"{component}: {conversion.summary}: {target}"]
+    write_report(report, reports)
+    for line in lines:
+        _print(verbose, line)
     return reports
+
+
+def write_report(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
+    """Writes a report as JSON, if `path` is one."""
+    if str(path):
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _print(verbose: bool, line: str) -> None:
     if verbose:
         print(line, flush=True)
-
-
-def _check_arguments(component: str, *, config, delta, vocab_size, base) -> None:
-    check_component(component)
-    if config is None and component in ("delta", SYSTEM):
-        raise UserError(f"{component} needs --config, which names the parts that it belongs to")
-    if (delta or vocab_size) and not is_language_model(component):
-        raise UserError(f"{'--delta' if delta else '--vocab_size'} applies to llm, not to {component}")
-    if component == "lora" and not str(base):
-        raise UserError("--base is missing: the folder of the language model that the adapter belongs to")
 
 
 def check_component(component: str) -> None:
@@ -243,27 +264,26 @@ def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | N
     return _Conversion("lora", source, parts, json_files={components.BASE_CONFIG: config})
 
 
-def delta_state(config: ModelConfig, delta: pathlib.Path) -> tuple[nnx.State, Table]:
-    """The abstract parameters of the model that a delta belongs to, and the delta's table."""
-    model = assemble.model_config(dataclasses.replace(config, delta=str(delta)))
-    return assemble.abstract_state(model), nextgpt_delta.table(model)
-
-
 def _match_delta(
     source: hub.Source, config: ExperimentConfig, dtype: np.dtype | None, allow_partial: bool, verbose: bool
 ) -> _Conversion:
-    state, table = delta_state(config.model, source.path)
+    state, table, layout = delta_model(config.model, source.path)
     checkpoint = open_checkpoint(source.path)
     wanted, match, pieces = nextgpt_delta.match_delta(checkpoint, state, table, allow_partial=allow_partial)
     _print(verbose, f"{checkpoint.source} holds {', '.join(pieces)}")
     parts = [MatchedPart.of(Part("", wanted, table), checkpoint, match, dtype)]
-    return _Conversion("delta", source, parts, {"config": config_hash(config)})
+    manifest = {"config": config_hash(config), "layout": dataclasses.asdict(layout)}
+    own = tokenizer_files(_folder(source.path))  # or that of its language model, which export needs
+    llm = _find(config.model.llm, "llm", field="model.llm").path
+    return _Conversion("delta", source, parts, manifest, companions=own or tokenizer_files(llm))
 
 
 def _match_system(
     config: ExperimentConfig, source: str | os.PathLike, dtype: np.dtype | None, allow_partial: bool, verbose: bool
 ) -> dict[str, _Conversion]:
     """Every part that a config names, by the names of `folders_by_part`."""
+    if str(source) and not pathlib.Path(source).is_dir():
+        raise UserError(f"--source: no such folder: {str(source)!r}")
     named = assemble.folders_by_part(config.model)
     names = [base_name(path) for _, path in named.values()]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -288,24 +308,22 @@ def _match_system(
     return conversions
 
 
-def _write_system(
-    output: pathlib.Path, config: ExperimentConfig, conversions: Mapping[str, _Conversion], verbose: bool
-) -> None:
+def _write_system(output: pathlib.Path, config: ExperimentConfig, conversions: Mapping[str, _Conversion]) -> list[str]:
     """Writes each part to a folder called as the last component of its path in the config. The whole is a folder for
-    NExTGPT.from_pretrained."""
+    NExTGPT.from_pretrained. Returns lines that say what there is."""
     named = {part: base_name(path) for part, (_, path) in assemble.folders_by_part(config.model).items()}
-    size = sum(matched.nbytes for conversion in conversions.values() for matched in conversion.parts)
+    size = sum(conversion.nbytes for conversion in conversions.values())
     with atomic_folder(output, size) as scratch:
         manifest: dict[str, Any] = {"config": config_hash(config), "template": config.model.template, "parts": {}}
         for field, conversion in conversions.items():
             folder = scratch / named[field]
             conversion.write(folder)
             manifest["parts"][field] = {"folder": folder.name, **folders.read_manifest(folder)}
-            _print(verbose, f"{field}: {conversion.summary}: {output / folder.name}")
         folders.write_json(scratch / folders.MANIFEST, manifest)
         saved.write(scratch, config, assemble.join_folders(named))
     folders_of_parts = assemble.join_folders({part: output / name for part, name in named.items()})
-    _print(verbose, "use it with " + " ".join(f"--config.model.{f}={path}" for f, path in folders_of_parts.items()))
+    lines = [f"{field}: {conversion.summary}: {output / named[field]}" for field, conversion in conversions.items()]
+    return [*lines, "use it with " + " ".join(f"--config.model.{f}={path}" for f, path in folders_of_parts.items())]
 
 
 def config_hash(config: ExperimentConfig) -> str:

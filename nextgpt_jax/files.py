@@ -1,6 +1,8 @@
 """Atomic file and folder writes, and one-line errors for files that cannot be read or written."""
 
+import concurrent.futures
 import contextlib
+import contextvars
 import errno
 import os
 import pathlib
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 
 from nextgpt_jax.errors import UserError, first_line
 
+_enclosing: contextvars.ContextVar[pathlib.Path | None] = contextvars.ContextVar("enclosing", default=None)
 _LFS = b"version https://git-lfs.github.com/spec/v1"
 
 
@@ -77,25 +80,29 @@ def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> 
     Raises:
       UserError: `path` exists, the disk is too small, or an OSError in the body.
     """
-    path = normal_path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{flag}: {path} exists: give a new folder")
-    check_folder(path, flag)
+    path = check_new_folder(path, flag=flag)
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.partial-*"):
             if not _is_running(stale.name.rsplit("-", 1)[1]):
                 shutil.rmtree(stale, ignore_errors=True)
-        free = shutil.disk_usage(path.parent).free
-        if size > free:
-            raise UserError(f"{flag}: {path} needs {format_size(size)}, and {format_size(free)} are free there")
+        check_new_folder(path, size, flag)
         partial.mkdir()
-        yield partial
-        _sync(partial)
+        outside = _enclosing.get()
+        within = outside is not None and path.is_relative_to(outside)  # the enclosing folder syncs all of it
+        token = _enclosing.set(outside if within else partial)
+        try:
+            yield partial
+        finally:
+            _enclosing.reset(token)
+        if not within:
+            _sync(partial)
         if path.exists():
             path.rmdir()
         partial.rename(path)
+        if not within:
+            _sync_file(path.parent)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
         raise UserError(f"{path} can't be written: {reason}") from None
@@ -114,14 +121,43 @@ def _is_running(pid: str) -> bool:
 
 
 def _sync(folder: pathlib.Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+    """Syncs the files below a folder, and the entries of the folders, several at a time."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(_sync_file, (folder, *folder.rglob("*"))))
 
 
-def check_folder(path: str | pathlib.Path, flag: str) -> None:
-    """Checks that `path` is a writable folder or can be created; `flag` is the option that gave it.
+def _sync_file(path: pathlib.Path) -> None:
+    with contextlib.suppress(*[OSError] * path.is_dir()):  # some file systems can't sync folders
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def check_new_folder(path: str | os.PathLike, size: int = 0, flag: str = "--output") -> pathlib.Path:
+    """Checks that `path` can be created; returns it as `normal_path` does.
+
+    Args:
+      path: the new folder. It must not exist, or be empty.
+      size: bytes that it will hold, checked against the free space.
+      flag: the option that gave `path`, for error messages.
+
+    Raises:
+      UserError: `path` exists, cannot be created, or the disk is too small.
+    """
+    path = normal_path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{flag}: {path} exists: give a new folder")
+    free = shutil.disk_usage(check_folder(path, flag)).free
+    if size > free:
+        raise UserError(f"{flag}: {path} needs {format_size(size)}, and {format_size(free)} are free there")
+    return path
+
+
+def check_folder(path: str | pathlib.Path, flag: str) -> pathlib.Path:
+    """Checks that `path` is a writable folder or can be created; `flag` is the option that gave it. Returns the folder,
+    or the nearest parent that exists.
 
     Raises:
       UserError: `path`, or its nearest existing parent, is a file or not writable.
@@ -130,6 +166,7 @@ def check_folder(path: str | pathlib.Path, flag: str) -> None:
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{flag}: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder")
+    return existing
 
 
 @contextlib.contextmanager

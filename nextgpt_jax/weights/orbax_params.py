@@ -213,6 +213,16 @@ def saved(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is no complete set of converted parameters: {first_line(error)}") from None
 
 
+def saved_state(folder: pathlib.Path) -> nnx.State:
+    """The abstract parameters of `folder`/params.
+
+    Raises:
+      UserError: the folder is not complete.
+    """
+    leaves = {name: jax.ShapeDtypeStruct(kept.shape, kept.dtype) for name, kept in saved(folder).items()}
+    return nnx.from_flat_state([(tuple(name.split(".")), nnx.Param(leaf)) for name, leaf in leaves.items()])
+
+
 def parameters(folder: pathlib.Path, state: nnx.State, table: Table) -> dict[str, Parameter]:
     """The parameters of `state` in `folder`/params, lazily.
 

@@ -8,7 +8,6 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 
@@ -33,8 +32,7 @@ def save_safetensors(
     Raises:
       UserError: a file cannot be written, or a tensor cannot be read.
     """
-    path, dtype = pathlib.Path(path), None if dtype is None else np.dtype(dtype)
-    tensors = {key: _cast(tensor, dtype) for key, tensor in checkpoint.tensors.items()}
+    path, tensors = pathlib.Path(path), checkpoint.cast(dtype).tensors
     split = split_state_dict_into_shards_factory(
         tensors,
         get_storage_size=_bytes,
@@ -48,12 +46,6 @@ def save_safetensors(
         with atomic_write(path.with_name(f"{path.name}.index.json")) as temporary:
             temporary.write_text(json.dumps(index, indent=2) + "\n")
     return [path.with_name(name) for name in split.filename_to_tensors]
-
-
-def _cast(tensor: Tensor, dtype: np.dtype | None) -> Tensor:
-    if dtype is None or not jnp.issubdtype(tensor.dtype, jnp.floating):
-        return tensor
-    return Tensor(tensor.shape, dtype, lambda: tensor.read().astype(dtype))
 
 
 def _bytes(tensor: Tensor) -> int:

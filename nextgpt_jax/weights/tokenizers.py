@@ -11,7 +11,7 @@ from nextgpt_jax.files import refuse_lfs_pointer
 from nextgpt_jax.models import hf_config
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-_CONFIG = "tokenizer_config.json"
+_CONFIG, ADDED_TOKENS = "tokenizer_config.json", "added_tokens.json"
 _CLASSES = {"LLaMATokenizer": "LlamaTokenizer"}  # the name in conversions of early 2023
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -34,6 +34,12 @@ def load_tokenizer(folder: str | pathlib.Path) -> Any:
         return loader.from_pretrained(str(folder), local_files_only=True, model_max_length=2**31, **special)
     except Exception as error:  # many types, bare Exception among them
         raise UserError(f"{folder} holds no readable tokenizer: {first_line(error)}") from None
+
+
+def tokenizer_files(folder: str | pathlib.Path) -> dict[str, pathlib.Path]:
+    """The files of a folder's tokenizer, by name."""
+    names = (*_FILES, _CONFIG, "special_tokens_map.json", ADDED_TOKENS, "chat_template.jinja")
+    return {name: pathlib.Path(folder, name) for name in names if pathlib.Path(folder, name).is_file()}
 
 
 def _tokenizer_class(folder: pathlib.Path, config: Mapping[str, Any]) -> Any:

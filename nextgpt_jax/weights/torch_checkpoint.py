@@ -41,6 +41,12 @@ class Tensor:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
+    def cast(self, dtype: np.dtype) -> "Tensor":
+        """The tensor with another dtype, if it holds floating-point numbers."""
+        if self.dtype == dtype or not (self.dtype.kind == "f" or self.dtype == ml_dtypes.bfloat16):
+            return self
+        return Tensor(self.shape, dtype, lambda: self.read().astype(dtype))
+
 
 class Checkpoint(Mapping[str, np.ndarray]):
     """Lazy tensors by key; `checkpoint[key]` reads one.
@@ -69,6 +75,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Checkpoint":
         """A checkpoint of the same source and files with other tensors."""
         return Checkpoint(self.source, tensors, self.files)
+
+    def cast(self, dtype: np.dtype | type | None) -> "Checkpoint":
+        """The checkpoint with floating-point tensors of another dtype. None: unchanged."""
+        if dtype is None:
+            return self
+        return self.with_tensors({key: tensor.cast(np.dtype(dtype)) for key, tensor in self.tensors.items()})
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.tensors[key].read()

@@ -53,8 +53,13 @@ def test_tensors_without_weights_come_back_from_folders_of_either_name(tiny_root
         (lambda: convert_checkpoint("delta", "/x", "y"), "delta needs --config"),
         (lambda: convert_checkpoint("lora", "/x", "y"), "--base is missing"),
         (lambda: export_checkpoint("lama", "y", source="x"), "unknown component 'lama'"),
-        (lambda: export_checkpoint("lora", "y", workdir="x"), "export lora needs --config"),
-        (lambda: export_checkpoint("llama", "y", workdir="x"), "export llama takes --source"),
+        (lambda: export_checkpoint("lora", "y", workdir="x"), "/x holds no training run"),
+        (
+            lambda: export_checkpoint("llama", "y", workdir="x"),
+            "^--workdir applies to export delta and export lora, not to export llama$",
+        ),
+        (lambda: export_checkpoint("llama", source="x"), "--output=DIR is missing"),
+        (lambda: export_checkpoint("delta", "y", source="x", workdir="x"), "give --source or --workdir, not both"),
     ],
 )
 def test_mistakes(call, message):

@@ -44,8 +44,20 @@ def test_there_and_back_is_bit_for_bit(component, tiny_root, tmp_path, capsys):
             np.testing.assert_array_equal(a, b)
     report = json.loads((tmp_path / "report.json").read_text())
     assert sorted(report["parts"]) == sorted(part.folder or "." for part in parts)
-    convert("export", component, f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    export = "export", component, f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}"
+    if component == "audioldm":
+        convert(*export, "--dry_run", f"--report={tmp_path / 'export.json'}")
+        assert not (tmp_path / "torch").exists()
+    convert(*export, f"--report={tmp_path / 'exported.json'}")
+    if component == "audioldm":
+        assert (tmp_path / "export.json").read_bytes() == (tmp_path / "exported.json").read_bytes()
+    found = json.loads((tmp_path / "exported.json").read_text())[component]
+    written = [f.relative_to(tmp_path / "torch").as_posix() for f in (tmp_path / "torch").rglob("*") if f.is_file()]
+    assert sorted(written) == sorted([*found["weights"], *found["other_files"]])
     for part in parts:
+        tensors = open_checkpoint(tmp_path / "torch" / part.folder).tensors
+        listed = {key: {"shape": list(t.shape), "dtype": str(t.dtype)} for key, t in tensors.items()}
+        assert found["weights"][str(pathlib.PurePosixPath(part.folder, part.file))] == listed
         same(open_checkpoint(source / part.folder), open_checkpoint(tmp_path / "torch" / part.folder))
         assert (tmp_path / "torch" / part.folder / part.file).exists()
     for file in (f for f in source.rglob("*") if f.is_file() and f.suffix != ".safetensors"):
@@ -305,10 +317,86 @@ def test_a_whole_system(system, tmp_path, capsys):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
-    convert("export", "nextgpt", *model_flags(system), f"--source={tmp_path / 'jax'}", f"--output={tmp_path / 'torch'}")
+    shutil.move(tmp_path / "jax", tmp_path / "moved")  # export needs nothing but this folder
+    source, report_file = f"--source={tmp_path / 'moved'}", tmp_path / "report.json"
+    convert("export", "nextgpt", source, f"--output={tmp_path / 'torch'}", f"--report={report_file}")
     assert saved.read(tmp_path / "torch").model.llm == str(tmp_path / "torch" / "llm")
     for file in system.rglob("*.safetensors"):
         same(open_checkpoint(file), open_checkpoint(tmp_path / "torch" / file.relative_to(system).parent))
+
+    report = json.loads(report_file.read_text())
+    assert report.keys() == manifest["parts"].keys()
+    written = {file.name for file in (tmp_path / "torch" / "llm").iterdir()}
+    assert {*report["llm"]["weights"], *report["llm"]["other_files"]} == written
+    wide = [*model_flags(system), "--config.model.projector_width=32"]
+    message = refused("export", "nextgpt", *wide, source, f"--output={tmp_path / 'b'}")
+    assert message.endswith(
+        "has config.model.projector_width=16, and --config other values: leave --config out, or set these"
+    )
+    fewer = [*model_flags(system), "--config.model.video_decoder="]
+    message = refused("export", "nextgpt", *fewer, source, f"--output={tmp_path / 'b'}")
+    assert "has a part video_decoder, and --config has none" in message
+
+
+def test_a_failing_conversion_promises_nothing(tiny_root, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saved, "write", full)
+    absent = [f"--config.model.{part}=" for part in ("delta", "video_decoder", "audio_decoder")]
+    flags = [*model_flags(tiny_root / "hub"), *absent]
+    assert "the disk is full" in refused("nextgpt", *flags, f"--output={tmp_path / 'jax'}")
+    assert not capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def converted_delta(system, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("delta") / "jax"
+    convert("delta", *model_flags(system), f"--source={system / 'delta'}", f"--output={folder}")
+    return folder
+
+
+def test_a_delta_needs_no_config_again(converted_delta, system, tmp_path, capsys):
+    source = f"--source={converted_delta}"
+    capsys.readouterr()
+    convert("export", "delta", source, "--dry_run", f"--report={tmp_path / 'report.json'}")
+    assert "delta can be exported: 6 files" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())["delta"]
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+    convert("export", "delta", source, f"--output={tmp_path / 'torch'}")
+    original, back = open_checkpoint(system / "delta"), open_checkpoint(tmp_path / "torch")
+    same(original, back)
+    assert report["weights"]["pytorch_model.pt"]["llama_proj.bias"] == {"shape": [32], "dtype": "float32"}
+    others = {file.name for file in (tmp_path / "torch").iterdir()} - {"model.safetensors", "pytorch_model.pt"}
+    assert others == set(report["other_files"]) == {
+        "added_tokens.json", "nextgpt_config.json", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    # What NExT-GPT's own code reads and writes.
+    read = torch.load(tmp_path / "torch" / "pytorch_model.pt", weights_only=True)
+    assert read.keys() == original.keys()
+    for key, value in read.items():
+        np.testing.assert_array_equal(value.numpy(), original[key])
+    added = json.loads((tmp_path / "torch" / "added_tokens.json").read_text())
+    rows = len(original["llama_model.base_model.model.lm_head.weight"])
+    assert list(added) == list(json.loads((FIXTURES / "nextgpt" / "added_tokens.json").read_text()))
+    assert list(added.values()) == list(range(rows - len(added), rows))
+
+    convert("export", "delta", source, *model_flags(system), "--dry_run")
+    other = [*model_flags(system), "--config.model.lora_rank=4", "--config.model.output_projector=linear"]
+    message = refused("export", "delta", source, *other, f"--output={tmp_path / 'b'}")
+    assert "has config.model.output_projector=transformer config.model.projector_width=16" in message
+    assert "config.model.lora_rank=2, and --config other values: leave --config out" in message
+
+
+def test_deltas_converted_by_earlier_versions_need_the_config(converted_delta, system, tmp_path):
+    shutil.copytree(converted_delta, tmp_path / "old")
+    manifest = folders.read_manifest(tmp_path / "old")
+    del manifest["layout"]
+    folders.write_json(tmp_path / "old" / folders.MANIFEST, manifest)
+    command = "export", "delta", f"--source={tmp_path / 'old'}", f"--output={tmp_path / 'torch'}"
+    assert "is of a version that kept no config: give --config" in refused(*command)
+    convert(*command, *model_flags(system))
+    same(open_checkpoint(system / "delta"), open_checkpoint(tmp_path / "torch"))
 
 
 def test_a_system_from_one_folder(system, tmp_path):

@@ -146,7 +146,11 @@ def test_an_incomplete_converted_folder_is_refused(broken, tmp_path):
         (["imagebind", "--source=x", "--output=y", "--delta=z"], "--delta applies to llm, not to imagebind"),
         (["export", "llama", "--source=/", "--output=x"], "no converted folder"),
         (["export", "llama", "--output=x"], "--source is missing"),
-        (["export", "lora", "--source=x", "--output=y", "--lora=z"], "--lora applies to llm, not to lora"),
+        (
+            ["export", "lora", "--source=x", "--output=y", "--lora=z"],
+            "--lora applies to export llm, not to export lora",
+        ),
+        (["nextgpt", "--config=keypad", "--source=/nowhere", "--output=y"], "^--source: no such folder: '/nowhere'$"),
         (["llama", "--source=x", "--output=y", "--dtype=int8"], "--dtype"),
     ],
 )
