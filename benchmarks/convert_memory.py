@@ -45,15 +45,21 @@ CONFIGS = {
     "audioldm": AudioLDMConfig.large(),
 }
 SHARD = 5 * 10**9
+TOKENIZER = pathlib.Path(__file__).parent.parent / "examples" / "keypad" / "weights" / "base" / "llm"  # any
 
 
 def write_random(component: str, folder: pathlib.Path) -> None:
     """Writes a checkpoint of random float16 weights in the hub's layout, tensor by tensor."""
     config = CONFIGS[component]
     folder.mkdir(parents=True)
-    if component in ("llama", "imagebind"):
-        extra = {"model_type": "llama"} if component == "llama" else {}
-        _write_json(folder / "config.json", {**dataclasses.asdict(config), **extra})
+    if component == "llama":
+        sizes = dataclasses.asdict(config)
+        sizes["eos_token_id"] = list(sizes.pop("eos_token_ids"))
+        _write_json(folder / "config.json", {**sizes, "model_type": "llama"})
+        for file in TOKENIZER.glob("tokenizer*"):
+            shutil.copy(file, folder)
+    elif component == "imagebind":
+        _write_json(folder / "config.json", dataclasses.asdict(config))
     else:
         for name in config.component_classes:
             extra = {"normalize_before": False} if name == "vocoder" else {}

@@ -1,6 +1,7 @@
 """Atomic writes of files and folders, and one-line errors."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -65,6 +66,29 @@ def test_folders_appear_when_they_are_done(tmp_path):
     with pytest.raises(UserError, match=f"^--to: {path} exists: give a new folder$"), atomic_folder(path, flag="--to"):
         raise AssertionError
     assert (path / "file").read_text() == "text"
+
+
+def test_every_file_and_folder_is_synced_once_before_the_outermost_is_renamed(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recording(handle):
+        synced.append((pathlib.Path(os.readlink(f"/proc/self/fd/{handle}")), (tmp_path / "a").exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    with atomic_folder(tmp_path / "a") as outer:
+        (outer / "file").write_text("text")
+        for name in "bc":
+            with atomic_folder(outer / name) as inner:
+                (inner / "deep" / "er").mkdir(parents=True)
+                (inner / "deep" / "er" / "file").write_text("text")
+        assert not synced
+    everything = [outer, *(outer / path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*"))]
+    assert sorted(path for path, renamed in synced if not renamed) == sorted(everything)
+    assert [path for path, renamed in synced if renamed] == [tmp_path]
+    with atomic_folder(tmp_path / "d"):
+        pass
+    assert synced[-1][0] == tmp_path
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -41,6 +41,8 @@ def is_converted(folder: pathlib.Path) -> bool:
 def save(parameters: Mapping[str, Parameter], folder: pathlib.Path) -> None:
     """Writes parameters, by dotted path, to the new folder `folder`/params.
 
+    The files of the arrays are not synced to disk: the `atomic_folder` around them does so once.
+
     Raises:
       UserError: the folder cannot be written, for example because the disk is full.
     """
@@ -81,10 +83,11 @@ class _Streamed(ocp.type_handlers.NumpyHandler):
         args: Sequence[ocp.type_handlers.SaveArgs] | None = None,
     ) -> list:
         """Writes everything before it returns, so there are no futures."""
+        unsynced = ts.Context({"file_io_sync": False})
         pending: collections.deque[tuple[int, ts.WriteFutures]] = collections.deque()
         for parameter, info in zip(values, infos, strict=True):
             await info.await_path_creation()
-            array = await ts.open(_spec(info.parent_dir / info.name, parameter), create=True)
+            array = await ts.open(_spec(info.parent_dir / info.name, parameter), create=True, context=unsynced)
             for i, read in enumerate(parameter.pieces):
                 piece = await asyncio.to_thread(read)
                 target = array[i] if parameter.stacked else array
