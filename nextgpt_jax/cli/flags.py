@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from nextgpt_jax.chips import GPU_MEMORY_FRACTION
 from nextgpt_jax.config import current_name, current_value, field_names, is_tuple, parse_tuple
 from nextgpt_jax.config_files import config_names, load_config
-from nextgpt_jax.errors import UserError, nearest
+from nextgpt_jax.errors import UserError, nearest, printable
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     try:
         return main(argv) or 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(printable(str(error)).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.errors import UserError, printable
 from nextgpt_jax.files import refuse_lfs_pointer
 from nextgpt_jax.json_files import read_json
 
@@ -213,7 +214,7 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         else:  # saved by torch < 1.6
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types
-        raise UserError(f"{path} is not a readable weights file: {first_line(error)}") from None
+        raise UserError(f"{path} is not a readable weights file: {_reason(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -236,6 +237,17 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.load failed, without its advice to run the code in the file."""
+    message = printable(str(error))
+    if found := re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", message):
+        return f"it holds objects of the type {found[1]}, and only tensors are read"
+    _, begin, rest = message.partition("WeightsUnpickler error:")
+    lines = [line.strip() for line in (rest if begin else message).splitlines() if line.strip()]
+    reason = lines[0].partition(". ")[0].rstrip(".") if lines else "it ends early"
+    return f"it is no pickle of tensors ({reason})" if begin else reason
 
 
 def _in_memory(tensor, dtype: np.dtype) -> Callable[[], np.ndarray]:

@@ -138,3 +138,30 @@ def test_a_pointer_of_git_lfs(tmp_path, name):
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(UserError, match=f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`"):
             open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (
+            {"a": np.ones(3)},
+            "it holds objects of the type numpy._core.multiarray._reconstruct, and only tensors",
+        ),
+        ({"a": torch.nn.Linear(1, 1)}, "it holds objects of the type torch.nn.modules.linear.Linear, and only tensors"),
+        (b"garbage, and no pickle", "it is no pickle of tensors (Unsupported operand 103)"),
+        (b"", "it ends early"),
+        (None, "PytorchStreamReader failed reading zip archive: failed finding central directory"),
+    ],
+)
+def test_why_a_pickle_cannot_be_read(content, reason, tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content or {"a": torch.ones(100)}, path)
+        if content is None:
+            path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(path)
+    assert str(caught.value).startswith(f"{path} is not a readable weights file: {reason}")
+    assert "weights_only" not in str(caught.value) and str(caught.value).isprintable()
