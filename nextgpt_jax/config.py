@@ -160,9 +160,10 @@ class LRMultipliers(Section):
     }
 )
 class OptimConfig(Section):
-    """AdamW with linear warm-up and linear decay, as in the paper."""
+    """AdamW with linear warm-up; its defaults are the paper's."""
 
     lr: float = 4e-4
+    schedule: str = "linear"  # after the warm-up: linear or cosine, both to 0 at the last step, or constant
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -187,7 +188,8 @@ class TrainConfig(Section):
     """Length of a run, logging and checkpoints."""
 
     stage: str = "stage1"
-    steps: int = 0  # 0: one epoch
+    steps: int = 0  # 0: `epochs`
+    epochs: float = 1.0  # passes over all samples; without effect if `steps` is set
     seed: int = 0
     log_every: int = 20  # steps
     save_every: int = 500  # steps

@@ -1,11 +1,14 @@
 """Checks of a config before anything is loaded, shared by training and cost reports."""
 
+import math
+
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.sharding import HostBatch
+from nextgpt_jax.training.optimizer import SCHEDULES
 from nextgpt_jax.training.stages import STAGES
 
 
@@ -37,6 +40,10 @@ def check_config(config: ExperimentConfig) -> None:
             "train.steps should not be negative, optim.lr and optim.grad_clip_norm should be positive, and "
             "optim.warmup_ratio at least 0 and below 1"
         )
+    if optim.schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule: {optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if not 0 < train.epochs < math.inf:
+        raise UserError("train.epochs should be positive")
     if not 0 <= train.seed < 2**31:
         raise UserError(f"train.seed should be at least 0 and below 2**31, got {train.seed}")
     if min(train.log_every, train.save_every, train.max_to_keep) < 1 or train.keep_best < 0:

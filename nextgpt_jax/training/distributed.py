@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Self
@@ -104,22 +105,41 @@ def is_peer_failure(error: BaseException | None) -> bool:
 
 
 class StopSignal:
-    """Context manager that notes SIGTERM, which schedulers send before they stop a machine."""
+    """Context manager that notes SIGTERM, which schedulers send before they stop a machine, and Ctrl-C.
+
+    A second Ctrl-C interrupts at once. With several processes, SIGTERM is noted only: JAX's own handler informs the
+    others.
+
+    Attributes:
+      received: the signal; None: none yet.
+    """
 
     def __enter__(self) -> Self:
-        self._received = False
+        self.received: signal.Signals | None = None
         self._alone = jax.process_count() == 1
-        if self._alone:  # with several processes, JAX's own handler informs the others
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+            if self._alone and main  # other threads cannot set handlers
+        }
         return self
 
     def __exit__(self, *_) -> None:
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _receive(self, *_) -> None:
-        self._received = True
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+        if number == signal.SIGINT:
+            print("stopping after this step and a checkpoint; again: at once", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def should_stop(self, step: int) -> bool:
         """Whether to stop after this step; the same in every process."""
-        return self._received if self._alone else multihost_utils.reached_preemption_sync_point(step)
+        if self._alone:
+            return self.received is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.received = signal.SIGTERM
+        return True

@@ -12,7 +12,6 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
@@ -25,6 +24,7 @@ from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
+from nextgpt_jax.training.metrics import MetricsLog, describe, window_means
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
 from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.stages import STAGES, param_group
@@ -65,7 +65,7 @@ def train(
 
     Raises:
       UserError: the config, data, weights, workdir or devices do not match.
-      SystemExit: with status 143, after a SIGTERM and a checkpoint.
+      SystemExit: with status 143 after a SIGTERM and a checkpoint, 130 after Ctrl-C and a checkpoint.
     """
     with exit_with_peers():
         check_config(config)
@@ -91,7 +91,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
     files = config.data.instructions if stage.task == "conversation" else config.data.captions
     samples, spec, problems = _read_samples(config, stage.task, files)
-    steps = config.train.steps or math.ceil(len(samples) / config.data.batch_size)
+    steps = config.train.steps or math.ceil(config.train.epochs * len(samples) / config.data.batch_size)
     loaded = load_system(
         config.model,
         decoder_parts=("text_encoder",),
@@ -109,8 +109,6 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
     signals = loaded.model.config.signals
     run.init_or_validate(config.train.stage, nnx.state(loaded.model, is_trainable), config.model.delta, signals)
-    if jax.process_index() == 0:
-        run.write_config(config)
     tx = make_optimizer(config.optim, steps)
     opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, trainable, mesh))(trainable)
     start, examples = run.resume_step(), 0
@@ -120,16 +118,19 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         graphdef, trainable, frozen = nnx.split(loaded.model, stage.trainable, ...)
         examples = position["examples"]
         print_on_main(f"resuming {run.path} at step {start}")
+        for name, before, now in run.changed_settings(config):
+            print_on_main(f"changed since then: {name}: {before!r} -> {now!r}{_consequence(name)}")
+    if jax.process_index() == 0:
+        run.write_config(config)
     first = examples // config.data.batch_size
     name = f"skipped-{jax.process_index()}.jsonl" if jax.process_index() else "skipped.jsonl"
     skipped = SkipLog(run.path / name, samples.counts(), config.data.max_skipped)
     skipped.start(problems if jax.process_index() == 0 else [], start)
     numbers = range(first, first + steps - start)
     data = batches(samples, builder, config.data, config.train.seed, numbers, host_batch.indices, skipped.add)
-    size = sum(x.size for x in jax.tree.leaves(trainable))
     print_on_main(
         f"{config.train.stage} ({stage.description}): {len(samples)} samples, {steps} steps of "
-        f"{config.data.batch_size}, {size:,} trainable parameters"
+        f"{config.data.batch_size}, trainable parameters: {_sizes(trainable)}"
     )
 
     update = jit_step(graphdef, tx, config, trainable, opt, mesh)
@@ -146,8 +147,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
             delta = nnx.state(nnx.merge(graphdef, trainable, frozen), is_trainable)
             run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
 
-    writer = SummaryWriter(str(run.path), purge_step=start + 1, write_to_disk=main)
-    with writer, bar, run:
+    with MetricsLog(run.path, start, main) as log, bar, run:
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
         for step, batch in zip(range(start + 1, steps + 1), map(host_batch.to_global, data)):
             try:
@@ -175,14 +175,13 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
             stopping = stop.should_stop(step)
             if step % config.train.log_every == 0 or step == steps or stopping:
                 values = jax.device_get(window)  # waits for the steps: before reading the clock
-                logged = {name: float(sum(m[name] for m in values) / len(values)) for name in metrics}
+                logged = window_means(values)
                 logged |= meter.rates(tokens=sum(float(m["tokens"]) for m in values))
                 logged |= {"learning_rate": float(schedule(step - 1))}
                 window = []
-                for name, value in logged.items():
-                    writer.add_scalar(name, value, step)
+                log.write(step, logged)
                 if main:
-                    tqdm.write(_format_metrics(step, steps, logged))
+                    tqdm.write(describe(step, steps, logged))
                 _check_finite(step, logged)
             if step % config.train.save_every == 0 or step == steps or stopping:
                 save(step)
@@ -190,8 +189,9 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
             if stopping:
                 break
     if saved < steps:
-        print_on_main(f"stopped by SIGTERM after saving step {saved}: run the same command again to resume")
-        raise SystemExit(128 + signal.SIGTERM)
+        received = stop.received or signal.SIGTERM
+        print_on_main(f"stopped by {received.name} after saving step {saved}: run the same command again to resume")
+        raise SystemExit(128 + received)
     print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
 
@@ -257,18 +257,23 @@ def _init_from(loaded: LoadedModel, workdir: str, base_delta: str) -> None:
     source.check_signals(loaded.model.config.signals)
     delta, step = source.restore_delta(nnx.state(loaded.model, is_trainable))
     nnx.update(loaded.model, delta)
-    sizes = {}
-    for path, leaf in nnx.to_flat_state(delta):
+    print_on_main(f"starting from {pathlib.Path(workdir)}, step {step}: loaded {_sizes(delta)}")
+
+
+def _sizes(state: nnx.State) -> str:
+    """The numbers of parameters, by trained part."""
+    sizes: dict[str, int] = {}
+    for path, leaf in nnx.to_flat_state(state):
         sizes[param_group(path)] = sizes.get(param_group(path), 0) + leaf.size
-    found = ", ".join(f"{name} ({n:,} parameters)" for name, n in sizes.items())
-    print_on_main(f"starting from {pathlib.Path(workdir)}, step {step}: loaded {found}")
+    return ", ".join(f"{name} ({n:,})" for name, n in sizes.items())
 
 
-def _format_metrics(step: int, steps: int, m: dict[str, float]) -> str:
-    mfu = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
-    return (
-        f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, "
-        f"alignment {m['loss_alignment']:.4f})  accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, "
-        f"{m['tokens_per_second']:,.0f} tokens/s{mfu}  grad norm {m['grad_norm']:.3g}  "
-        f"lr {m['learning_rate']:.2e}"
-    )
+def _consequence(name: str) -> str:
+    """What it does to a run that a setting changes on the way."""
+    if name.startswith("data.") and name not in ("data.num_workers", "data.max_skipped", "data.max_truncated"):
+        return " (this epoch may repeat or miss examples)"
+    if name == "train.seed":
+        return " (another order of examples and other dropout from here)"
+    if name in ("train.steps", "train.epochs", "optim.warmup_ratio", "optim.schedule"):
+        return " (the learning rate follows the new schedule from here)"
+    return ""

@@ -87,13 +87,15 @@ def loss_of_embedded(
         for total in next_token_losses(model, hidden, batch["tokens"], batch["loss_mask"])
     )
 
-    alignment = jnp.zeros(())
+    alignment, by_modality = jnp.zeros(()), {}
     for name, signals in batch["signals"].items():
         distance = alignment_distance(model, name, hidden, batch["tokens"], signals, targets[name])  # [B, G]
         mean = jnp.sum(distance * signals["mask"]) / jnp.maximum(counts[name], 1)
+        by_modality[f"loss_alignment_{name}"] = mean
         alignment = alignment + (alignment_weights or {}).get(name, 1.0) * mean
     total = language + alignment
-    return total, {"loss": total, "loss_language": language, "loss_alignment": alignment, "token_accuracy": correct}
+    metrics = {"loss": total, "loss_language": language, "loss_alignment": alignment, "token_accuracy": correct}
+    return total, metrics | by_modality
 
 
 def next_token_losses(

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and decay, clipping by global norm, and a learning-rate factor for each trained part."""
+"""AdamW with warm-up and decay, clipping by global norm, and a learning-rate factor for each trained part."""
 
 import optax
 from flax import nnx
@@ -6,12 +6,18 @@ from flax import nnx
 from nextgpt_jax.config import OptimConfig
 from nextgpt_jax.training.stages import param_group
 
+SCHEDULES = {  # (peak, steps) to the schedule after the warm-up
+    "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
+    "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, steps),
+    "constant": lambda lr, steps: optax.constant_schedule(lr),
+}
+
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear from 0 to `lr` over `warmup_ratio * steps`, then linear to 0 at `steps`."""
+    """Linear from 0 to `lr` over `warmup_ratio * steps`, then `schedule` until `steps`."""
     warmup = round(config.warmup_ratio * steps)
-    decay = optax.linear_schedule(config.lr, 0.0, max(1, steps - warmup))
-    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), decay], [warmup]) if warmup else decay
+    after = SCHEDULES[config.schedule](config.lr, max(1, steps - warmup))
+    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), after], [warmup]) if warmup else after
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:

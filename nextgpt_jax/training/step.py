@@ -66,6 +66,7 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
         (grads, metrics), _ = jax.lax.scan(add, zeros, split)
         updates, opt = tx.update(grads, opt, trainable)
         metrics |= {"grad_norm": optax.tree.norm(grads), "tokens": batch["lengths"].sum()}
+        metrics |= {f"groups_{name}": denominators[name] for name in batch["signals"]}
         return optax.apply_updates(trainable, updates), opt, metrics
 
     return step

@@ -106,12 +106,15 @@ class Workdir:
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Records the config; to be called by one process."""
-        content = config_to_dict(config)
-        for name, value in content["model"].items():
-            if name in ("llm", "encoder", "delta") or name.endswith("_decoder"):
-                content["model"][name] = ",".join(map(_location, value.split(",")))
         with atomic_write(self.path / _CONFIG) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(json.dumps(_recorded(config), indent=1) + "\n")
+
+    def changed_settings(self, config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
+        """The fields whose values differ from the recorded config's: dotted name, value there, value here."""
+        if (before := self.config()) is None:
+            return []
+        old, new = (_flat(_recorded(some)) for some in (before, config))
+        return [(name, old.get(name), value) for name, value in new.items() if old.get(name) != value]
 
     def _run(self) -> dict[str, Any]:
         if not self.exists():
@@ -297,6 +300,22 @@ class Workdir:
             if jax.process_count() > 1:  # perhaps because another process has exited
                 raise
             raise UserError(f"{path} can't be restored: {first_line(error)}") from None
+
+
+def _recorded(config: ExperimentConfig) -> dict[str, Any]:
+    """A config as JSON data, with the absolute paths of components."""
+    content = config_to_dict(config)
+    for name, value in content["model"].items():
+        if name in ("llm", "encoder", "delta") or name.endswith("_decoder"):
+            content["model"][name] = ",".join(map(_location, value.split(",")))
+    return content
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in content.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def _listed(damage: dict[int, str]) -> str:

@@ -133,7 +133,7 @@ def test_loading_quantizes_the_layers_kernels_and_nothing_else(tiny_root, tmp_pa
 @pytest.mark.slow
 def test_the_third_stage_with_one_override(tiny_root, tmp_path, monkeypatch):
     """Its losses stay near those on whole kernels, the adapters learn, and the run answers."""
-    monkeypatch.setattr(loop, "SummaryWriter", Recorder)
+    monkeypatch.setattr(loop, "MetricsLog", Recorder)
     config, found = tiny.experiment(tiny_root, "stage3", tiny.PICTURES), {}
     config.train.log_every = 1
     for scheme in ("", "int8", "nf4"):

@@ -39,7 +39,7 @@ RUNS = {
 def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[int, float]:
     """The loss of every step that a run makes."""
     Recorder.losses = {}
-    loop.SummaryWriter = Recorder
+    loop.MetricsLog = Recorder
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
     config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=5, max_to_keep=9)
     if steps < 20:

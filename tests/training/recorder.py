@@ -1,8 +1,10 @@
 """What the training loop logs, kept instead of written."""
 
+from collections.abc import Mapping
+
 
 class Recorder:
-    """In the place of TensorBoard's writer."""
+    """In the place of MetricsLog."""
 
     losses: dict[int, float] = {}
 
@@ -11,6 +13,5 @@ class Recorder:
 
     __enter__, __exit__ = lambda self: self, lambda self, *_: None
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        if name == "loss":
-            self.losses[step] = value
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.losses[step] = metrics["loss"]

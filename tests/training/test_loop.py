@@ -1,6 +1,7 @@
 """Training runs of the tiny system: resuming, chaining stages, workdirs, unreadable media."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.nextgpt import is_trainable
+from nextgpt_jax.training import loop
 from nextgpt_jax.training.loop import train
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from tests import tiny
@@ -57,11 +59,14 @@ def test_stages_chain_and_print_the_loaded_parts(tiny_root, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "loaded" in output and "input_proj" in output and "running on" in output
     assert {"loss", "loss_language", "loss_alignment", "token_accuracy", "tokens_per_second", "grad_norm",
+            "loss_alignment_image", "loss_alignment_video", "loss_alignment_audio",
             "learning_rate", "tokens", "step_seconds", "examples_per_second", "tokens_per_second_per_device",
             "model_tflops_per_device"} == metrics.keys()  # fmt: skip
     second, _ = final_delta(config, tmp_path / "two")
     jax.tree.map(np.testing.assert_array_equal, first["input_proj"], second["input_proj"])
     assert list((tmp_path / "two").glob("events.out.tfevents.*"))
+    written = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in written] == [2, 4] and written[-1] == {"step": 4, **metrics}
 
 
 def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
@@ -84,6 +89,43 @@ def test_workdirs_of_another_stage_or_model_are_refused(tiny_root, tmp_path):
     (tmp_path / "full" / "thesis.tex").unlink()
     (tmp_path / "full").rmdir()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_settings_that_change_on_the_way_are_named(tiny_root, tmp_path, capsys):
+    config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
+    config.train.steps, config.train.epochs = 0, 0.5
+    train(config, str(tmp_path / "run"))
+    assert "2 steps of 4, trainable parameters: input_proj (" in capsys.readouterr().out
+    config.train.epochs, config.optim.lr, config.optim.schedule = 1.0, 1e-3, "cosine"
+    config.data.batch_size, config.train.seed = 6, 1
+    train(config, str(tmp_path / "run"))
+    printed = capsys.readouterr().out
+    for line in (
+        "optim.lr: 0.003 -> 0.001",
+        "optim.schedule: 'linear' -> 'cosine' (the learning rate follows",
+        "data.batch_size: 4 -> 6 (this epoch may repeat or miss examples)",
+        "train.seed: 0 -> 1 (another order",
+    ):
+        assert f"changed since then: {line}" in printed
+    assert printed.count("changed since then") == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_after_a_checkpoint(tiny_root, tmp_path, monkeypatch, number):
+    config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
+    config.train.log_every = 1
+    written, before = loop.MetricsLog.write, signal.getsignal(number)
+
+    def then_signal(self, step, metrics):
+        written(self, step, metrics)
+        if step == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(loop.MetricsLog, "write", then_signal)
+    with pytest.raises(SystemExit) as stopped:
+        train(config, str(tmp_path / "run"))
+    assert stopped.value.code == 128 + number and Workdir(tmp_path / "run").latest() == 2
+    assert signal.getsignal(number) == before
 
 
 def test_unreadable_media_are_skipped_and_written_down(tiny_root, tmp_path, capsys):

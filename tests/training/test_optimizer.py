@@ -1,8 +1,10 @@
 """The learning-rate schedule, and factors on it for each trained part."""
 
 import numpy as np
+import pytest
 from flax import nnx
 
+from nextgpt_jax.config import OptimConfig
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.training.optimizer import learning_rate
 from nextgpt_jax.training.stages import param_group
@@ -15,6 +17,15 @@ def test_the_learning_rate_warms_up_and_decays(tiny_root):
     rate = learning_rate(config, 100)
     np.testing.assert_allclose(
         [rate(0), rate(5), rate(10), rate(55), rate(100)], np.array([0, 0.5, 1, 0.5, 0]) * config.lr
+    )
+
+
+@pytest.mark.parametrize("schedule, middle, last", [("cosine", 0.5, 0.0), ("constant", 1.0, 1.0)])
+def test_other_schedules_start_with_the_same_warm_up(schedule, middle, last):
+    config = OptimConfig(lr=2.0, schedule=schedule)
+    rate = learning_rate(config, 100)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(55), rate(100)], [0, 1, 2, 2 * middle, 2 * last], atol=1e-6
     )
 
 

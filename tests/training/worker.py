@@ -22,11 +22,10 @@ def main(argv) -> None:
     from tests.training.recorder import Recorder
 
     class Printer(Recorder):
-        def add_scalar(self, name, value, step):
-            if name == "loss":
-                print("loss", step, repr(value), flush=True)
+        def write(self, step, metrics):
+            print("loss", step, repr(metrics["loss"]), flush=True)
 
-    loop.SummaryWriter = Printer
+    loop.MetricsLog = Printer
     if root == "keypad":
         config = keypad.get_config("stage3")
         config.data.bucket_boundaries, config.data.max_length = (), 128

@@ -1,0 +1,78 @@
+"""What a run shows of itself: means over a window of steps, the printed line, TensorBoard and metrics.jsonl."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from tensorboardX import SummaryWriter
+
+
+def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means of the metrics of several steps.
+
+    The alignment loss of a modality is a mean over the groups of signal tokens, and absent if there were none: a step
+    without any says nothing about it.
+    """
+    names = window[0].keys()
+    found = {}
+    for name in names:
+        modality = name.removeprefix("loss_alignment_")
+        if name.startswith("groups_"):
+            continue
+        if f"groups_{modality}" in names:
+            groups = sum(float(step[f"groups_{modality}"]) for step in window)
+            if groups:
+                total = sum(float(step[name]) * float(step[f"groups_{modality}"]) for step in window)
+                found[name] = total / groups
+        else:
+            found[name] = sum(float(step[name]) for step in window) / len(window)
+    return found
+
+
+def describe(step: int, steps: int, metrics: Mapping[str, float]) -> str:
+    """One line for people."""
+    m = metrics
+    parts = [f"{name.removeprefix('loss_alignment_')} {value:.4f}" for name, value in m.items()
+             if name.startswith("loss_alignment_")]  # fmt: skip
+    of_each = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+    alignment = f"{m['loss_alignment']:.4f}{of_each}"
+    mfu = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
+    return (
+        f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, alignment {alignment})  "
+        f"accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, {m['tokens_per_second']:,.0f} tokens/s{mfu}  "
+        f"grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}"
+    )
+
+
+class MetricsLog:
+    """Context manager that writes metrics to TensorBoard's files and to metrics.jsonl in a folder.
+
+    A resumed run drops what was written for steps that it makes again.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int, enabled: bool):
+        """
+        Args:
+          folder: of the run.
+          start: the step where it goes on.
+          enabled: False: nothing is written (all processes but the first).
+        """
+        self._file, self._enabled = folder / "metrics.jsonl", enabled
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1, write_to_disk=enabled)
+        if enabled and self._file.exists():
+            lines = self._file.read_text().splitlines(keepends=True)
+            self._file.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of a step."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        if self._enabled:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
