@@ -18,7 +18,7 @@ from nextgpt_jax.files import atomic_write
 from nextgpt_jax.json_files import parse_json
 
 SUFFIXES = {  # of media, by modality
-    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "avif"),
+    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "heif"),
     "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v"),
     "audio": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"),
 }
