@@ -208,6 +208,7 @@ class ImageOptions(Section):
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    sampler: str = ""  # pndm, ddim, dpm++, unipc, euler, euler_a or ddpm; empty: the decoder's own
     height: int = 512
     width: int = 512
     batch: int = 8  # images sampled at a time; on a mesh at least one per device
@@ -219,6 +220,7 @@ class VideoOptions(Section):
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    sampler: str = ""  # pndm, ddim, dpm++, unipc, euler, euler_a or ddpm; empty: the decoder's own
     frames: int = 24
     height: int = 320
     width: int = 576
@@ -233,14 +235,15 @@ class AudioOptions(Section):
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    sampler: str = ""  # pndm, ddim, dpm++, unipc, euler, euler_a or ddpm; empty: the decoder's own
     seconds: float = 9.0
     batch: int = 8
 
 
 @_section()
 class GenerationDefaults(Section):
-    """Defaults of generation; most have a flag of their own in infer.py, where --steps and --guidance set every
-    modality's."""
+    """Defaults of generation; most have a flag of their own in infer.py, where --steps, --guidance and --sampler
+    set every modality's."""
 
     image: ImageOptions = dataclasses.field(default_factory=ImageOptions)
     video: VideoOptions = dataclasses.field(default_factory=VideoOptions)

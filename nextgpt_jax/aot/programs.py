@@ -165,7 +165,7 @@ def _sampling_program(config: ExperimentConfig, mesh: Mesh, model: NExTGPTModel,
     mesh, dtype = data_parallel_mesh(mesh), frozen_dtype(config.model.dtype)
     options, decoder = getattr(config.generation, name), dict(model.config.decoders)[name]
     b = round_up_to_shards(options.batch, mesh)
-    table = decoder.scheduler.sampler_table(options.num_inference_steps)
+    table = decoder.scheduler.with_sampler(options.sampler).sampler_table(options.num_inference_steps)
     span = (0, int(table.num_evaluations))
     table = jax.tree.map(lambda x: _replicated(mesh, np.shape(x), np.asarray(x).dtype), table)
     shape = decoder.latent_shape(*(getattr(options, field) for field in modalities.MODALITIES[name].size))

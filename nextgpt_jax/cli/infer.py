@@ -43,6 +43,7 @@ def _define(values: flags.FlagValues) -> None:
     define("integer", "seed", None, "random seed")
     define("integer", "steps", None, "number of denoising steps")
     define("float", "guidance", None, "classifier-free guidance scale")
+    define("string", "sampler", None, "of generated media, such as unipc or dpm++; default: the decoder's own")
     define("float", "temperature", None, "sampling temperature of tokens; 0: take the most likely token")
     define("integer", "top_k", None, "sample from the k most likely tokens; 0: from all")
     define("float", "top_p", None, "sample from the most likely tokens with this total probability; 1: from all")

@@ -14,7 +14,7 @@ from nextgpt_jax.generation.state import DecodeOutput
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import pad_rows, round_up_to_power_of_two
 from nextgpt_jax.inference.types import MediaOutput, Request
-from nextgpt_jax.inference.validation import num_steps
+from nextgpt_jax.inference.validation import chosen_sampler, num_steps
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.sharding import round_up_to_shards
@@ -29,6 +29,7 @@ class _Signal(NamedTuple):
     group: int  # index of the group in its response
     modality: str
     steps: int
+    sampler: str
 
 
 class MediaSampler:
@@ -57,16 +58,17 @@ class MediaSampler:
     ) -> Iterator[tuple[int, int, MediaOutput]]:
         """Yields the media of all responses, as (request, group, medium), batch by batch.
 
-        A batch holds media of one modality with the same number of steps, of any request.
+        A batch holds media of one modality with the same sampler and number of steps, of any request.
         """
         names = self._config.output_modalities
-        batches: dict[tuple[str, int], list[_Signal]] = {}
+        batches: dict[tuple[str, int, str], list[_Signal]] = {}
         for i, request in enumerate(requests):
             for g in range(output.num_groups[i]):
                 name = names[output.group_modality[i, g]]
-                signal = _Signal(i, g, name, num_steps(request, name, self._defaults))
-                batches.setdefault((name, signal.steps), []).append(signal)
-        for (name, _), signals in batches.items():
+                of = (request, name, self._defaults)
+                signal = _Signal(i, g, name, num_steps(*of), chosen_sampler(*of))
+                batches.setdefault(signal[2:], []).append(signal)
+        for (name, *_), signals in batches.items():
             size = round_up_to_shards(getattr(self._defaults, name).batch, self._mesh)
             for start in range(0, len(signals), size):
                 chosen = signals[start : start + size]
@@ -75,20 +77,21 @@ class MediaSampler:
 
     def warm_up(self, modality: str, rows: int) -> None:
         """Compiles the programs that sample a batch, and runs one denoising step."""
-        steps = getattr(self._defaults, modality).num_inference_steps
-        self._sample_batch(modality, rows, steps, max_evaluations=1)
+        defaults = getattr(self._defaults, modality)
+        self._sample_batch(modality, rows, defaults.num_inference_steps, defaults.sampler, max_evaluations=1)
 
     def _sample(
         self, signals: Sequence[_Signal], requests: Sequence[Request], output: DecodeOutput, on_step: OnStep | None
     ) -> Iterator[Any]:
-        """The contents of media of one modality and number of steps, sampled together."""
-        name, steps = signals[0].modality, signals[0].steps
+        """The contents of media of one modality, number of steps and sampler, sampled together."""
+        name = signals[0].modality
         defaults, width = getattr(self._defaults, name), len(self._config.vocabulary.signal_ids(name))
         scales = [requests[s.request].guidance_scale for s in signals]
         arrays = self._sample_batch(
             name,
             len(signals),
-            steps,
+            signals[0].steps,
+            signals[0].sampler,
             hidden=[output.group_hidden[s.request, s.group, :width] for s in signals],
             guidance_scales=[defaults.guidance_scale if scale is None else scale for scale in scales],
             seeds=[requests[s.request].seed for s in signals],
@@ -102,6 +105,7 @@ class MediaSampler:
         name: str,
         rows: int,
         steps: int,
+        sampler: str,
         *,
         hidden: Iterable[np.ndarray] = (),
         guidance_scales: Iterable[float] = (),
@@ -117,7 +121,7 @@ class MediaSampler:
         hidden = pad_rows(hidden, batch, no_hidden, np.float32).astype(self._dtype)
         scales = pad_rows(guidance_scales, batch, 1, np.float32)
         seeds, indices = pad_rows(seeds, batch, 0, np.uint32), pad_rows(indices, batch, 0, np.int32)
-        table = self._decoders[name].scheduler.sampler_table(steps)
+        table = self._decoders[name].scheduler.with_sampler(sampler).sampler_table(steps)
         with programs.use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(

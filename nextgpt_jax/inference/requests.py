@@ -28,6 +28,7 @@ OPTIONS: dict[str, Option] = {  # by the name of the flag and of the JSON field
     "modality": Option("modality", (str,)),
     "steps": Option("num_inference_steps", (int,)),
     "guidance": Option("guidance_scale", (int, float)),
+    "sampler": Option("sampler", (str,)),
     "temperature": Option("temperature", (int, float)),
     "top_k": Option("top_k", (int,)),
     "top_p": Option("top_p", (int, float)),

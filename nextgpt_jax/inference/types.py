@@ -19,6 +19,7 @@ class Request:
         others).
       num_inference_steps: denoising steps of all media; None: the default of each modality.
       guidance_scale: classifier-free guidance of all media; None: the default of each modality.
+      sampler: one of `schedulers.SAMPLERS` for all media; "" is the decoder's own; None: the default of each modality.
       temperature: of sampled tokens; 0 takes the most likely token.
       top_k: sample from the k most likely tokens; 0 turns it off.
       top_p: sample from the most likely tokens with this total probability; 1 turns it off.
@@ -30,6 +31,7 @@ class Request:
     modality: str = "auto"
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
     temperature: float = 0.4
     top_k: int = 0
     top_p: float = 1.0

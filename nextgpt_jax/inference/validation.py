@@ -33,6 +33,11 @@ def num_steps(request: Request, modality: str, defaults: GenerationDefaults) -> 
     return getattr(defaults, modality).num_inference_steps if requested is None else requested
 
 
+def chosen_sampler(request: Request, modality: str, defaults: GenerationDefaults) -> str:
+    """Name of the sampler for media of a modality; "": the decoder's own."""
+    return getattr(defaults, modality).sampler if request.sampler is None else request.sampler
+
+
 def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationDefaults) -> None:
     """Checks the options of a request.
 
@@ -52,7 +57,8 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationD
         raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
     _, forced = parse_modality(config.output_modalities, request.modality)
     for name, decoder in config.decoders:
-        decoder.scheduler.sampler_table(num_steps(request, name, defaults))  # raises for too many steps
+        scheduler = decoder.scheduler.with_sampler(chosen_sampler(request, name, defaults))
+        scheduler.sampler_table(num_steps(request, name, defaults))  # raises for too many steps
     if sum(forced) > defaults.max_media:
         raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
 

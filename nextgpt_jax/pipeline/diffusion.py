@@ -76,6 +76,7 @@ class _Pipeline:
         negative_prompt: str,
         num_inference_steps: int,
         guidance_scale: float,
+        sampler: str,
         seed: int,
         num_per_prompt: int,
         size: Mapping[str, Any],
@@ -95,7 +96,7 @@ class _Pipeline:
         length, dtype = self.config.caption_length, _dtype(self._model)
         ids = np.stack([caption_ids(self._tokenizer, text, length) for text in [*prompts, negative_prompt]])
         embeds = _encode(self._model, ids)
-        table = self.config.scheduler.sampler_table(num_inference_steps)
+        table = self.config.scheduler.with_sampler(sampler).sampler_table(num_inference_steps)
         seeds = np.arange(seed, seed + len(prompts), dtype=np.uint32)
         state = _noise(table, seeds, shape=tuple(shape))
         guidance = np.full(len(prompts), guidance_scale, np.float32)
@@ -131,6 +132,7 @@ class StableDiffusion(_Pipeline):
         negative_prompt: str = "",
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
+        sampler: str = "",
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
@@ -144,6 +146,7 @@ class StableDiffusion(_Pipeline):
           negative_prompt: what guidance leads away from.
           num_inference_steps: denoising steps.
           guidance_scale: of classifier-free guidance; 1 is without.
+          sampler: pndm, ddim, dpm++, unipc, euler, euler_a or ddpm; "" is the one in scheduler_config.json.
           height, width: in pixels; None: the model's default.
           num_images_per_prompt: images with different seeds for each prompt.
           seed: of the first image's noise; the others count up from it.
@@ -154,7 +157,15 @@ class StableDiffusion(_Pipeline):
         """
         size = {"height": height, "width": width}
         made, _ = self._sample(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, seed, num_images_per_prompt, size, on_step
+            prompt,
+            negative_prompt,
+            num_inference_steps,
+            guidance_scale,
+            sampler,
+            seed,
+            num_images_per_prompt,
+            size,
+            on_step,
         )
         return self._outputs(list(np.round(made * 255).astype(np.uint8)))
 
@@ -180,6 +191,7 @@ class TextToVideo(_Pipeline):
         negative_prompt: str = "",
         num_inference_steps: int = 50,
         guidance_scale: float = 9.0,
+        sampler: str = "",
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -195,7 +207,15 @@ class TextToVideo(_Pipeline):
         """
         size = {"frames": num_frames, "height": height, "width": width}
         made, _ = self._sample(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, seed, num_videos_per_prompt, size, on_step
+            prompt,
+            negative_prompt,
+            num_inference_steps,
+            guidance_scale,
+            sampler,
+            seed,
+            num_videos_per_prompt,
+            size,
+            on_step,
         )
         return self._outputs([Video(frames, fps) for frames in np.round(made * 255).astype(np.uint8)])
 
@@ -220,6 +240,7 @@ class AudioLDM(_Pipeline):
         negative_prompt: str = "",
         num_inference_steps: int = 50,
         guidance_scale: float = 2.5,
+        sampler: str = "",
         seconds: float | None = None,
         num_audios_per_prompt: int = 1,
         seed: int = 0,
@@ -232,7 +253,7 @@ class AudioLDM(_Pipeline):
           UserError: a length or an option that the model or the sampler cannot take.
         """
         made, size = self._sample(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, seed, num_audios_per_prompt,
+            prompt, negative_prompt, num_inference_steps, guidance_scale, sampler, seed, num_audios_per_prompt,
             {"seconds": seconds}, on_step,
         )  # fmt: skip
         count = self.config.num_samples(size["seconds"])

@@ -30,6 +30,7 @@ class GenerationConfig:
       max_new_tokens: length of the answer at most, signal tokens included.
       num_inference_steps: denoising steps of every generated medium.
       guidance_scale: classifier-free guidance of every generated medium.
+      sampler: of every generated medium: pndm, ddim, dpm++, unipc, euler, euler_a or ddpm; "" is the decoder's own.
     """
 
     seed: int = 0
@@ -39,6 +40,7 @@ class GenerationConfig:
     max_new_tokens: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

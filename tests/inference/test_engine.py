@@ -59,10 +59,10 @@ def test_a_batch_answers_as_one_by_one(tiny_engine):
         assert all(same(a, b) for a, b in zip(alone.media, reply.media, strict=True))
 
 
-def test_seeds_steps_and_guidance_matter_and_compile_nothing(tiny_engine):
+def test_seeds_steps_guidance_and_sampler_matter_and_compile_nothing(tiny_engine):
     base = tiny_engine.generate([request("draw", modality="image")])[0].media[0].content
     programs = compilations()
-    for change in ({"seed": 1}, {"num_inference_steps": 2}, {"guidance_scale": 6.0}):
+    for change in ({"seed": 1}, {"num_inference_steps": 2}, {"guidance_scale": 6.0}, {"sampler": "unipc"}):
         other = tiny_engine.generate([request("draw", modality="image", **change)])[0].media[0].content
         assert not np.array_equal(base, other), change
     assert compilations() == programs

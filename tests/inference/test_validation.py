@@ -18,6 +18,7 @@ from tests.inference.requests import request
     [
         (["word " * 200], {}, r"the prompt has \d+ tokens but the context holds 128"),
         (["hi"], {"num_inference_steps": 0}, "num_inference_steps is out of range: 0"),
+        (["hi"], {"sampler": "dpm"}, "sampler='dpm' is not one of pndm, ddim"),
         (["hi"], {"top_k": 10**12}, "top_k is out of range"),
         (
             [Input("image", np.zeros((1, 100, 3), np.uint8))],

@@ -33,9 +33,21 @@ def test_stable_diffusion_draws_prompts(tiny_root):
     steps = []
     pipeline("zero", on_step=lambda done, count: steps.append((done, count)), **options)
     assert steps == [(1, 2), (2, 2)]
-    for wrong, message in ({"height": 15}, "15"), ({"num_inference_steps": 0}, "num_inference_steps"):
+    for wrong, message in (
+        ({"height": 15}, "15"),
+        ({"sampler": "lcm"}, "'lcm' is not one of"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+    ):
         with pytest.raises(ng.UserError, match=message):
             pipeline("zero", **(options | wrong))
+
+
+def test_images_of_a_stochastic_sampler_depend_on_their_seeds_alone(tiny_root):
+    pipeline = ng.StableDiffusion.from_pretrained(tiny_root / "hub" / "stable-diffusion")
+    options = {"num_inference_steps": 2, "height": 16, "width": 16, "sampler": "euler_a"}
+    one, two = pipeline(["zero", "zero"], **options).images
+    np.testing.assert_array_equal(pipeline(["one", "zero"], **options).images[1], two)
+    assert np.any(np.asarray(one) != np.asarray(two))
 
 
 def test_video_and_audio_have_their_rates(tiny_root):
