@@ -1,8 +1,8 @@
 """Converted parameters on disk: an Orbax checkpoint in the folder params/ of a part.
 
 It is written layer by layer, so memory holds one layer at a time. Each parameter is a plain zarr array in chunks of at
-most 32 MiB: a process that needs a slice reads little more than that. Any version of Orbax that reads PyTree
-checkpoints can restore it, by the attribute names of the modules.
+most 32 MiB: a process that needs a slice reads little more than that. Orbax restores it without arguments, as numpy
+arrays by the attribute names of the modules (PyTreeCheckpointer, StandardCheckpointer), or as jax.Arrays with a target.
 """
 
 import asyncio
@@ -71,10 +71,10 @@ def _nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Streamed(ocp.type_handlers.NumpyHandler):
-    """Writes lazy Parameters piece by piece, in the format of Orbax's own handler of arrays, which reads them."""
+    """Writes lazy Parameters piece by piece, in the format of Orbax's own handlers of arrays, which read them."""
 
-    def typestr(self) -> str:
-        return "jax.Array"
+    def typestr(self) -> str:  # for a jax.Array, Orbax would ask for the sharding
+        return "np.ndarray"
 
     async def serialize(
         self,

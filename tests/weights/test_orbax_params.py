@@ -1,7 +1,18 @@
-"""Converted parameters on a mesh: each device gets its part of the same values."""
+"""Converted parameters on a mesh: each device gets its part of the same values. What else reads them."""
 
+import functools
+import operator
 import subprocess
 import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from nextgpt_jax.weights import orbax_params
+from nextgpt_jax.weights.matching import Parameter
 
 PROGRAM = """
 import pathlib, sys
@@ -43,3 +54,40 @@ def test_restoring_onto_eight_devices(tiny_root, tmp_path, monkeypatch):
     argv = [sys.executable, "-c", PROGRAM, str(tmp_path / "jax")]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr
+
+
+READERS = {
+    "PyTreeCheckpointer": lambda folder, _: ocp.PyTreeCheckpointer().restore(folder),
+    "StandardCheckpointer": lambda folder, _: ocp.StandardCheckpointer().restore(folder),
+    "Checkpointer": lambda folder, _: ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder),
+    "Checkpointer with args": lambda folder, _: ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+        folder, args=ocp.args.PyTreeRestore()
+    ),
+    "StandardCheckpointer with a target": lambda folder, target: ocp.StandardCheckpointer().restore(folder, target),
+    "PyTreeCheckpointer with a target": lambda folder, target: ocp.PyTreeCheckpointer().restore(
+        folder, item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_orbax_restores_the_folder_by_itself(reader, tmp_path):
+    values = {
+        "layers.fc.kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        "norm.scale": np.arange(3).astype(ml_dtypes.bfloat16),
+        "count": np.int32(7),
+    }
+    orbax_params.save({name: Parameter.of(value, value.ndim == 3) for name, value in values.items()}, tmp_path)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding) for name, value in values.items()}
+    nested = {
+        "layers": {"fc": {"kernel": target["layers.fc.kernel"]}},
+        "norm": {"scale": target["norm.scale"]},
+        "count": target["count"],
+    }
+    found = READERS[reader](tmp_path / orbax_params.FOLDER, nested)
+    for name, value in values.items():
+        restored = functools.reduce(operator.getitem, name.split("."), found)
+        assert isinstance(restored, jax.Array) == ("target" in reader)
+        assert restored.dtype == value.dtype
+        np.testing.assert_array_equal(np.asarray(restored), value)
