@@ -77,6 +77,8 @@ def export_checkpoint(
     if output is None and not dry_run:
         raise UserError("--output=DIR is missing")
     cast, folder = parse_dtype(dtype), pathlib.Path(source)
+    if str(source) and component != SYSTEM:
+        _check_kind(component, folder)
     if component == SYSTEM:
         config = deltas.system_config(folder, config)
         found = _system(folder, config, cast)
@@ -104,6 +106,13 @@ def export_checkpoint(
     if verbose:
         print("\n".join(lines), flush=True)
     return reports
+
+
+def _check_kind(component: str, source: pathlib.Path) -> None:
+    manifest = folders.read_manifest(source)
+    found = SYSTEM if "parts" in manifest else manifest.get("component", component)
+    if components.ALIASES.get(found, found) != components.ALIASES.get(component, component):
+        raise UserError(f"{source} was converted as {found}: export {found}")
 
 
 def _merged(source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None) -> PublishedFolder:

@@ -358,6 +358,8 @@ def converted_delta(system, tmp_path_factory):
 
 def test_a_delta_needs_no_config_again(converted_delta, system, tmp_path, capsys):
     source = f"--source={converted_delta}"
+    message = refused("export", "llm", source, f"--output={tmp_path / 'b'}")
+    assert message.endswith("was converted as delta: export delta")
     capsys.readouterr()
     convert("export", "delta", source, "--dry_run", f"--report={tmp_path / 'report.json'}")
     assert "delta can be exported: 6 files" in capsys.readouterr().out
