@@ -12,25 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from nextgpt_jax.data.embedded import EmbeddedMedium
+from nextgpt_jax.data.media_files import SUFFIXES, EmbeddedMedium, modality_of
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.json_files import parse_json
 
-SUFFIXES = {  # of media, by modality
-    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "heif"),
-    "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v"),
-    "audio": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"),
-}
 _TEXTS = ("txt", "text", "caption")
 _EXTENSIONS = ("json", *_TEXTS, *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes))
 _BATCH = 64  # rows of an Arrow file that are read together
-
-
-def modality_of(name: str) -> str:
-    """The modality of a file, by its suffix; empty: none."""
-    suffix = pathlib.PurePosixPath(name).suffix.lower().removeprefix(".")
-    return next((modality for modality, suffixes in SUFFIXES.items() if suffix in suffixes), "")
 
 
 def cache_folder() -> pathlib.Path:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from nextgpt_jax import media
-from nextgpt_jax.data.embedded import EmbeddedMedium, Source, local_path
-from nextgpt_jax.data.formats import Conversation, resolve_media_path
+from nextgpt_jax.data.media_files import EmbeddedMedium, Source, local_path, resolve_media_path
+from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.prompts import Input, Output

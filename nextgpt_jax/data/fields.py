@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nextgpt_jax.data.embedded import EmbeddedMedium
+from nextgpt_jax.data.media_files import EmbeddedMedium
 from nextgpt_jax.errors import UserError, nearest
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.examples import ExampleBuilder
-from nextgpt_jax.data.formats import Conversation
+from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.readers import Problem, problem_of
 from nextgpt_jax.errors import UserError
 

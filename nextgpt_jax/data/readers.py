@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, folder_records, parquet_records
-from nextgpt_jax.data.formats import Conversation, Formats, Place, media_exists
+from nextgpt_jax.data.formats import Formats
+from nextgpt_jax.data.media_files import media_exists
+from nextgpt_jax.data.pairs import Conversation, Place
 from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, output_modalities

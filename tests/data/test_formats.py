@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextgpt_jax.data.formats import TASKS, Formats, Place
+from nextgpt_jax.data.formats import TASKS, Formats
+from nextgpt_jax.data.pairs import Place
 from nextgpt_jax.data.readers import expand, read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.prompts import Input, Output, Turn
