@@ -10,6 +10,7 @@ from absl import flags
 from nextgpt_jax.cli.flags import parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import available_devices
+from nextgpt_jax.weights.single_file import PREDICTION_TYPES
 
 from .exports import export_checkpoint
 from .imports import DTYPES, KNOWN, check_component, convert_checkpoint
@@ -48,6 +49,11 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "vocab_size", 0, "llm: number of rows of embedding and head to keep; 0: all", flag_values=values
     )
+    string("tokenizer", "decoder in one file: folder or hub id with the tokenizer of its text encoder")
+    enum("prediction_type", "", ["", *PREDICTION_TYPES], "decoder in one file: what its UNet predicts, not in the file")
+    flags.DEFINE_bool(
+        "ema", False, "decoder in one file: take the moving average of the UNet's weights", flag_values=values
+    )
     string("base", "lora: folder or hub id of the language model that the adapter belongs to")
     string("lora", "export llm: adapter (published or converted) to add to the weights")
     string("workdir", "export delta, export lora: folder of the training run")
@@ -83,7 +89,8 @@ def main(argv: Sequence[str]) -> None:
         options |= {name: values[name].value for name in ("source", "workdir", "lora", "dry_run", "report")}
         export_checkpoint(component, values.output or None, **options, verbose=True)
     else:
-        names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", "dry_run", "report")
+        of_file = ("tokenizer", "prediction_type", "ema")
+        names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", *of_file, "dry_run", "report")
         options |= {name: values[name].value for name in names}
         convert_checkpoint(component, values.source, values.output or None, **options, verbose=True)
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.tokenizers import load_tokenizer, tokenizer_files
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 
-from . import folders, vicuna
+from . import folders, single_files, vicuna
 from .deltas import delta_model
 from .folders import MatchedPart
 from .options import SYSTEM, check_options
@@ -39,10 +40,11 @@ class _Conversion:
     manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     json_files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     companions: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    staging: tempfile.TemporaryDirectory | None = None  # of a single file, in place of the source's folder
 
     @property
     def folder(self) -> pathlib.Path:
-        return _folder(self.source.path)
+        return pathlib.Path(self.staging.name) if self.staging else _folder(self.source.path)
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +80,9 @@ def convert_checkpoint(
     growth: Literal["zero", "mean"] = "zero",
     vocab_size: int = 0,
     allow_partial: bool = False,
+    tokenizer: str | os.PathLike = "",
+    prediction_type: str = "",
+    ema: bool = False,
     dry_run: bool = False,
     report: str | os.PathLike = "",
     verbose: bool = False,
@@ -102,6 +107,9 @@ def convert_checkpoint(
       growth: how embedding and head grow to the rows of `delta` before the addition: rows of zeros, or of the mean row.
       vocab_size: for "llm": keep only the first rows of embedding and head. 0: all.
       allow_partial: for "delta": accept a file without some pieces, such as one output projection.
+      tokenizer: for a decoder in one file: a folder or hub id with the tokenizer of its text encoder.
+      prediction_type: for a decoder in one file: "epsilon" or "v_prediction"; "": as published.
+      ema: for a decoder in one file: take the moving average of the UNet's weights.
       dry_run: check everything and write nothing but `report`.
       report: a file to write the returned report to, as JSON.
       verbose: print one line per component.
@@ -123,6 +131,9 @@ def convert_checkpoint(
         "growth": growth != "zero",
         "vocab_size": vocab_size,
         "allow_partial": allow_partial,
+        "tokenizer": str(tokenizer),
+        "prediction_type": prediction_type,
+        "ema": ema,
     }
     check_options(component, [name for name, value in options.items() if value])
     if config is None and component in ("delta", SYSTEM):
@@ -143,7 +154,13 @@ def convert_checkpoint(
         if not str(source):
             raise UserError(f"--source is missing: {LAYOUTS[component]}")
         found = _find(source, component, revision=revision)
-        if component == "delta":
+        if single_files.is_single(component, found.path):
+            match = single_files.match(found.path, tokenizer, cast, prediction_type=prediction_type, ema=ema)
+            _print(verbose, f"{found.path} is {match.manifest['kind']}; {match.manifest['taken']}")
+            conversion = _Conversion(component, found, match.parts, match.manifest, staging=match.staging)
+        elif tokenizer or prediction_type or ema:
+            raise UserError(f"{found.path} is a folder: --tokenizer, --prediction_type and --ema are of single files")
+        elif component == "delta":
             conversion = _match_delta(found, config, cast, allow_partial, verbose)
         elif component == "lora":
             conversion = _match_lora(found, base, cast)
@@ -295,6 +312,7 @@ def _match_system(
             raise UserError(f"{field}: not found (looked for {below} and {path})")
         place = below if str(source) and below.exists() else path
         found[part] = _find(place, component, field=field)
+        components.refuse_single_file(component, found[part].path)
         if orbax_params.is_converted(found[part].path):
             raise UserError(f"{field}: {place} is converted already")
     model = assemble.with_folders(config.model, {part: source.path for part, source in found.items()})

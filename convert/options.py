@@ -16,6 +16,9 @@ _CONVERSION = {  # arguments that not every component takes
     "growth": ("llm",),
     "vocab_size": ("llm",),
     "allow_partial": ("delta", SYSTEM),
+    "tokenizer": ("decoder",),
+    "prediction_type": ("decoder",),
+    "ema": ("decoder",),
 }
 _EXPORT = {"config": ("delta", "lora", SYSTEM), "workdir": ("delta", "lora"), "lora": ("llm",)}
 

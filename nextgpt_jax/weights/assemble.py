@@ -22,7 +22,7 @@ from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, output_projector_for
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import hub, nextgpt_delta
-from nextgpt_jax.weights.components import LAYOUTS
+from nextgpt_jax.weights.components import LAYOUTS, refuse_single_file
 
 
 def part_folders(config: ModelConfig) -> dict[str, tuple[str, str]]:
@@ -62,6 +62,7 @@ def resolve_parts(config: ModelConfig) -> ModelConfig:
 
     def local(field: str, component: str, place: str) -> str:
         path = hub.find(place, LAYOUTS[component], field=f"model.{field}").path
+        refuse_single_file(component, path)
         if not path.is_dir() and component != "delta":
             raise UserError(f"model.{field}: {path} is no folder (wanted: {LAYOUTS[component]})")
         return str(path)

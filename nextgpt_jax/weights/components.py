@@ -140,3 +140,16 @@ COMPONENTS: dict[str, Callable[[pathlib.Path], list[Part]]] = {
     "lora": lora,
 }
 COMPONENTS |= {name: COMPONENTS[component] for name, component in ALIASES.items()}
+
+
+def refuse_single_file(component: str, path: pathlib.Path) -> None:
+    """Checks that a decoder is not one file: it would lack its tokenizer.
+
+    Raises:
+      UserError: it is; the command that converts it is named.
+    """
+    if COMPONENTS.get(component) is decoder and path.is_file():
+        raise UserError(
+            f"{path} is one file, without a tokenizer: convert it first, python -m convert decoder --source={path} "
+            "--tokenizer=FOLDER_OR_HUB_ID --output=DIR, and give the new folder"
+        )
