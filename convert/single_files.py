@@ -53,9 +53,7 @@ def match(
     opened = open_single_file(path, prediction_type=prediction_type, ema=ema)
     staging = write_companions(opened, tokenizer)
     parts = match_parts(opened, pathlib.Path(staging.name), dtype)
-    return SingleFileMatch(
-        parts, {"kind": opened.kind, "taken": opened.taken, "tokenizer": str(tokenizer)}, staging
-    )
+    return SingleFileMatch(parts, {"kind": opened.kind, "taken": opened.taken, "tokenizer": str(tokenizer)}, staging)
 
 
 def write_companions(opened: SingleFile, tokenizer: str | os.PathLike) -> tempfile.TemporaryDirectory:

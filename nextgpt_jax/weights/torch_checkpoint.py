@@ -24,6 +24,10 @@ from nextgpt_jax.json_files import read_json
 # File names in folders of the hub, in order of preference.
 _NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_OF_TRAINERS = (  # what .ckpt files hold beside the weights: callbacks, settings, numbers
+    *("pytorch_lightning.", "lightning.", "omegaconf."),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
+)
 _VARIANTS = ("", ".fp16")
 SAFETENSORS_DTYPES = {  # names in the headers of safetensors files
     name: np.dtype(dtype)
@@ -209,7 +213,9 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         ) from None
     try:
         if zipped := zipfile.is_zipfile(path):
-            with FakeTensorMode():  # reads the offsets of the values only
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            trainers: list[Any] = [(_Ignored, name) for name in names if name.startswith(_OF_TRAINERS)]
+            with torch.serialization.safe_globals(trainers), FakeTensorMode():  # reads the offsets of the values only
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:  # saved by torch < 1.6
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -248,6 +254,16 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in (rest if begin else message).splitlines() if line.strip()]
     reason = lines[0].partition(". ")[0].rstrip(".") if lines else "it ends early"
     return f"it is no pickle of tensors ({reason})" if begin else reason
+
+
+class _Ignored:
+    """Stands in for a class or function that a pickle names beside its tensors: nothing of the named one is run."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _in_memory(tensor, dtype: np.dtype) -> Callable[[], np.ndarray]:

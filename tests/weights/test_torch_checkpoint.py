@@ -1,6 +1,9 @@
 """Reading checkpoints: files, shards, dtypes, pickles."""
 
+import fractions
 import json
+import sys
+import types
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -119,6 +122,21 @@ class Trap:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+def test_objects_of_a_trainer_beside_the_weights_are_ignored(tmp_path, monkeypatch):
+    """As in Stable Diffusion's first releases. Other objects are refused."""
+    trainer = types.ModuleType("pytorch_lightning.callbacks")
+    trainer.Callback = type("Callback", (), {"__module__": trainer.__name__})
+    rest = {"callbacks": {trainer.Callback: {"best": np.float64(1.5), "of": trainer.Callback()}}, "global_step": 3}
+    with monkeypatch.context() as installed:
+        for name in ("pytorch_lightning", trainer.__name__):
+            installed.setitem(sys.modules, name, trainer)
+        torch.save({"state_dict": {"a": torch.arange(3)}, **rest}, tmp_path / "model.ckpt")
+    found = open_checkpoint(tmp_path / "model.ckpt")
+    assert list(found) == ["a"] and found["a"].tolist() == [0, 1, 2]
+    torch.save({"a": torch.zeros(1), "b": fractions.Fraction(1)}, tmp_path / "other.ckpt")
+    refused(tmp_path / "other.ckpt", "not a readable weights file")
 
 
 def test_pickles_with_views_and_transposed_tensors(tmp_path):
