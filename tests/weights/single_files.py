@@ -1,6 +1,7 @@
 """Decoders in one file at the smallest sizes, random, with the keys of the original code."""
 
 import functools
+import json
 import math
 
 import numpy as np
@@ -16,11 +17,8 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConfig
 from nextgpt_jax.models.diffusion.vae import AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import VocoderConfig
-from nextgpt_jax.weights.matching import torch_shapes
-from nextgpt_jax.weights.rules import Table
-from nextgpt_jax.weights.tables import single_file_audioldm as audioldm
-from nextgpt_jax.weights.tables import single_file_stable_diffusion as stable_diffusion
-from nextgpt_jax.weights.tables.single_file_stable_diffusion import OPEN_CLIP, UNET
+from nextgpt_jax.weights.tables.single_file_stable_diffusion import UNET
+from tests import FIXTURES
 
 _CLIP = CLIPTextConfig(624, 64, 32, 2, 1, max_position_embeddings=12)
 _OPEN_CLIP = CLIPTextConfig(624, 64, 8, 23, 1, max_position_embeddings=12, hidden_act="gelu")
@@ -59,17 +57,6 @@ CONFIGS: dict[str, LatentDiffusionConfig] = {
 }  # fmt: skip
 
 
-def part_tables(config: LatentDiffusionConfig) -> dict[str, Table]:
-    """The table of each part of a single file."""
-    both = {"unet": stable_diffusion.unet_table(config.unet), "vae": stable_diffusion.vae_table(config.vae)}
-    if isinstance(config, AudioLDMConfig):
-        return both | {"text_encoder": audioldm.text_encoder_table(), "vocoder": audioldm.vocoder_table()}
-    text, open_clip = config.text_encoder, config.text_encoder.hidden_act == "gelu"
-    return both | {
-        "text_encoder": stable_diffusion.open_clip_table(text) if open_clip else stable_diffusion.clip_table()
-    }
-
-
 @functools.cache
 def abstract_part(config: LatentDiffusionConfig, name: str) -> nnx.State:
     """The shapes of a part's parameters."""
@@ -77,33 +64,16 @@ def abstract_part(config: LatentDiffusionConfig, name: str) -> nnx.State:
     return nnx.state(nnx.eval_shape(build))
 
 
-def shapes(config: LatentDiffusionConfig) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of the weights of a single file, as published: with OpenCLIP's fused attention."""
-    found: dict[str, tuple[int, ...]] = {}
-    for name, table in part_tables(config).items():
-        found |= torch_shapes(abstract_part(config, name), table)
-    for key in [key for key in found if key.startswith(OPEN_CLIP) and "_proj." in key]:
-        layer, _, kind = key.rpartition(".attn.")
-        if kind[0] in "qkv":
-            rows, *rest = found.pop(key)
-            found[f"{layer}.attn.in_proj_{kind.partition('.')[2]}"] = (3 * rows, *rest)
-    if f"{OPEN_CLIP}positional_embedding" in found:  # and its last layer, which is not used
-        count, width = config.text_encoder.num_hidden_layers, config.text_encoder.hidden_size
-        last = {k: s for k, s in found.items() if k.startswith(f"{OPEN_CLIP}transformer.resblocks.0.")}
-        found |= {key.replace("resblocks.0.", f"resblocks.{count}."): shape for key, shape in last.items()}
-        found |= {f"{OPEN_CLIP}text_projection": (width, width), f"{OPEN_CLIP}logit_scale": ()}
-    return found
-
-
 @functools.cache
 def tensors(kind: str, ema: bool = False) -> dict[str, np.ndarray]:
     """A random single file, with what else the published ones have: the noise schedule, CLAP's audio tower, and with
     `ema` the moving average of the UNet."""
-    rng = np.random.default_rng(3)
-    wanted = {"betas": (10,), "alphas_cumprod": (10,), "sqrt_recipm1_alphas_cumprod": (10,), **shapes(CONFIGS[kind])}
-    if kind == "AudioLDM":
-        tower = ("audio_branch.norm.weight", "audio_projection.0.weight", "text_transform.sequential.0.weight")
-        wanted |= {f"cond_stage_model.model.{name}": (4,) for name in tower} | {"scale_factor": ()}
+    rng, name = (
+        np.random.default_rng(3),
+        {"Stable Diffusion 1": "sd1", "Stable Diffusion 2": "sd2"}.get(kind, "audioldm"),
+    )
+    content = json.loads((FIXTURES / "tiny" / f"single_file_{name}.json").read_text())["state_dict"]
+    wanted = {key: tuple(shape) for key, shape in content.items()}
     if ema:
         averaged = [key for key in wanted if key.startswith(UNET)]
         wanted |= {f"model_ema.{''.join(key.split('.')[1:])}": wanted[key] for key in averaged}
