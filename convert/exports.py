@@ -16,7 +16,7 @@ from nextgpt_jax.models import registry
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.pipeline import saved
-from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables
+from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables, weight_files
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.tokenizers import tokenizer_files
@@ -126,7 +126,7 @@ def _merged(source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None)
         updates = orbax_params.parameters(adapter, low_rank.state, low_rank.table)
         tensors = matching.export_parameters(updates, low_rank.state, low_rank.table)
     else:
-        tensors = open_checkpoint(adapter)
+        tensors = open_checkpoint(adapter, weight_files.PEFT)
     merged = modules.merge(orbax_params.parameters(source, part.state, part.table), tensors)
     return parts_folder(source, [(part, merged)], dtype)
 
@@ -146,9 +146,8 @@ def _run(component: str, run: Workdir, given: ExperimentConfig | None, dtype: np
     lora = nnx.filter_state(trained["llm"], nnx.LoRAParam)
     tensors = matching.export(lora, tables.language_model(model.llm).lora)
     assert model.lora
-    return PublishedFolder(
-        {"adapter_model.safetensors": tensors.cast(dtype)}, json_files={components.ADAPTER: _adapter_config(model.lora)}
-    )
+    config_file = {weight_files.ADAPTER: _adapter_config(model.lora)}
+    return PublishedFolder({weight_files.PEFT.written: tensors.cast(dtype)}, json_files=config_file)
 
 
 def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Parameter]:
@@ -158,7 +157,7 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
         if orbax_params.is_converted(path):
             wanted, _ = nextgpt_delta.saved_delta(path, state)
             return orbax_params.parameters(path, wanted, table)
-        return nextgpt_delta.match_delta(open_checkpoint(path), state, table)[1].parameters
+        return nextgpt_delta.match_delta(open_checkpoint(path, weight_files.DELTA), state, table)[1].parameters
     rows = nnx.from_flat_state(
         (path[1:], leaf)
         for path, leaf in nnx.to_flat_state(nextgpt_delta.delta_state(state))
@@ -169,7 +168,9 @@ def _base_rows(config: ModelConfig, state: nnx.State) -> dict[str, matching.Para
     if orbax_params.is_converted(folder):
         found = orbax_params.parameters(folder, rows, table)
     else:
-        found = matching.match(open_checkpoint(folder), rows, table, allow_unused=True).parameters
+        found = matching.match(
+            open_checkpoint(folder, weight_files.TRANSFORMERS), rows, table, allow_unused=True
+        ).parameters
     return {f"llm.{name}": parameter for name, parameter in found.items()}
 
 

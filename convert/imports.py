@@ -16,7 +16,7 @@ from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, atomic_write, base_name, check_new_folder, normal_path
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.pipeline import saved
-from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params
+from nextgpt_jax.weights import assemble, components, hub, nextgpt_delta, orbax_params, weight_files
 from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, Part
 from nextgpt_jax.weights.tokenizers import load_tokenizer, tokenizer_files
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
@@ -238,7 +238,7 @@ def _match_component(component: str, source: hub.Source, dtype: np.dtype | None)
     folder = _folder(source.path)
     parts = []
     for part in COMPONENTS[component](folder):
-        checkpoint = open_checkpoint(source.path if source.path.is_file() else folder / part.folder)
+        checkpoint = open_checkpoint(source.path if source.path.is_file() else folder / part.folder, part.layout)
         parts.append(folders.match_part(part, checkpoint, dtype))
     json_files = folders.pipeline_index(folder, [matched.part.folder for matched in parts])
     if COMPONENTS[component] is components.encoder and not (folder / "config.json").exists():
@@ -255,11 +255,12 @@ def _match_language_model(
     growth: Literal["zero", "mean"],
     vocab_size: int,
 ) -> _Conversion:
-    folder, checkpoint, manifest = _folder(source.path), open_checkpoint(source.path), {}
+    folder, manifest = _folder(source.path), {}
+    checkpoint = open_checkpoint(source.path, weight_files.TRANSFORMERS)
     if str(delta):
         change = _find(delta, "llm", field="--delta")
         folder = _folder(change.path)
-        checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(change.path), growth)
+        checkpoint = vicuna.with_delta(checkpoint, open_checkpoint(change.path, weight_files.TRANSFORMERS), growth)
         manifest = {"delta": change.hub_id or str(change.path)}
     config = hf_config.read_config(folder / "config.json")
     config["vocab_size"] = vocab_size or config.get("vocab_size")
@@ -277,7 +278,7 @@ def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | N
     path = hub.find(base, LAYOUTS["llm"], field="--base", weights=False).path / "config.json"
     config = hf_config.read_config(path)
     part = components.lora_part(registry.language_model_config(config, path), components.lora_config(folder))
-    parts = [folders.match_part(part, open_checkpoint(folder), dtype)]
+    parts = [folders.match_part(part, open_checkpoint(source.path, part.layout), dtype)]
     return _Conversion("lora", source, parts, json_files={components.BASE_CONFIG: config})
 
 
@@ -285,7 +286,7 @@ def _match_delta(
     source: hub.Source, config: ExperimentConfig, dtype: np.dtype | None, allow_partial: bool, verbose: bool
 ) -> _Conversion:
     state, table, layout = delta_model(config.model, source.path)
-    checkpoint = open_checkpoint(source.path)
+    checkpoint = open_checkpoint(source.path, weight_files.DELTA)
     wanted, match, pieces = nextgpt_delta.match_delta(checkpoint, state, table, allow_partial=allow_partial)
     _print(verbose, f"{checkpoint.source} holds {', '.join(pieces)}")
     parts = [MatchedPart.of(Part("", wanted, table), checkpoint, match, dtype)]

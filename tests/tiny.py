@@ -13,7 +13,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
-from nextgpt_jax.weights import tables
+from nextgpt_jax.weights import tables, weight_files
 from nextgpt_jax.weights.matching import export
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -131,7 +131,7 @@ def _write(folder: pathlib.Path, config: dict, make, table, part: str = "") -> N
         number = np.ones(leaf.shape) if path[-1] == "scale" else rng.normal(0, width, leaf.shape)
         values.append((path, leaf.replace(number.astype(np.float32))))
     folder.mkdir(parents=True, exist_ok=True)
-    save_safetensors(export(nnx.from_flat_state(values), table), folder / "model.safetensors")
+    save_safetensors(export(nnx.from_flat_state(values), table), folder / weight_files.decoder_layout(part).written)
     (folder / "config.json").write_text(json.dumps(config))
 
 

@@ -44,5 +44,5 @@ def fill_component(model: Any, component: str, folder: pathlib.Path, dtype: str 
     """
     parts = COMPONENTS[component](folder)
     for part in parts:
-        state = read_part(folder / part.folder, part.state, part.table, frozen_dtype(dtype or "auto"), "")
+        state = read_part(folder / part.folder, part.state, part.table, part.layout, frozen_dtype(dtype or "auto"), "")
         nnx.update(getattr(model, part.folder) if part.folder else model, state)

@@ -11,12 +11,13 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.models.encoders.imagebind import RELEASED_FILE
 from nextgpt_jax.models.rngs import make_rngs
-from nextgpt_jax.weights import tables
+from nextgpt_jax.weights import tables, weight_files
 from nextgpt_jax.weights.peft_adapter import Modules
 from nextgpt_jax.weights.peft_config import AdapterConfig, read_adapter_config
 from nextgpt_jax.weights.rules import Table
+from nextgpt_jax.weights.weight_files import Layout
 
-ADAPTER, BASE_CONFIG = "adapter_config.json", "base_config.json"
+BASE_CONFIG = "base_config.json"
 
 LAYOUTS = {  # the files of each component, for error messages
     "llm": "config.json, model.safetensors (or shards with model.safetensors.index.json, or .bin), tokenizer files",
@@ -43,13 +44,18 @@ class Part:
       folder: its folder in the component's folder; "": that folder itself.
       state: the abstract parameters that it fills.
       table: the conversion table.
-      file: name of the weights file in the published layout.
+      layout: which of the folder's files hold its weights.
     """
 
     folder: str
     state: nnx.State
     table: Table
-    file: str = "model.safetensors"
+    layout: Layout = weight_files.TRANSFORMERS
+
+    @property
+    def file(self) -> str:
+        """Name of the weights file in the published layout."""
+        return self.layout.written
 
 
 def _abstract(make: Callable[[], nnx.Module]) -> nnx.State:
@@ -71,7 +77,8 @@ def language_model(folder: pathlib.Path) -> list[Part]:
 def encoder(folder: pathlib.Path) -> list[Part]:
     """An encoder, with the branches that its config sizes."""
     config = registry.read_encoder(folder)
-    return [Part("", _abstract(lambda: registry.build(config, rngs=make_rngs(0))), tables.encoder(config))]
+    state = _abstract(lambda: registry.build(config, rngs=make_rngs(0)))
+    return [Part("", state, tables.encoder(config), weight_files.ENCODER)]
 
 
 def decoder(folder: pathlib.Path) -> list[Part]:
@@ -82,7 +89,7 @@ def decoder(folder: pathlib.Path) -> list[Part]:
             name,
             _abstract(lambda name=name: getattr(registry.build(config, components=(name,), rngs=make_rngs(0)), name)),
             table,
-            "diffusion_pytorch_model.safetensors" if name in ("unet", "vae") else "model.safetensors",
+            weight_files.decoder_layout(name),
         )
         for name, table in tables.decoder(config).items()
     ]
@@ -94,7 +101,7 @@ def lora_config(folder: pathlib.Path) -> AdapterConfig:
     Raises:
       UserError: it is not a LoRA adapter, or has a field that is unknown, malformed or not supported.
     """
-    return read_adapter_config(folder / ADAPTER)
+    return read_adapter_config(folder / weight_files.ADAPTER)
 
 
 def adapted_modules(base: Any, config: AdapterConfig) -> Modules:
@@ -124,7 +131,7 @@ def lora_part(base: Any, config: AdapterConfig) -> Part:
         state, table = nnx.filter_state(whole, nnx.LoRAParam), tables.language_model(base).lora
     else:
         state, table = modules.tensors()
-    return Part("", state, table, "adapter_model.safetensors")
+    return Part("", state, table, weight_files.PEFT)
 
 
 def lora(folder: pathlib.Path) -> list[Part]:

@@ -20,12 +20,13 @@ from nextgpt_jax.models.partitioning import with_shardings
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.templates import TEMPLATES, Template, stop_sequences
-from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables
+from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables, weight_files
 from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
+from nextgpt_jax.weights.weight_files import Layout
 
 
 @dataclasses.dataclass
@@ -101,10 +102,10 @@ def load_system(
         if verbose:
             print(f"delta {config.delta}: took {', '.join(pieces)}")
     has_embedding = ("llm", "embed_tokens", "embedding") in filled
-    for prefix, (folder, table) in _checkpoints(config, cfg, decoder_parts, has_embedding).items():
+    for prefix, (folder, table, layout) in _checkpoints(config, cfg, decoder_parts, has_embedding).items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
         part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}
-        state = read_part(folder, nnx.from_flat_state(part.items()), table, dtype, cfg.quantize)
+        state = read_part(folder, nnx.from_flat_state(part.items()), table, layout, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
     filled |= _initialize(make, {path: leaf for path, leaf in leaves.items() if path not in filled})
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
@@ -117,18 +118,23 @@ def load_system(
 
 def _checkpoints(
     config: ModelConfig, cfg: NExTGPTConfig, decoder_parts: tuple[str, ...] | None, delta_has_embedding: bool
-) -> dict[tuple, tuple[pathlib.Path, Table]]:
-    """Folder and table of each frozen part, by the prefix of its parameters."""
+) -> dict[tuple, tuple[pathlib.Path, Table, Layout]]:
+    """Folder, table and layout of each frozen part, by the prefix of its parameters."""
     llm = tables.language_model(cfg.llm)
-    found = {("llm",): (pathlib.Path(config.llm), llm.layers if delta_has_embedding else llm.whole(cfg.llm))}
+    table = llm.layers if delta_has_embedding else llm.whole(cfg.llm)
+    found = {("llm",): (pathlib.Path(config.llm), table, weight_files.TRANSFORMERS)}
     for encoder, folder in zip(cfg.encoders, assemble.encoder_folders(config), strict=True):
         table = tables.encoder(encoder, encoder.media_branches)
-        found["encoders", registry.kind_of(encoder)] = pathlib.Path(folder), table
+        found["encoders", registry.kind_of(encoder)] = pathlib.Path(folder), table, weight_files.ENCODER
     folders = assemble.decoder_folders(config)
     for name, decoder in cfg.decoders:
         for part, table in tables.decoder(decoder).items():
             if decoder_parts is None or part in decoder_parts:
-                found["decoders", name, part] = pathlib.Path(folders[name]) / part, table
+                found["decoders", name, part] = (
+                    pathlib.Path(folders[name]) / part,
+                    table,
+                    weight_files.decoder_layout(part),
+                )
     return found
 
 
@@ -179,7 +185,9 @@ def runs_unstacked(mesh: Mesh | None) -> bool:
     return platform == "gpu" or (platform == "cpu" and mesh is None)
 
 
-def read_part(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quantization: str) -> nnx.State:
+def read_part(
+    folder: pathlib.Path, state: nnx.State, table: Table, layout: Layout, dtype, quantization: str
+) -> nnx.State:
     """A frozen part from a converted folder or from one in the published layout.
 
     Kernels with a scale are quantized one by one, so that memory holds at most one of them unquantized.
@@ -193,7 +201,7 @@ def read_part(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quant
         def read(part: nnx.State) -> nnx.State:
             return orbax_params.read(folder, part, dtype=dtype)
     else:
-        parameters = match(open_checkpoint(folder), kept, table).parameters
+        parameters = match(open_checkpoint(folder, layout), kept, table).parameters
 
         def read(part: nnx.State) -> nnx.State:
             return fill(part, parameters, dtype)
@@ -212,6 +220,6 @@ def read_part(folder: pathlib.Path, state: nnx.State, table: Table, dtype, quant
 def _load_delta(path: pathlib.Path, state: nnx.State, table: Table) -> tuple[nnx.State, list[str]]:
     """The parameters that a delta, published or converted, has, and the names of its pieces."""
     if not orbax_params.is_converted(path):
-        return nextgpt_delta.load_delta(open_checkpoint(path), state, table)
+        return nextgpt_delta.load_delta(open_checkpoint(path, weight_files.DELTA), state, table)
     wanted, held = nextgpt_delta.saved_delta(path, state)
     return orbax_params.restore(path, wanted), held

@@ -17,7 +17,7 @@ from flax import nnx
 from nextgpt_jax.modalities import RELEASED, SignalTokens, Vocabulary, signals_from_json, signals_to_json
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, is_trainable
-from nextgpt_jax.weights import delta_settings, matching, orbax_params
+from nextgpt_jax.weights import delta_settings, matching, orbax_params, weight_files
 from nextgpt_jax.weights.delta_table import BASE, MATRICES, NEW, Layout, all_prefixes, delta_table
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.rules import Table
@@ -95,7 +95,7 @@ def base_vocab_size(path: pathlib.Path) -> int | None:
     if orbax_params.is_converted(path):
         embedding = orbax_params.saved(path).get("llm.embed_tokens.embedding")
         return embedding and embedding.shape[0]
-    tensors = open_checkpoint(path).tensors
+    tensors = open_checkpoint(path, weight_files.DELTA).tensors
     whole = next((tensor for key, tensor in tensors.items() if key.endswith(MATRICES[0])), None)
     return whole and whole.shape[0] - len(Vocabulary(0, read_signals(path)).new_tokens)
 

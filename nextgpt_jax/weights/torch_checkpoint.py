@@ -20,15 +20,12 @@ import safetensors
 from nextgpt_jax.errors import UserError, printable
 from nextgpt_jax.files import refuse_lfs_pointer
 from nextgpt_jax.json_files import read_json
+from nextgpt_jax.weights.weight_files import Layout, find_weights, is_index
 
-# File names in folders of the hub, in order of preference.
-_NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model", "imagebind_huge")
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _OF_TRAINERS = (  # what .ckpt files hold beside the weights: callbacks, settings, numbers
     *("pytorch_lightning.", "lightning.", "omegaconf."),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
 )
-_VARIANTS = ("", ".fp16")
 SAFETENSORS_DTYPES = {  # names in the headers of safetensors files
     name: np.dtype(dtype)
     for name, dtype in {
@@ -97,46 +94,57 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return len(self.tensors)
 
 
-def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+def open_checkpoint(path: str | pathlib.Path, layout: Layout | None = None) -> Checkpoint:
     """Opens a file, or a folder with one checkpoint in the hub's layout.
 
-    If a folder has several formats, safetensors are preferred to pickles and full precision to the variant fp16.
+    Args:
+      path: a file, whatever its name, or a folder.
+      layout: which of a folder's files count (weight_files.py). None: the only ones that it has.
 
     Raises:
       UserError: there is no checkpoint, a file is unreadable, a shard is missing, or a key is in two shards.
     """
     path = pathlib.Path(path)
-    if path.is_file():
-        return Checkpoint(str(path), _open_file(path), (path,))
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"no such checkpoint: {path}")
-    for suffix in _SUFFIXES:
-        for variant in _VARIANTS:
-            for name in _NAMES:
-                index, file = path / f"{name}{suffix}.index{variant}.json", path / f"{name}{variant}{suffix}"
-                if index.is_file():
-                    return _open_shards(path, index)
-                if file.is_file():
-                    return Checkpoint(str(file), _open_file(file), (file,))
-    wanted = ", ".join(f"{n}.safetensors" for n in _NAMES[:2])
-    raise UserError(f"{path} holds no checkpoint (looked for {wanted} and their .bin, .pt, .pth and sharded forms)")
+    file = find_weights(path, layout) if path.is_dir() else path
+    if is_index(file.name):
+        return _open_shards(file)
+    return Checkpoint(str(file), _open_file(file), (file,))
 
 
-def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Checkpoint:
+def shard_names(index: pathlib.Path) -> list[str]:
+    """The names of the files that an index lists, in its folder. They may be missing.
+
+    Raises:
+      UserError: the index cannot be read, lists nothing, or names a file elsewhere.
+    """
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
         raise UserError(f"{index} has no weight_map of keys and file names")
     if not weight_map:
         raise UserError(f"{index} lists no tensors")
+    for name in weight_map.values():
+        if (index.parent / name).parent != index.parent or "\0" in name or name in (".", ".."):
+            raise UserError(f"{index} points outside its folder: {name!r}")
+    return weight_map
+
+
+def _open_shards(index: pathlib.Path) -> Checkpoint:
+    folder, weight_map = index.parent, _weight_map(index)
     tensors: dict[str, Tensor] = {}
     files = []
     for name in sorted(set(weight_map.values())):
         shard = folder / name
-        if shard.parent != folder or "\0" in name or name in (".", ".."):
-            raise UserError(f"{index} points outside its folder: {name!r}")
         if not os.path.isfile(shard):  # Path.is_file raises for names that no file can have
-            raise UserError(f"{index} names a shard that is not there: {name}")
+            whole = folder / index.name.removesuffix(".index.json")
+            remedy = f": remove the index to read {whole.name}" if whole.is_file() else ""
+            raise UserError(f"{index} names a shard that is not there: {name}{remedy}")
         found = _open_file(shard)
         if twice := tensors.keys() & found.keys():
             raise UserError(f"{sorted(twice)[0]} is in more than one shard of {folder}")
