@@ -21,9 +21,9 @@ import numpy as np
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_folder, format_size
 from nextgpt_jax.models import hf_config
-from nextgpt_jax.weights import matching, orbax_params
+from nextgpt_jax.weights import matching, orbax_params, weight_files
 from nextgpt_jax.weights.components import Part
-from nextgpt_jax.weights.hub import COMPANION_FILES
+from nextgpt_jax.weights.hub_files import COMPANION_FILES
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint
 
@@ -32,7 +32,7 @@ UNMATCHED = "unmatched.safetensors"  # tensors without weights (masks, position 
 UNMATCHED_NAMES = (UNMATCHED, "left.safetensors")  # the second one in folders of version 0.1
 _MAX_UNMATCHED_BYTES = 16 * 2**20  # larger ones are weights of parts that are not built
 _COMPANION_FOLDERS = ("tokenizer", "scheduler", "feature_extractor", "additional_chat_templates")
-_NOT_COMPANIONS = ("*.index.json", "*.index.*.json", MANIFEST)
+_NOT_COMPANIONS = (*weight_files.INDICES, MANIFEST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,12 +178,12 @@ def _is_companion(file: pathlib.Path) -> bool:
 
 
 def pipeline_index(source: pathlib.Path, parts: Collection[str]) -> dict[str, Any]:
-    """{"model_index.json": its content} without the parts that are not converted, such as a safety checker: loaders
-    would look for them. Empty if the folder has none."""
+    """{"model_index.json": its content} without parts that are not converted or not there, such as a safety checker:
+    loaders would look for them. Empty if the folder has none."""
     if not (source / "model_index.json").is_file():
         return {}
     index = hf_config.read_config(source / "model_index.json")
-    kept = {*parts, *_COMPANION_FOLDERS}
+    kept = {*parts, *(name for name in _COMPANION_FOLDERS if (source / name).is_dir())}
     index = {k: [None, None] if isinstance(v, list) and k not in kept else v for k, v in index.items()}
     return {"model_index.json": index}
 

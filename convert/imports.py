@@ -225,7 +225,7 @@ def parse_dtype(dtype: str | None) -> np.dtype | None:
 
 
 def _find(source: str | os.PathLike, component: str, **options: str) -> hub.Source:
-    found = hub.find(source, LAYOUTS[component], **options)  # type: ignore[arg-type]
+    found = hub.find(source, component, **options)  # type: ignore[arg-type]
     return found._replace(path=normal_path(found.path))
 
 
@@ -275,7 +275,7 @@ def _match_language_model(
 
 def _match_lora(source: hub.Source, base: str | os.PathLike, dtype: np.dtype | None) -> _Conversion:
     folder = _folder(source.path)
-    path = hub.find(base, LAYOUTS["llm"], field="--base", weights=False).path / "config.json"
+    path = hub.find(base, "llm", field="--base", weights=False).path / "config.json"
     config = hf_config.read_config(path)
     part = components.lora_part(registry.language_model_config(config, path), components.lora_config(folder))
     parts = [folders.match_part(part, open_checkpoint(source.path, part.layout), dtype)]

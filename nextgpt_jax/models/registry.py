@@ -219,9 +219,21 @@ def read_decoder(folder: pathlib.Path) -> LatentDiffusionConfig:
     Raises:
       UserError: there is none, or one of an unknown kind.
     """
-    path = folder / "model_index.json"
-    config = hf_config.read_config(path)
-    return _known(DECODERS, "decoder", config, "_class_name", path).config.from_pretrained(folder)
+    return _decoder_family(folder / "model_index.json").config.from_pretrained(folder)
+
+
+def decoder_parts(path: pathlib.Path | None = None) -> tuple[str, ...]:
+    """The folders with networks of the decoder that a model_index.json describes. None: those of all kinds of decoders.
+
+    Raises:
+      UserError: the file cannot be read, or its kind of decoder is unknown.
+    """
+    families = [_decoder_family(path)] if path else DECODERS.values()
+    return tuple(dict.fromkeys(name for family in families for name in family.config.component_classes))
+
+
+def _decoder_family(path: pathlib.Path) -> Family:
+    return _known(DECODERS, "decoder", hf_config.read_config(path), "_class_name", path)
 
 
 def _known(

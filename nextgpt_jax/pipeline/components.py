@@ -10,7 +10,7 @@ from nextgpt_jax.config_files import config_names, load_config
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.weights import hub
 from nextgpt_jax.weights.assemble import frozen_dtype
-from nextgpt_jax.weights.components import COMPONENTS, LAYOUTS, refuse_single_file
+from nextgpt_jax.weights.components import COMPONENTS, refuse_single_file
 from nextgpt_jax.weights.load import read_part
 
 
@@ -26,7 +26,7 @@ def component_folder(name_or_path: str | os.PathLike, component: str, field: str
         if not folder:
             raise UserError(f"the config {name} has no model.{field}")
         return pathlib.Path(folder)
-    path = hub.find(name, LAYOUTS[component], field="from_pretrained", revision=revision).path
+    path = hub.find(name, component, field="from_pretrained", revision=revision).path
     refuse_single_file(component, path)
     return path if path.is_dir() else path.parent
 

@@ -16,11 +16,11 @@ from nextgpt_jax.config_files import config_from_dict, config_names, config_to_d
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import atomic_folder, base_name
 from nextgpt_jax.models import hf_config
-from nextgpt_jax.weights import hub, orbax_params
+from nextgpt_jax.weights import hub, hub_files, orbax_params
 from nextgpt_jax.weights.assemble import part_folders, resolve_parts
 from nextgpt_jax.weights.run_checkpoints import Workdir
 
-FILE, FORMAT = "nextgpt.json", 1
+FILE, FORMAT = hub_files.SYSTEM_FILE, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find(
             raise UserError(f"the config {name} has no trained weights: give the workdir of a training run of it")
         return Source(found)
     if hub.is_hub_id(name):
-        folder = hub.find(name, FILE, field="from_pretrained", revision=revision).path
+        folder = hub.find(name, hub_files.SYSTEM, field="from_pretrained", revision=revision).path
         if not (folder / FILE).is_file():
             raise UserError(f"{name} holds no {FILE}: it is no model that save_pretrained wrote")
         return Source(read(folder))

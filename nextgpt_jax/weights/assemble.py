@@ -61,7 +61,7 @@ def resolve_parts(config: ModelConfig) -> ModelConfig:
     """
 
     def local(field: str, component: str, place: str) -> str:
-        path = hub.find(place, LAYOUTS[component], field=f"model.{field}").path
+        path = hub.find(place, component, field=f"model.{field}").path
         refuse_single_file(component, path)
         if not path.is_dir() and component != "delta":
             raise UserError(f"model.{field}: {path} is no folder (wanted: {LAYOUTS[component]})")

@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.weights import hub_files
+from nextgpt_jax.weights.components import LAYOUTS
 
-COMPANION_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")  # configs, tokenizers, terms
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -32,16 +32,18 @@ def is_hub_id(name: str) -> bool:
 
 
 def find(
-    source: str | os.PathLike, layout: str, *, field: str = "--source", revision: str = "", weights: bool = True
+    source: str | os.PathLike, component: str, *, field: str = "--source", revision: str = "", weights: bool = True
 ) -> Source:
     """The local files of `source`: a path as it is, a hub id after downloading what is missing in the hub's cache.
+
+    Only what the component needs is downloaded (hub_files.py).
 
     A branch or tag is resolved to a commit once, so all files are of one commit. Without a connection, the cached
     files of the revision are used.
 
     Args:
       source: a path, OWNER/NAME or OWNER/NAME@REVISION.
-      layout: the expected files, for error messages.
+      component: as `python -m convert` calls it, or hub_files.SYSTEM.
       field: the option or config field that gave `source`, for error messages.
       revision: branch, tag or commit; overrides the one in `source`. Default: the repository's main branch.
       weights: False: download the companion files only.
@@ -49,23 +51,29 @@ def find(
     Raises:
       UserError: there is no such path or repository, or the hub cannot be reached and the cache does not have it.
     """
-    path = pathlib.Path(source)
+    path, layout = pathlib.Path(source), LAYOUTS.get(component, hub_files.SYSTEM_FILE)
     if str(source) and path.exists():
         return Source(path)
     parsed = _HUB_ID.fullmatch(str(source))
     if parsed is None or not is_hub_id(str(source)):
         raise UserError(f"{field}: no such folder: {str(source)!r} (wanted: {layout})")
-    return _download(parsed["id"], revision or parsed["revision"] or "main", layout, field, weights)
+    return _download(parsed["id"], revision or parsed["revision"] or "main", component, layout, field, weights)
 
 
-def _download(hub_id: str, revision: str, layout: str, field: str, weights: bool) -> Source:
+def _download(hub_id: str, revision: str, component: str, layout: str, field: str, weights: bool) -> Source:
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = huggingface_hub.HfApi().model_info(hub_id, revision=revision, timeout=20)
-        files = wanted_files([file.rfilename for file in info.siblings or []], weights=weights)
+        names = [file.rfilename for file in info.siblings or []]
+        files = hub_files.companion_files(names, component)
         path = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=files)
+        if weights:
+            files = hub_files.weights_files(names, component, pathlib.Path(path))
+            huggingface_hub.snapshot_download(hub_id, revision=pathlib.Path(path).name, allow_patterns=files)
+    except UserError as error:
+        raise UserError(f"{field}: {hub_id}: {error}") from None
     except GatedRepoError:
         raise UserError(f"{field}: {hub_id} is gated: accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -93,19 +101,3 @@ def _cached(hub_id: str, revision: str) -> str | None:
     except Exception as error:
         # huggingface_hub 2 takes a snapshot for incomplete if it lacks files that were never wanted.
         return getattr(error, "snapshot_path", None)
-
-
-def wanted_files(names: list[str], *, weights: bool = True) -> list[str]:
-    """The files of a repository to download: companion files and, if `weights`, in each folder one format of the
-    weights, preferably safetensors in full precision."""
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folders.setdefault(str(pathlib.PurePosixPath(name).parent), []).append(name)
-    chosen = []
-    for files in folders.values():
-        chosen += [f for f in files if any(pathlib.PurePosixPath(f).match(pattern) for pattern in COMPANION_FILES)]
-        if weights:
-            every = [f for f in files if f.endswith(_WEIGHT_SUFFIXES)]
-            plain = [f for f in every if ".fp16." not in f and ".non_ema" not in f] or every
-            chosen += [f for f in plain if f.endswith(".safetensors")] or plain
-    return sorted(chosen)

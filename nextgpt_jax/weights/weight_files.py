@@ -12,6 +12,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.encoders.imagebind import RELEASED_FILE
 
 ADAPTER = "adapter_config.json"
+INDICES = ("*.index.json", "*.index.*.json")  # patterns of all lists of shards
 _INDEX = ".index.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".onnx")
 _PRECISION = "fp16"  # the variant that stands in for weights of full precision; others (ema) are other weights
