@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.weights import components, hub, matching
+from nextgpt_jax.weights import components, hub, hub_files, matching
 from nextgpt_jax.weights.components import COMPONENTS
 from nextgpt_jax.weights.single_file import SingleFile, open_single_file
 from nextgpt_jax.weights.tokenizers import load_tokenizer
@@ -72,7 +72,7 @@ def write_companions(opened: SingleFile, tokenizer: str | os.PathLike) -> tempfi
             f"{source} is {opened.kind}, and has no tokenizer: give --tokenizer=FOLDER_OR_HUB_ID, such as "
             f"--tokenizer={_PUBLISHED[opened.kind]}"
         )
-    found = hub.find(tokenizer, "vocab.json and merges.txt, or tokenizer.json", field="--tokenizer", weights=False).path
+    found = hub.find(tokenizer, hub_files.TOKENIZER, field="--tokenizer", weights=False).path
     if not found.is_dir():
         raise UserError(f"--tokenizer: {found} is no folder")
     found = found / "tokenizer" if (found / "tokenizer").is_dir() else found

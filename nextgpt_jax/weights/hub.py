@@ -43,7 +43,7 @@ def find(
 
     Args:
       source: a path, OWNER/NAME or OWNER/NAME@REVISION.
-      component: as `python -m convert` calls it, or hub_files.SYSTEM.
+      component: as `python -m convert` calls it, or SYSTEM or TOKENIZER of hub_files (the latter has no weights).
       field: the option or config field that gave `source`, for error messages.
       revision: branch, tag or commit; overrides the one in `source`. Default: the repository's main branch.
       weights: False: download the companion files only.
@@ -51,7 +51,7 @@ def find(
     Raises:
       UserError: there is no such path or repository, or the hub cannot be reached and the cache does not have it.
     """
-    path, layout = pathlib.Path(source), LAYOUTS.get(component, hub_files.SYSTEM_FILE)
+    path, layout = pathlib.Path(source), {**LAYOUTS, **hub_files.LAYOUTS}[component]
     if str(source) and path.exists():
         return Source(path)
     parsed = _HUB_ID.fullmatch(str(source))

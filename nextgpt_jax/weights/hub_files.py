@@ -12,6 +12,8 @@ from nextgpt_jax.weights.weight_files import Layout
 
 COMPANION_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")  # configs, tokenizers, terms
 SYSTEM, SYSTEM_FILE = "nextgpt", "nextgpt.json"  # a whole model, as save_pretrained writes it
+TOKENIZER = "tokenizer"  # by itself, or in its folder of a pipeline
+LAYOUTS = {SYSTEM: SYSTEM_FILE, TOKENIZER: "vocab.json and merges.txt, or tokenizer.json"}  # for messages
 _TERMS = ("LICENSE*", "README.md")
 _PIPELINE = "model_index.json"
 _PIPELINE_COMPANIONS = ("tokenizer", "scheduler")
@@ -24,9 +26,11 @@ def companion_files(names: Iterable[str], component: str) -> list[str]:
 
     Args:
       names: the paths of all files of the repository.
-      component: as `python -m convert` calls it, or SYSTEM.
+      component: as `python -m convert` calls it, SYSTEM or TOKENIZER.
     """
     names, component = list(names), ALIASES.get(component, component)
+    if component == TOKENIZER:
+        return sorted(_companions(names, "") + _companions(names, TOKENIZER))
     if component == "lora":
         return _matching(_inside(names, ""), (weight_files.ADAPTER, *_TERMS))
     if component == "decoder":
