@@ -31,7 +31,7 @@ def test_there_and_back_by_relative_paths(up, inside, capsys):
     assert folders.read_manifest(inside.parent / "jax")["source"] == str((inside.parent / "llm").resolve())
     for place in (pathlib.Path(up, "jax"), (inside.parent / "jax").absolute()):
         (part,) = language_model(place)
-        found = read_part(place, part.state, part.table, "float32", "")
+        found = read_part(place, part.state, part.table, part.layout, "float32", "")
     assert found["norm"]["scale"].shape == (48,)
     convert("export", "llm", f"--source={up}/jax", f"--output={up}/torch")
     same(open_checkpoint(pathlib.Path(up, "llm")), open_checkpoint(inside.parent / "torch"))

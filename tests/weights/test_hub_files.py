@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.weights.hub_files import TOKENIZER, companion_files, weights_files
+from nextgpt_jax.weights.hub_files import companion_files, weights_files
 
 TOKENIZER = (
     "tokenizer/merges.txt tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json tokenizer/vocab.json"
@@ -174,4 +174,4 @@ def test_what_cannot_be_read_is_refused_before_its_weights_are_downloaded(tmp_pa
 
 def test_a_tokenizer_by_itself_or_of_a_pipeline():
     names = ["vocab.json", "merges.txt", "model.safetensors", "tokenizer/vocab.json", "unet/config.json", "README.md"]
-    assert companion_files(names, TOKENIZER) == ["README.md", "merges.txt", "tokenizer/vocab.json", "vocab.json"]
+    assert companion_files(names, "tokenizer") == ["README.md", "merges.txt", "tokenizer/vocab.json", "vocab.json"]
