@@ -130,6 +130,7 @@ class DataConfig(Section):
 
     captions: str = ""  # stages 1 and 2: pairs of a medium and its caption, or conversations
     instructions: str = ""  # stage 3: conversations
+    validation: str = ""  # held-out files, of the kind that the stage trains on; empty: none
     format: str = ""  # of their records (docs/data.md); empty: each record's own, by its fields
     max_skipped: float = 0.01  # share of a file's records that may be malformed or lack a file; with more, none is used
     media_root: str = ""  # folder of the media files, or of their images/, videos/, ...; empty: that of the JSON file
@@ -193,8 +194,9 @@ class TrainConfig(Section):
     seed: int = 0
     log_every: int = 20  # steps
     save_every: int = 500  # steps
+    eval_every: int = 500  # steps between losses on data.validation, which are computed with each checkpoint, too
     max_to_keep: int = 2  # newest checkpoints
-    keep_best: int = 0  # and this many with the lowest loss
+    keep_best: int = 0  # and this many with the lowest loss on data.validation, or in training
     remat: str = "none"  # activation checkpointing: none, dots, full, offload (see stacking.scan_layers)
     alignment_weight: float = 1.0
 

@@ -19,7 +19,7 @@ from nextgpt_jax import media
 from nextgpt_jax.data.media_files import EmbeddedMedium, Source, local_path, resolve_media_path
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import Vocabulary
+from nextgpt_jax.modalities import MODALITIES, Vocabulary
 from nextgpt_jax.prompts import Input, Output
 from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, tokenize_conversation
 
@@ -30,6 +30,13 @@ class BatchSpec:
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
+
+    def union(self, other: "BatchSpec") -> "BatchSpec":
+        """The smallest spec with room for what either has."""
+        pairs = (self.inputs, other.inputs), (self.outputs, other.outputs)
+        return BatchSpec(
+            *({n: max(a.get(n, 0), b.get(n, 0)) for n in MODALITIES if n in a or n in b} for a, b in pairs)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

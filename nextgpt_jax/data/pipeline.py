@@ -34,8 +34,38 @@ def batches(
         batch has an example without tokens in its place. None: the error is raised.
     """
     source = BatchSource(samples, builder, config, seed, numbers.stop, indices, on_problem)
+    return _read_ahead(grain.MapDataset.source(source)[numbers.start :], config)
+
+
+def ordered_batches(
+    samples: Sequence[Conversation], builder: ExampleBuilder, config: DataConfig, indices: Sequence[int] | None = None
+) -> Iterator[dict]:
+    """All samples once, in order; the last batch is filled up with examples without tokens.
+
+    Args:
+      indices: see `batches`.
+    """
+    return _read_ahead(grain.MapDataset.source(_OrderedSource(samples, builder, config.batch_size, indices)), config)
+
+
+def _read_ahead(dataset: grain.MapDataset, config: DataConfig) -> Iterator[dict]:
     options = grain.ReadOptions(num_threads=config.num_workers, prefetch_buffer_size=config.num_workers)
-    return iter(grain.MapDataset.source(source)[numbers.start :].to_iter_dataset(options))
+    return iter(dataset.to_iter_dataset(options))
+
+
+class _OrderedSource:
+    def __init__(self, samples: Sequence[Conversation], builder: ExampleBuilder, size: int, indices):
+        self._samples, self._builder, self._size = samples, builder, size
+        self._indices = range(size) if indices is None else indices
+
+    def __len__(self) -> int:
+        return -(-len(self._samples) // self._size)
+
+    def __getitem__(self, number: int) -> dict:
+        members = [number * self._size + int(i) for i in self._indices]
+        count = len(self._samples)
+        examples = [self._builder(self._samples[m]) if m < count else self._builder.empty() for m in members]
+        return jax.tree.map(lambda *x: np.stack(x), *examples)
 
 
 class BatchSource:

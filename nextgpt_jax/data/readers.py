@@ -2,6 +2,7 @@
 
 import bisect
 import collections
+import glob
 import itertools
 import pathlib
 import re
@@ -144,11 +145,7 @@ def expand(paths: str) -> list[str]:
             continue
         for name in _braces(path.strip()):
             if any(mark in name for mark in "*?[") and not pathlib.Path(name).exists():
-                pattern = pathlib.Path(name)
-                matches = sorted(
-                    map(str, pathlib.Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-                )
-                if not matches:
+                if not (matches := sorted(glob.glob(name))):
                     raise UserError(f"no file matches {name}")
                 found += matches
             else:

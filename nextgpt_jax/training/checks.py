@@ -46,8 +46,10 @@ def check_config(config: ExperimentConfig) -> None:
         raise UserError("train.epochs should be positive")
     if not 0 <= train.seed < 2**31:
         raise UserError(f"train.seed should be at least 0 and below 2**31, got {train.seed}")
-    if min(train.log_every, train.save_every, train.max_to_keep) < 1 or train.keep_best < 0:
-        raise UserError("train.log_every, save_every and max_to_keep should be at least 1, keep_best not negative")
+    if min(train.log_every, train.save_every, train.eval_every, train.max_to_keep) < 1 or train.keep_best < 0:
+        raise UserError(
+            "train.log_every, save_every, eval_every and max_to_keep should be at least 1, keep_best not negative"
+        )
 
 
 def validate_batch(mesh: Mesh, config: ExperimentConfig) -> HostBatch:

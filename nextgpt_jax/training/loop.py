@@ -15,40 +15,22 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data import truncation
-from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.readers import Problem, Samples, check_problems, read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import is_trainable
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
-from nextgpt_jax.training.metrics import MetricsLog, describe, window_means
+from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate, make_optimizer
+from nextgpt_jax.training.samples import check_examples, make_example_builder, read_usable, training_files
 from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.stages import STAGES, param_group
 from nextgpt_jax.training.step import jit_step, optimizer_shardings
 from nextgpt_jax.training.throughput import ThroughputMeter
+from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.weights.load import LoadedModel, load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
-
-_FIRST = 8  # samples, of which one has to be readable
-
-
-def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec) -> ExampleBuilder:
-    """The builder of training examples for a model, with room for the media of `spec`."""
-    cfg = loaded.model.config
-    return ExampleBuilder(
-        tokenizer=loaded.tokenizer,
-        caption_tokenizers=loaded.caption_tokenizers,
-        caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
-        vocabulary=cfg.vocabulary,
-        encoders=cfg.input_encoders,
-        max_length=config.data.max_length,
-        spec=spec,
-        template=loaded.template,
-    )
 
 
 def train(
@@ -89,8 +71,11 @@ def log_devices(mesh: Mesh) -> None:
 
 def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
-    files = config.data.instructions if stage.task == "conversation" else config.data.captions
-    samples, spec, problems = _read_samples(config, stage.task, files)
+    samples, spec, problems = read_usable(config, training_files(config))
+    held_out = None
+    if config.data.validation:
+        held_out, other, _ = read_usable(config, config.data.validation)
+        spec = spec.union(other)
     steps = config.train.steps or math.ceil(config.train.epochs * len(samples) / config.data.batch_size)
     loaded = load_system(
         config.model,
@@ -100,8 +85,9 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         verbose=jax.process_index() == 0,
     )
     builder = make_example_builder(config, loaded, spec)
-    _check_lengths(builder, samples, config.data.max_truncated)
-    _check_first_samples(builder, samples)
+    check_examples(builder, samples, config.data.max_truncated)
+    if held_out:
+        check_examples(builder, held_out, config.data.max_truncated)
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
     if init_from and run.latest() is None:
@@ -140,20 +126,37 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
     bar = tqdm(total=steps, initial=start, unit="step", disable=None if main else True, leave=False)
     metrics: dict[str, jax.Array] = {}
 
+    validation = Validation(held_out, builder, config, host_batch, graphdef, mesh) if held_out else None
+    validated: dict[int, float] = {}
+
+    def validate(step: int) -> None:
+        if validation is None or step in validated:
+            return
+        jax.block_until_ready(trainable)  # the steps so far count as such
+        with meter.paused():
+            found = validation(trainable, frozen)
+        validated[step] = found["validation_loss"]
+        log.write(step, found)
+        if main:
+            tqdm.write(describe_validation(step, found))
+
     def save(step: int) -> None:
         last = {name: float(value) for name, value in jax.device_get(metrics).items()}
         _check_finite(step, last)  # never replace a good checkpoint
+        validate(step)
         with meter.paused():
             delta = nnx.state(nnx.merge(graphdef, trainable, frozen), is_trainable)
-            run.save(step, delta, opt, {"examples": examples}, loss=last["loss"])
+            run.save(step, delta, opt, {"examples": examples}, loss=validated.get(step, last["loss"]))
 
     with MetricsLog(run.path, start, main) as log, bar, run:
+        if not start:
+            validate(0)
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
         for step, batch in zip(range(start + 1, steps + 1), map(host_batch.to_global, data)):
             try:
                 problems = skipped.settle(numbers[step - start - 1], step)
             except UserError:
-                if step - 1 > saved:
+                if step - 1 > saved and jax.process_count() == 1:  # the others do not know of it
                     save(step - 1)
                 raise
             for problem in problems:
@@ -183,6 +186,8 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
                 if main:
                     tqdm.write(describe(step, steps, logged))
                 _check_finite(step, logged)
+            if step % config.train.eval_every == 0:
+                validate(step)
             if step % config.train.save_every == 0 or step == steps or stopping:
                 save(step)
                 saved = step
@@ -194,44 +199,6 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
         raise SystemExit(128 + received)
     print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
-
-
-def _read_samples(config: ExperimentConfig, task: str, files: str) -> tuple[Samples, BatchSpec, list[Problem]]:
-    """The records that can be used, and room for their media; and the others."""
-    samples = read_samples(task, files, config.data.media_root, config.data.format)
-    for file in samples.files:
-        if file.unused:
-            print_on_main(f"{file.records.path}: columns that are not used: {', '.join(file.unused)}")
-    found = survey(samples, config.data.max_media)
-    check_problems(found.problems, samples.counts(), config.data.max_skipped)
-    for problem in found.problems:
-        print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
-    if found.problems:
-        samples = samples.without([problem.index for problem in found.problems])
-    return samples, BatchSpec(found.inputs, found.outputs), found.problems
-
-
-def _check_lengths(builder: ExampleBuilder, samples: Samples, max_share: float) -> None:
-    """Says what is cut off, and fails if it is too much."""
-    found = truncation.measure(samples, builder)
-    truncation.check(found, builder.max_length, max_share)
-    for source, row in found.items():
-        if row.cut:
-            print_on_main(row.describe(source, builder.max_length))
-
-
-def _check_first_samples(builder: ExampleBuilder, samples: Samples) -> None:
-    """Fails before anything is written if media cannot be read at all."""
-    error = None
-    for index in range(min(_FIRST, len(samples))):
-        try:
-            builder(samples[index])
-            return
-        except UserError as failed:
-            error = error or failed
-    if error is not None:
-        raise error
-    raise UserError("the data files hold no record that can be used")
 
 
 def _check_same_config(config: ExperimentConfig, *arguments: str) -> None:

@@ -44,6 +44,13 @@ def describe(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     )
 
 
+def describe_validation(step: int, metrics: Mapping[str, float]) -> str:
+    """The same for the losses on held-out samples."""
+    shown = {name.removeprefix("validation_").replace("_", " "): value for name, value in metrics.items()}
+    parts = [f"{name} {value:.4f}" for name, value in shown.items() if name != "loss"]
+    return f"validation at step {step}  loss {shown['loss']:.4f} ({', '.join(parts)})"
+
+
 class MetricsLog:
     """Context manager that writes metrics to TensorBoard's files and to metrics.jsonl in a folder.
 

@@ -20,6 +20,14 @@ from nextgpt_jax.training import losses
 from nextgpt_jax.training.stages import STAGES
 
 
+def alignment_weights(config: ExperimentConfig) -> dict[str, float]:
+    """The factors on the alignment losses of a stage, by output modality."""
+    stage = STAGES[config.train.stage]
+    return {
+        name: config.train.alignment_weight * stage.alignment_weights.get(name, 1.0) for name in output_modalities()
+    }
+
+
 def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConfig):
     """The step (trainable, opt, frozen, batch, number) -> (trainable, opt, metrics). Pure; the caller jits it.
 
@@ -29,10 +37,7 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     """
     micro_batches = config.optim.grad_accum_steps
     seed = config.train.seed
-    stage = STAGES[config.train.stage]
-    weights = {
-        name: config.train.alignment_weight * stage.alignment_weights.get(name, 1.0) for name in output_modalities()
-    }
+    weights = alignment_weights(config)
 
     def micro(x):
         """[B, ...] to [micro-batches, B / micro-batches, ...]; every device keeps its examples."""

@@ -23,9 +23,9 @@ _LORA = re.compile(r"\.(\w+)\.lora_A(?:\.\w+)?\.weight")
 
 def settings_of(model: NExTGPTConfig) -> dict[str, Any]:
     """The settings of a model that fix the shapes of its delta, by field of ModelConfig."""
-    projector = model.output_projectors[0][1]
-    found = {"input_projector": model.input_projector, "output_projector": registry.kind_of(projector)}
-    found |= _sizes(dataclasses.asdict(projector))
+    found: dict[str, Any] = {"input_projector": model.input_projector}
+    for _, projector in model.output_projectors[:1]:  # all are of one kind and size; none without output modalities
+        found |= {"output_projector": registry.kind_of(projector), **_sizes(dataclasses.asdict(projector))}
     if model.lora:
         found |= {"lora_rank": model.lora.rank, "lora_targets": model.lora.targets}
     return found
@@ -53,7 +53,7 @@ def needed(shapes: Shapes, given: Mapping[str, Any], prefixes: tuple[str, ...]) 
     if keys := next(filter(None, outputs), None):
         kind, sizes = output_kind(keys)
         compared = dict(given)
-        if kind != given["output_projector"]:
+        if kind != given.get("output_projector"):
             found["output_projector"] = kind
             compared = _published(kind)
         found |= {name: size for name, size in _sizes(sizes).items() if compared.get(name) != size}

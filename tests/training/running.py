@@ -8,8 +8,8 @@ from flax import nnx
 from nextgpt_jax.data.examples import BatchSpec
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.data.readers import read_samples, survey
-from nextgpt_jax.training.loop import make_example_builder
 from nextgpt_jax.training.optimizer import make_optimizer
+from nextgpt_jax.training.samples import make_example_builder
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import make_step
 from nextgpt_jax.weights.load import load_system

@@ -17,6 +17,8 @@ from nextgpt_jax.models import hf_config
 
 FIELDS = ("rope_theta", "rope_scaling", "rope_parameters")  # of config.json, read by `read_rope`
 
+_FEWEST_TURNS = 1e-6  # over the original length, of a feature that yarn divides; fewer overflow
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling(abc.ABC):
@@ -100,10 +102,10 @@ class YarnScaling(RopeScaling):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.original_max_position_embeddings < 1 or min(self._turns) <= 0 or self.scale <= 0:
+        if self.original_max_position_embeddings < 1 or min(self._turns) < _FEWEST_TURNS or self.scale <= 0:
             raise ValueError(
                 "rope scaling needs original_max_position_embeddings, beta_fast, beta_slow and the factor of attention "
-                f"above 0: {self}"
+                f"above 0 (the betas at least {_FEWEST_TURNS:g}): {self}"
             )
 
     @property

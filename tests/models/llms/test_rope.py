@@ -76,8 +76,8 @@ ropes = st.one_of(
         optional={
             "original_max_position_embeddings": st.integers(1, 16384),
             "attention_factor": st.none() | st.floats(0.25, 4),
-            "beta_fast": st.none() | st.floats(0, 64),
-            "beta_slow": st.none() | st.floats(0, 8),
+            "beta_fast": st.none() | st.just(0.0) | st.floats(1e-3, 64),
+            "beta_slow": st.none() | st.just(0.0) | st.floats(1e-3, 8),
             "mscale": st.none() | st.floats(0, 2),
             "mscale_all_dim": st.none() | st.floats(0, 2),
             "truncate": st.booleans(),
@@ -141,6 +141,10 @@ def test_spellings_that_mean_nothing_or_two_things():
         ({"beta_slow": 1}, "X: rope_type='default': beta_slow=1 is not known here"),
         ({"rope_type": "yarn", "factor": 2.0}, "original_max_position_embeddings=None should be a whole number"),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}, "above 0"),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8, "beta_fast": 1e-313},
+            "the betas at least 1e-06",
+        ),
         ({"rope_type": "llama3", "factor": 8.0}, "X: rope_type='llama3': config lacks low_freq_factor, high_freq_fac"),
         ({"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}, "X: rope_type='llama3': rope scaling needs fact"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),

@@ -1,0 +1,72 @@
+"""The samples of a run: read, checked and counted before anything is loaded, and the builder of their examples."""
+
+from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.data import truncation
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
+from nextgpt_jax.data.readers import Problem, Samples, check_problems, read_samples, survey
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.training.distributed import print_on_main
+from nextgpt_jax.training.stages import STAGES
+from nextgpt_jax.weights.load import LoadedModel
+
+_FIRST = 8  # samples, of which one has to be readable
+
+
+def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpec, list[Problem]]:
+    """The records that can be used, and room for their media; and the others.
+
+    Raises:
+      UserError: a file cannot be read, or more than data.max_skipped of its records cannot be used.
+    """
+    samples = read_samples(STAGES[config.train.stage].task, files, config.data.media_root, config.data.format)
+    for file in samples.files:
+        if file.unused:
+            print_on_main(f"{file.records.path}: columns that are not used: {', '.join(file.unused)}")
+    found = survey(samples, config.data.max_media)
+    check_problems(found.problems, samples.counts(), config.data.max_skipped)
+    for problem in found.problems:
+        print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
+    if found.problems:
+        samples = samples.without([problem.index for problem in found.problems])
+    return samples, BatchSpec(found.inputs, found.outputs), found.problems
+
+
+def training_files(config: ExperimentConfig) -> str:
+    """The setting with the data files of the config's stage."""
+    return config.data.instructions if STAGES[config.train.stage].task == "conversation" else config.data.captions
+
+
+def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec) -> ExampleBuilder:
+    """The builder of training examples for a model, with room for the media of `spec`."""
+    cfg = loaded.model.config
+    return ExampleBuilder(
+        tokenizer=loaded.tokenizer,
+        caption_tokenizers=loaded.caption_tokenizers,
+        caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
+        vocabulary=cfg.vocabulary,
+        encoders=cfg.input_encoders,
+        max_length=config.data.max_length,
+        spec=spec,
+        template=loaded.template,
+    )
+
+
+def check_examples(builder: ExampleBuilder, samples: Samples, max_truncated: float) -> None:
+    """Says what is cut off, and fails before anything is written if it is too much, or if media cannot be read at all.
+
+    Raises:
+      UserError: it is; or none of the first samples can be read.
+    """
+    found = truncation.measure(samples, builder)
+    truncation.check(found, builder.max_length, max_truncated)
+    for source, row in found.items():
+        if row.cut:
+            print_on_main(row.describe(source, builder.max_length))
+    error = UserError("the data files hold no record that can be used")
+    for index in reversed(range(min(_FIRST, len(samples)))):
+        try:
+            builder(samples[index])
+            return
+        except UserError as failed:
+            error = failed
+    raise error
