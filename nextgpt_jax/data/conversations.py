@@ -85,19 +85,17 @@ def _exchanges(messages: Any, sender: str = "from", value: str = "value") -> lis
 
 def llava(fields: dict[str, Any], place: Place) -> Conversation:
     """LLaVA's: one file or several, and marks where they belong. Those of videos are often `<image>`."""
-    media = {name: [content_of(p, place) for p in media_of(fields, name)] for name in MODALITIES}
-    exchanges = _exchanges(fields["conversations"])
-    return _marked(media, [(question.text, answer.text) for question, answer in exchanges])
+    return _marked(fields, place, _exchanges(fields["conversations"]))
 
 
 def messages(fields: dict[str, Any], place: Place) -> Conversation:
     """Messages of roles and contents, as chat endpoints take them."""
+    return _marked(fields, place, _exchanges(fields["messages"], "role", "content"))
+
+
+def _marked(fields: dict[str, Any], place: Place, exchanges: Sequence[tuple[_Message, _Message]]) -> Conversation:
     media = {name: [content_of(p, place) for p in media_of(fields, name)] for name in MODALITIES}
-    exchanges = _exchanges(fields["messages"], "role", "content")
-    return _marked(media, [(question.text, answer.text) for question, answer in exchanges])
-
-
-def _marked(media: dict[str, list[Source]], texts: Sequence[tuple[str, str]]) -> Conversation:
+    texts = [(question.text, answer.text) for question, answer in exchanges]
     given = [name for name, items in media.items() if items]
     marks = [name for question, _ in texts for _, name in _marks(question)]
     if given == ["video"] and set(marks) == {"image"}:

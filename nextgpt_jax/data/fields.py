@@ -1,7 +1,7 @@
 """Checked access to the fields of records: what is missing, misspelled or of another type is refused by name."""
 
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from nextgpt_jax.data.media_files import EmbeddedMedium
@@ -17,10 +17,15 @@ def present_fields(record: Any, known: Collection[str], unused: Collection[str] 
     if not isinstance(record, dict):
         raise UserError(f"should be an object, got {reprlib.repr(record)}")
     found = {name: value for name, value in record.items() if value is not None}
-    if unknown := [name for name in found if name not in known and name not in unused]:
-        name = unknown[0]
-        raise UserError(f"unknown field {reprlib.repr(name)} (known: {', '.join(known)}){nearest(name, [*known])}")
+    refuse_unknown(found, known, unused)
     return found
+
+
+def refuse_unknown(names: Iterable[str], known: Collection[str], *unused: Collection[str]) -> None:
+    """Raises UserError for the first name that is in none of the lists."""
+    for name in names:
+        if name not in known and not any(name in some for some in unused):
+            raise UserError(f"unknown field {reprlib.repr(name)} (known: {', '.join(known)}){nearest(name, [*known])}")
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
@@ -42,7 +47,7 @@ def texts_of(record: Mapping[str, Any], name: str) -> list[str]:
     Raises:
       UserError: it has both, or something else in it.
     """
-    return _several(record, name, str, "texts")
+    return _several(record, name, str)
 
 
 def media_of(record: Mapping[str, Any], name: str) -> list[str | EmbeddedMedium]:
@@ -51,15 +56,15 @@ def media_of(record: Mapping[str, Any], name: str) -> list[str | EmbeddedMedium]
     Raises:
       UserError: it has both, or something else in it.
     """
-    return _several(record, name, str | EmbeddedMedium, "texts")
+    return _several(record, name, str | EmbeddedMedium)
 
 
-def _several(record: Mapping[str, Any], name: str, kind: Any, called: str) -> list[Any]:
+def _several(record: Mapping[str, Any], name: str, kind: Any) -> list[Any]:
     given = [key for key in (name, f"{name}s") if key in record]
     if len(given) > 1:
         raise UserError(f"has both {given[0]} and {given[1]}: give one")
     value = record[given[0]] if given else []
     values = [value] if isinstance(value, kind) else value
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise UserError(f"{name} should be a {called.removesuffix('s')}, or a list of {called}")
+        raise UserError(f"{name} should be a text, or a list of texts")
     return values

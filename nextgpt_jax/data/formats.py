@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from nextgpt_jax.data import conversations, pairs
-from nextgpt_jax.data.fields import present_fields
+from nextgpt_jax.data.fields import refuse_unknown
 from nextgpt_jax.data.pairs import Conversation, Place
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.modalities import MODALITIES, output_modalities
@@ -70,9 +70,7 @@ class Formats(dict[str, Format]):
         fields = {key: value for key, value in record.items() if value is not None}
         given = tuple(fields)
         row = self[name] if name else self._by_fields.get(given) or self._recognize(given)
-        for key in given:
-            if key not in row.known and key not in row.unused and key not in extra:
-                present_fields(fields, row.known, (*row.unused, *extra))  # raises
+        refuse_unknown(given, row.known, row.unused, extra)
         conversation = row.build(fields, place)
         _check_task(conversation, place.task)
         return conversation

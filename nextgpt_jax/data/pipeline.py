@@ -65,7 +65,11 @@ class _OrderedSource:
         members = [number * self._size + int(i) for i in self._indices]
         count = len(self._samples)
         examples = [self._builder(self._samples[m]) if m < count else self._builder.empty() for m in members]
-        return jax.tree.map(lambda *x: np.stack(x), *examples)
+        return _stacked(examples)
+
+
+def _stacked(examples: Sequence[dict]) -> dict:
+    return jax.tree.map(lambda *x: np.stack(x), *examples)
 
 
 class BatchSource:
@@ -103,7 +107,7 @@ class BatchSource:
         epoch, i = divmod(number, -(-len(self._samples) // self._batch_size))
         length, members = self._epoch_batches(epoch)[i]
         examples = [self._example(number, int(member)) for member in members[self._indices]]
-        batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+        batch = _stacked(examples)
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
 
     def _example(self, number: int, member: int) -> dict:

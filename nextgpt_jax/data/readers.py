@@ -97,6 +97,10 @@ class Samples(Sequence[Conversation]):
         file, number = self._find(index)
         return file.records.path, file.records.place(number)
 
+    def source(self, index: int) -> str:
+        """The file of a sample; its place there may have to be read."""
+        return self._find(index)[0].records.path
+
     def counts(self) -> dict[str, int]:
         """The number of records of each file."""
         return {file.records.path: len(file.records) for file in self.files}

@@ -51,18 +51,16 @@ def measure(samples: Samples, builder: ExampleBuilder) -> dict[str, Truncation]:
     found: dict[str, Truncation] = {}
     step = -(-len(samples) // _SAMPLES)
     for index in range(0, len(samples), step):
-        source, _ = samples.where(index)
-        row = found.setdefault(source, Truncation())
+        row = found.setdefault(samples.source(index), Truncation())
         tokenized = builder.tokenize(samples[index])
         length = len(tokenized.ids)
-        lost = builder.lost_media(tokenized)
         row.samples += 1
         row.cut += length > builder.max_length
         row.longest = max(row.longest, length)
         row.targets += int(np.sum(tokenized.loss))
         row.lost_targets += int(np.sum(tokenized.loss[builder.max_length :]))
         row.media += len(tokenized.inputs) + len(tokenized.outputs)
-        row.lost_media += lost
+        row.lost_media += builder.lost_media(tokenized)
     return found
 
 
