@@ -71,7 +71,7 @@ def match_rules(state: nnx.State, table: Table) -> dict[str, MatchedRule]:
     rules, names = {}, flat_paths(state)
     for path, leaf in nnx.to_flat_state(state):
         name = names[path]
-        found = [(r, indices) for r in table.rules if (indices := r.match(name)) is not None]
+        found = table.matching(name)
         if len(found) != 1:
             rows = [r.flax for r, _ in found]
             raise ValueError(f"{len(found)} rows match the parameter {name} {leaf.shape}: {rows}")

@@ -4,7 +4,9 @@ In a rule, `{i}` is an index. If the Flax path has the same `{i}`, the index is 
 a leading axis.
 """
 
+import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 
@@ -50,11 +52,12 @@ class Rule:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The indices for which the Flax path of this rule is `path`; None if there are none."""
-        if "{" not in self.flax:
-            return {} if path == self.flax else None
-        pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.flax))
-        found = re.fullmatch(pattern, path)
+        found = self._pattern.fullmatch(path)
         return found.groupdict() if found else None
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.flax)))
 
     def stacked_index(self) -> str | None:
         """The index that is only in the PyTorch key: the one over stacked layers."""
@@ -113,3 +116,16 @@ class Table:
     ignored: tuple[str, ...] = ()
     preprocess: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
     hint: Callable[[Mapping[str, tuple[int, ...]]], str] = lambda shapes: ""
+
+    def matching(self, path: str) -> list[tuple[Rule, dict[str, str]]]:
+        """The rules for a Flax path, with their indices."""
+        candidates = self._by_form.get(re.sub(r"\d+", "#", path), [])
+        return [(r, indices) for r in candidates if (indices := r.match(path)) is not None]
+
+    @functools.cached_property
+    def _by_form(self) -> dict[str, list[Rule]]:
+        """The rules by their paths without numbers: models have thousands of parameters, tables hundreds of rules."""
+        found: dict[str, list[Rule]] = collections.defaultdict(list)
+        for r in self.rules:
+            found[re.sub(r"(?:\{\w\}|\d)+", "#", r.flax)].append(r)
+        return found
