@@ -36,6 +36,7 @@ from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import Table
@@ -69,7 +70,7 @@ def unet(rng) -> Case:
 
     return Case(
         original=lambda: Torch(cross_attention_dim=768, attention_head_dim=8),
-        model=lambda: UNet2DConditionModel(UNet2DConfig.sd15(), rngs=nnx.Rngs(0)),
+        model=lambda: UNet2DConditionModel(UNet2DConfig.sd15(), rngs=make_rngs(0)),
         table=stable_diffusion_table.unet_table(UNet2DConfig.sd15()),
         inputs=(_normal(rng, 2, 64, 64, 4), _normal(rng, 2, 77, 768)),
         ours=lambda model, x, context: model(x, jnp.full(2, 500), context),
@@ -84,7 +85,7 @@ def unet_audio(rng) -> Case:
     cfg = UNet2DConfig.audioldm_l()
     return Case(
         original=lambda: Torch(**dataclasses.asdict(cfg)),
-        model=lambda: UNet2DConditionModel(cfg, rngs=nnx.Rngs(0)),
+        model=lambda: UNet2DConditionModel(cfg, rngs=make_rngs(0)),
         table=stable_diffusion_table.unet_table(cfg),
         inputs=(_normal(rng, 2, 225, 16, 8), _normal(rng, 2, 512)),
         ours=lambda model, x, text: model(x, jnp.full(2, 500), class_labels=text),
@@ -98,7 +99,7 @@ def unet3d(rng) -> Case:
 
     return Case(
         original=lambda: Torch(),
-        model=lambda: UNet3DConditionModel(UNet3DConfig.zeroscope(), rngs=nnx.Rngs(0)),
+        model=lambda: UNet3DConditionModel(UNet3DConfig.zeroscope(), rngs=make_rngs(0)),
         table=text_to_video_table.UNET,
         inputs=(_normal(rng, 1, 4, 40, 72, 4), _normal(rng, 1, 77, 1024)),
         ours=lambda model, x, context: model(x, jnp.full(1, 500), context),
@@ -118,7 +119,7 @@ def vae(rng) -> Case:
             up_block_types=["UpDecoderBlock2D"] * 4,
             layers_per_block=2,
         ),
-        model=lambda: AutoencoderKL(cfg, rngs=nnx.Rngs(0)),
+        model=lambda: AutoencoderKL(cfg, rngs=make_rngs(0)),
         table=stable_diffusion_table.VAE,
         inputs=(_normal(rng, 1, 64, 64, 4),),
         ours=lambda model, z: model.decode(z),
@@ -134,7 +135,7 @@ def vocoder(rng) -> Case:
     cfg = VocoderConfig.audioldm()
     return Case(
         original=lambda: Torch(TorchConfig(**dataclasses.asdict(cfg), normalize_before=False)),
-        model=lambda: HifiGan(cfg, rngs=nnx.Rngs(0)),
+        model=lambda: HifiGan(cfg, rngs=make_rngs(0)),
         table=audioldm_table.VOCODER,
         inputs=(_normal(rng, 1, 900, 64),),
         ours=lambda model, mel: model(mel),
@@ -156,7 +157,7 @@ def _imagebind(modality: str, inputs: np.ndarray, to_torch: Callable[[torch.Tens
     cfg = ImageBindConfig.huge()
     return Case(
         original=lambda: TorchImageBind(cfg, modality),
-        model=lambda: ImageBind(cfg, branches=(modality,), rngs=nnx.Rngs(0)),
+        model=lambda: ImageBind(cfg, branches=(modality,), rngs=make_rngs(0)),
         table=imagebind_table.table((modality,)),
         inputs=(inputs,),
         ours=lambda model, x: model.embed(modality, x),
@@ -176,7 +177,7 @@ def _llama(**rest) -> Case:
 
     return Case(
         original=lambda: Torch(TorchConfig(**{name: getattr(LLAMA, name) for name in names})),
-        model=lambda: Llama(LLAMA, rngs=nnx.Rngs(0)),
+        model=lambda: Llama(LLAMA, rngs=make_rngs(0)),
         table=llama_table.BASE,
         prepare=prepare,
         **rest,

@@ -1,7 +1,9 @@
 """Fixtures that several test files share."""
 
 import os
+import pathlib
 
+from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -34,8 +36,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """What is compiled twice in a run of the tests, by whichever process, is compiled once."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
+    folder = _shared(tmp_path_factory) / "xla"
     options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
     for name, value in options.items():
         jax.config.update(name, value)
@@ -44,12 +45,23 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory):
-    """A folder with a tiny random system (hub/), a dataset (data/), and one of images (pictures/). Read only."""
-    root = tmp_path_factory.mktemp("tiny")
-    tiny.write_hub(root / "hub")
-    tiny.write_data(root / "data")
-    tiny.write_data(root / "pictures", kinds=tiny.PICTURES)
+    """A folder with a tiny random system (hub/), a dataset (data/), and one of images (pictures/). Read only: all
+    processes of a run share it."""
+    root = _shared(tmp_path_factory) / "tiny"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            written = tmp_path_factory.mktemp("written")
+            tiny.write_hub(written / "hub")
+            tiny.write_data(written / "data")
+            tiny.write_data(written / "pictures", kinds=tiny.PICTURES)
+            written.rename(root)
     return root
+
+
+def _shared(tmp_path_factory) -> pathlib.Path:
+    """A folder of all processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")

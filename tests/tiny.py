@@ -13,6 +13,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import tables, weight_files
 from nextgpt_jax.weights.matching import export
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
@@ -102,9 +103,9 @@ class Mesh:
 def write_hub(folder: pathlib.Path) -> None:
     """llm/, imagebind/, stable-diffusion/, text-to-video/ and audioldm/ below `folder`."""
     llm, encoder = LlamaConfig.from_dict(_LLAMA), ImageBindConfig.from_dict(IMAGEBIND)
-    _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=nnx.Rngs(7)), llama_table.BASE)
+    _write(folder / "llm", _LLAMA, lambda: Llama(llm, rngs=make_rngs(7)), llama_table.BASE)
     table = imagebind_table.table(encoder.modalities)
-    _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=nnx.Rngs(7)), table)
+    _write(folder / "imagebind", IMAGEBIND, lambda: ImageBind(encoder, rngs=make_rngs(7)), table)
     for modality, (name, parts) in _DECODERS.items():
         for part, config in parts.items():
             (folder / name / part).mkdir(parents=True)
@@ -115,7 +116,7 @@ def write_hub(folder: pathlib.Path) -> None:
         (folder / name / "model_index.json").write_text(index)
         cfg = registry.read_decoder(folder / name)
         for part, table in tables.decoder(cfg).items():
-            make = lambda part=part: registry.build(cfg, components=(part,), rngs=nnx.Rngs(7))  # noqa: B023, E731
+            make = lambda part=part: registry.build(cfg, components=(part,), rngs=make_rngs(7))  # noqa: B023, E731
             _write(folder / name / part, parts[part], make, table, part)
         shutil.copytree(TOKENIZERS / "stable-diffusion" / "tokenizer", folder / name / "tokenizer")
     for file in TOKENIZERS.glob("llm/tokenizer*"):

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.weights.contiguous import contiguous
 from nextgpt_jax.weights.rules import Rule, Table, Transform
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, Tensor
 
@@ -123,7 +124,7 @@ class Parameter:
 
     def read(self) -> np.ndarray:
         """The whole parameter."""
-        return np.stack([read() for read in self.pieces]) if self.stacked else self.pieces[0]()
+        return np.stack([read() for read in self.pieces]) if self.stacked else contiguous(self.pieces[0]())
 
 
 class Match(NamedTuple):
@@ -233,4 +234,4 @@ def export_parameters(parameters: Mapping[str, Parameter], state: nnx.State, tab
 
 
 def _torch_reader(rule: MatchedRule, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: np.ascontiguousarray(rule.transform.to_torch(read())).reshape(rule.torch_shape)
+    return lambda: contiguous(rule.transform.to_torch(read())).reshape(rule.torch_shape)

@@ -24,6 +24,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import normal_path
+from nextgpt_jax.weights.contiguous import contiguous
 from nextgpt_jax.weights.matching import ConversionError, Parameter, flat_paths, match_rules, sharding_of
 from nextgpt_jax.weights.rules import Table
 
@@ -89,7 +90,7 @@ class _Streamed(ocp.type_handlers.NumpyHandler):
             await info.await_path_creation()
             array = await ts.open(_spec(info.parent_dir / info.name, parameter), create=True, context=unsynced)
             for i, read in enumerate(parameter.pieces):
-                piece = await asyncio.to_thread(read)
+                piece = await asyncio.to_thread(lambda read=read: contiguous(read()))
                 target = array[i] if parameter.stacked else array
                 pending.append((piece.nbytes, target.write(piece, can_reference_source_data_indefinitely=True)))
                 del piece

@@ -17,6 +17,7 @@ from convert.__main__ import main  # noqa: E402
 from examples.keypad import judge, things, world  # noqa: E402
 from examples.keypad.pretrain.common import caption_ids  # noqa: E402
 from nextgpt_jax.models import registry  # noqa: E402
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import orbax_params  # noqa: E402
 from nextgpt_jax.weights.components import COMPONENTS  # noqa: E402
 from tests.parity import compiled, relative_error  # noqa: E402
@@ -40,7 +41,7 @@ def there_and_back(tmp_path_factory):
 def restored(component: str, folder) -> nnx.Module:
     """Our decoder from the converted folder."""
     config = registry.read_decoder(folder)
-    model = nnx.eval_shape(lambda: registry.build(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: registry.build(config, rngs=make_rngs(0)))
     for part in COMPONENTS[component](folder):
         graphdef, _ = nnx.split(getattr(model, part.folder))
         setattr(model, part.folder, nnx.merge(graphdef, orbax_params.restore(folder / part.folder, part.state)))

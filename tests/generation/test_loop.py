@@ -18,6 +18,7 @@ from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.registry import output_projector_config
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
 
 VOCAB, WIDTH = 40, 32
@@ -34,7 +35,7 @@ def model():
         ("audio", output_projector_config("transformer", WIDTH, 8, 8, 1, **sizes)),
     )
     cfg = NExTGPTConfig(llm, (), LoRAConfig(2, 2.0), "linear", outputs)
-    model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
+    model = NExTGPTModel(cfg, rngs=make_rngs(0))
     grow = functools.partial(jax.tree.map, lambda x: x * 3)  # livelier logits than the initial ones
     nnx.update(model, grow(nnx.state(model, lambda path, _: path[-1] == "kernel" or path[0] == "signal_head")))
     return model

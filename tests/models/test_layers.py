@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 from nextgpt_jax.models import layers
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights.rules import CONV, Table, affine, norm
 from tests.parity import load_into, randomise, relative_error
 
@@ -39,7 +40,7 @@ def test_conv_matches_torch(dims, stride, padding):
     kernel = (3, 2, 3)[:dims]
     original = under("conv", (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[dims - 1](
         4, 6, kernel, stride=stride, padding=padding))  # fmt: skip
-    make = wrap("conv", lambda: layers.Conv(4, 6, kernel, stride=stride, padding=padding, rngs=nnx.Rngs(0)))
+    make = wrap("conv", lambda: layers.Conv(4, 6, kernel, stride=stride, padding=padding, rngs=make_rngs(0)))
     ours = load_into(make, Table(tuple(affine("conv", "conv", CONV))), original)
     x = random(2, *(7, 8, 9)[:dims], 4)
     expected = original(torch.from_numpy(np.moveaxis(x, -1, 1)))
@@ -47,9 +48,9 @@ def test_conv_matches_torch(dims, stride, padding):
 
 
 def test_conv_pads_each_side_on_its_own():
-    conv = layers.Conv(2, 3, (3, 3), stride=2, padding=((0, 1), (0, 1)), bias=False, rngs=nnx.Rngs(0))
+    conv = layers.Conv(2, 3, (3, 3), stride=2, padding=((0, 1), (0, 1)), bias=False, rngs=make_rngs(0))
     x = jnp.asarray(random(1, 6, 6, 2))
-    plain = layers.Conv(2, 3, (3, 3), stride=2, bias=False, rngs=nnx.Rngs(0))
+    plain = layers.Conv(2, 3, (3, 3), stride=2, bias=False, rngs=make_rngs(0))
     np.testing.assert_array_equal(conv(x), plain(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))))
 
 

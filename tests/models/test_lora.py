@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.lora import LoRAConfig, merge_lora
+from nextgpt_jax.models.rngs import make_rngs
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -15,7 +15,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def lora_linear(**options) -> Linear:
-    linear = Linear(8, 4, lora=LoRAConfig(rank=2, alpha=6.0, **options), rngs=nnx.Rngs(0))
+    linear = Linear(8, 4, lora=LoRAConfig(rank=2, alpha=6.0, **options), rngs=make_rngs(0))
     linear.lora_b[...] = jnp.asarray(random(2, 4))
     return linear
 

@@ -14,6 +14,7 @@ from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.lora import LoRAConfig, merge_lora
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.registry import output_projector_config
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.training import losses
 from nextgpt_jax.weights import matching, nextgpt_delta
 from nextgpt_jax.weights.tables import llama as llama_table
@@ -42,7 +43,7 @@ def tiny_config() -> NExTGPTConfig:
 
 def load(delta: str) -> NExTGPTModel:
     cfg = tiny_config()
-    model = NExTGPTModel(cfg, rngs=nnx.Rngs(0))
+    model = NExTGPTModel(cfg, rngs=make_rngs(0))
     base = nnx.state(model.llm, lambda path, _: path[-1] not in ("lora_a", "lora_b"))
     nnx.update(model.llm, matching.load(open_checkpoint(FIXTURES / "vicuna"), base, llama_table.BASE))
     table = nextgpt_delta.table(cfg)
@@ -154,7 +155,7 @@ def test_old_peft_spelling_gives_the_same(model):
 
 
 def test_stage_2_file_has_no_lora():
-    model = NExTGPTModel(tiny_config(), rngs=nnx.Rngs(0))
+    model = NExTGPTModel(tiny_config(), rngs=make_rngs(0))
     table = nextgpt_delta.table(model.config)
     filled, taken = nextgpt_delta.load_delta(open_checkpoint(FIXTURES / "nextgpt_stage2"), nnx.state(model), table)
     assert "LoRA" not in taken and "input_proj" in taken
@@ -180,7 +181,7 @@ def test_full_size_trained_parameters():
     cfg = NExTGPTConfig(
         LlamaConfig.vicuna_7b(), (ImageBindConfig.huge(),), LoRAConfig(32, 32.0, 0.1), "linear", outputs
     )
-    model = nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=make_rngs(0)))
 
     def size(*filters):
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, *filters)))

@@ -20,6 +20,7 @@ from nextgpt_jax.models import quantize
 from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.lora import LoRAConfig, merge_lora
 from nextgpt_jax.models.partitioning import with_shardings
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.training import loop
@@ -96,7 +97,7 @@ def test_int8_in_bfloat16_rounds_once():
 
 
 def test_a_quantized_layer_keeps_its_low_rank_branch():
-    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), quantization="int8", rngs=nnx.Rngs(0))
+    layer = Linear(32, 16, lora=LoRAConfig(2, 4.0), quantization="int8", rngs=make_rngs(0))
     layer.lora_b[...] = jnp.ones_like(layer.lora_b[...])
     x = jnp.ones((3, 32))
     before, values = layer(x), np.asarray(layer.kernel[...])

@@ -22,6 +22,7 @@ from nextgpt_jax.models.layers import Linear
 from nextgpt_jax.models.llms.llama import LlamaConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.partitioning import parameter_rows
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.pipeline import saved
 from nextgpt_jax.prompts import Input, Turn
 from nextgpt_jax.sharding import LARGEST_DIM, parameter_spec
@@ -94,7 +95,7 @@ def test_language_models_have_tables_and_known_lora_targets(kind):
     config = family.config(**sizes)
     adapters = tables.language_model(config).lora
     assert {rule.flax.split(".")[-2] for rule in adapters.rules} == set(family.lora_targets)
-    state = nnx.state(nnx.eval_shape(lambda: registry.build(config, rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: registry.build(config, rngs=make_rngs(0))))
     assert match_rules(state, tables.language_model(config).whole(config))
 
 
@@ -167,7 +168,7 @@ def points(monkeypatch) -> None:
 def two_encoders(points) -> NExTGPTModel:
     encoders = (ImageBindConfig.from_dict(tiny.IMAGEBIND), PointsConfig())
     llm = LlamaConfig(vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    return NExTGPTModel(NExTGPTConfig(llm, encoders, None, "mlp", ()), rngs=nnx.Rngs(0))
+    return NExTGPTModel(NExTGPTConfig(llm, encoders, None, "mlp", ()), rngs=make_rngs(0))
 
 
 def test_each_modality_is_read_by_its_encoder(two_encoders):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from nextgpt_jax.models.layers import Linear
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import scan_layers, stack, unstack, unstack_array
 
 
@@ -16,7 +17,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def test_stacked_and_listed_layers_agree_in_values_and_gradients():
-    stacked = stack(lambda rngs: Linear(6, 6, rngs=rngs), 3, nnx.Rngs(0))
+    stacked = stack(lambda rngs: Linear(6, 6, rngs=rngs), 3, make_rngs(0))
     assert stacked.kernel.shape == (3, 6, 6)
     assert not np.array_equal(stacked.kernel[0], stacked.kernel[1])
     x, xs = jnp.asarray(random(2, 6)), jnp.arange(3.0)
@@ -40,7 +41,7 @@ def test_stacked_and_listed_layers_agree_in_values_and_gradients():
 
 
 def test_unstacking_can_give_up_the_stack():
-    stacked = stack(lambda rngs: Linear(6, 6, rngs=rngs), 3, nnx.Rngs(0))
+    stacked = stack(lambda rngs: Linear(6, 6, rngs=rngs), 3, make_rngs(0))
     expected = np.asarray(stacked.kernel[...])
     apart = unstack(stacked, donate=True)
     np.testing.assert_array_equal([layer.kernel[...] for layer in apart], expected)

@@ -43,8 +43,9 @@ def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
 
 def test_remat_changes_nothing(tiny_root):
     config, found = tiny.experiment(tiny_root, "stage3", tiny.PICTURES), []
+    loaded = load(config.model)
+    made = first_batches(config, loaded, 1)
     for config.train.remat in ("none", "dots", "full"):
-        loaded = load(config.model)
-        _, (metrics,) = run_steps(config, loaded, first_batches(config, loaded, 1))
+        _, (metrics,) = run_steps(config, loaded, made)
         found.append([metrics["loss"], metrics["grad_norm"]])
     np.testing.assert_allclose(found[1:], found[:1] * 2, rtol=1e-6)

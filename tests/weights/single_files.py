@@ -17,6 +17,7 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConfig
 from nextgpt_jax.models.diffusion.vae import AutoencoderKLConfig
 from nextgpt_jax.models.diffusion.vocoder import VocoderConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights.tables.single_file_stable_diffusion import UNET
 from tests import FIXTURES
 
@@ -60,7 +61,7 @@ CONFIGS: dict[str, LatentDiffusionConfig] = {
 @functools.cache
 def abstract_part(config: LatentDiffusionConfig, name: str) -> nnx.State:
     """The shapes of a part's parameters."""
-    build = lambda: getattr(registry.build(config, components=(name,), rngs=nnx.Rngs(0)), name)  # noqa: E731
+    build = lambda: getattr(registry.build(config, components=(name,), rngs=make_rngs(0)), name)  # noqa: E731
     return nnx.state(nnx.eval_shape(build))
 
 

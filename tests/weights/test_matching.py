@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from nextgpt_jax.models.layers import Linear
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import stack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.matching import ConversionError
@@ -100,6 +101,6 @@ def test_indices_are_carried_over_or_stacked():
         def __init__(self, *, rngs):
             self.groups = nnx.List([stack(lambda rngs: Linear(2, 2, rngs=rngs), 3, rngs) for _ in range(2)])
 
-    state = nnx.state(nnx.eval_shape(lambda: Nested(rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: Nested(rngs=make_rngs(0))))
     shapes = matching.torch_shapes(state, Table(tuple(affine("g.{i}.layer.{j}", "groups.{i}"))))
     assert shapes.keys() == {f"g.{i}.layer.{j}.{p}" for i in range(2) for j in range(3) for p in ("weight", "bias")}

@@ -10,6 +10,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel
 from nextgpt_jax.models.registry import output_projector_config
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching, nextgpt_delta, orbax_params
 from nextgpt_jax.weights.delta_table import Layout
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
@@ -20,7 +21,7 @@ from tests.models.test_nextgpt import tiny_config
 @pytest.mark.parametrize("delta", ["nextgpt", "nextgpt_old_peft", "nextgpt_stage2", "newer names"])
 def test_deltas_in_all_spellings(delta, tmp_path):
     cfg = tiny_config()
-    state = nnx.state(nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=make_rngs(0))))
     table = nextgpt_delta.table(cfg)
     checkpoint = open_checkpoint(FIXTURES / (delta if delta != "newer names" else "nextgpt"))
     if delta == "newer names":
@@ -53,7 +54,7 @@ def abstract(**changes) -> tuple[NExTGPTConfig, nnx.State]:
         outputs = {**dict(cfg.output_projectors), "image": output_projector_config(**sizes, **projector)}
         changes["output_projectors"] = tuple(outputs.items())
     cfg = dataclasses.replace(cfg, **changes)
-    return cfg, nnx.state(nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=nnx.Rngs(0))))
+    return cfg, nnx.state(nnx.eval_shape(lambda: NExTGPTModel(cfg, rngs=make_rngs(0))))
 
 
 QFORMER = {"kind": "qformer", "hidden_dim": 32, "num_layers": 2, "num_heads": 4, "feedforward_dim": 64}

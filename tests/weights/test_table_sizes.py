@@ -5,6 +5,7 @@ from flax import nnx
 
 from nextgpt_jax.models.encoders.imagebind import ImageBind, ImageBindConfig
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching, tables
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -14,7 +15,7 @@ from tests import FIXTURES, tiny
 
 def imagebind(**changes):
     config = ImageBindConfig.from_dict(tiny.IMAGEBIND | changes)
-    return nnx.state(nnx.eval_shape(lambda: ImageBind(config, rngs=nnx.Rngs(0)))), tables.encoder(config), config
+    return nnx.state(nnx.eval_shape(lambda: ImageBind(config, rngs=make_rngs(0)))), tables.encoder(config), config
 
 
 def checkpoint(state, table) -> Checkpoint:
@@ -44,7 +45,7 @@ def test_an_imagebind_of_another_size():
 
 def test_a_language_model_of_another_size():
     config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    state = nnx.state(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: Llama(config, rngs=make_rngs(0))))
     with pytest.raises(ConversionError) as caught:
         matching.match(open_checkpoint(FIXTURES / "vicuna"), state, tables.language_model(config).whole(config))
     assert (

@@ -4,6 +4,7 @@ import numpy as np
 from flax import nnx
 
 from nextgpt_jax.models.layers import Conv, LayerNorm, Linear
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import stack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import CONV, Table, affine, norm
@@ -28,7 +29,7 @@ TABLE = Table(
 
 
 def abstract() -> nnx.State:
-    return nnx.state(nnx.eval_shape(lambda: Toy(rngs=nnx.Rngs(0))))
+    return nnx.state(nnx.eval_shape(lambda: Toy(rngs=make_rngs(0))))
 
 
 def weights(**changes) -> dict[str, np.ndarray]:

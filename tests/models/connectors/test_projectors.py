@@ -11,6 +11,7 @@ from flax import nnx
 
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.rules import Table, prefixed
 from nextgpt_jax.weights.tables.projectors import INPUT, OUTPUT
@@ -40,7 +41,7 @@ def relative_table(kind: str, prefix: str) -> Table:
 
 
 def load_output(cfg: OutputProjectorConfig, folder: str, prefix: str, *, allow_unused: bool = False) -> nnx.Module:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: registry.build(cfg, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: registry.build(cfg, rngs=make_rngs(0))))
     table = relative_table(registry.kind_of(cfg), prefix)
     return nnx.merge(
         graphdef, matching.load(open_checkpoint(FIXTURES / folder), state, table, allow_unused=allow_unused)
@@ -88,7 +89,7 @@ def test_transformer_matches_torch_in_values_and_gradients():
     cfg = registry.output_projector_config("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=2, num_heads=2,
                                 feedforward_dim=20)  # fmt: skip
     original = randomise(TorchTransformerProjector(cfg)).train()  # eval() would take torch's fused kernels
-    projector = load_into(lambda: registry.build(cfg, rngs=nnx.Rngs(0)), OUTPUT["transformer"], original)
+    projector = load_into(lambda: registry.build(cfg, rngs=make_rngs(0)), OUTPUT["transformer"], original)
     hidden, embeddings = np.random.default_rng(0).normal(size=(2, 4, 3, 24)).astype(np.float32)
     expected = original(torch.from_numpy(hidden), torch.from_numpy(embeddings))
     expected.square().mean().backward()
@@ -116,7 +117,7 @@ def test_linear_maps_the_first_tokens():
     cfg = registry.output_projector_config("linear", 6, 4, 3, 2)
     original = torch.nn.Sequential()
     original.model = torch.nn.Linear(6, 4)
-    projector = load_into(lambda: registry.build(cfg, rngs=nnx.Rngs(0)), OUTPUT["linear"], original)
+    projector = load_into(lambda: registry.build(cfg, rngs=make_rngs(0)), OUTPUT["linear"], original)
     hidden, embeddings = np.random.default_rng(0).normal(size=(2, 5, 3, 6)).astype(np.float32)
     expected = original(torch.from_numpy(hidden + embeddings))[:, :2]
     assert relative_error(projector(jnp.asarray(hidden), jnp.asarray(embeddings)), expected) < 1e-6
@@ -132,7 +133,7 @@ def test_input_projection_matches_torch(kind, prefix):
     original = torch.nn.Sequential()
     original.add_module(prefix, inner)
     module = registry.INPUT_PROJECTORS[kind].module
-    projector = load_into(lambda: module(6, 10, rngs=nnx.Rngs(0)), INPUT[kind], original)
+    projector = load_into(lambda: module(6, 10, rngs=make_rngs(0)), INPUT[kind], original)
     x = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
     assert relative_error(projector(jnp.asarray(x)), inner(torch.from_numpy(x))) < 1e-6
 
@@ -163,7 +164,7 @@ def manifest(name: str) -> dict[str, tuple[int, ...]]:
 )
 def test_published_sizes(kind, modality, sizes, parameters):
     cfg = registry.output_projector_config(kind, 4096, *sizes)
-    state = abstract(lambda: registry.build(cfg, rngs=nnx.Rngs(0)))
+    state = abstract(lambda: registry.build(cfg, rngs=make_rngs(0)))
     assert count(state) == parameters
     suffix = "_qformer" if kind == "qformer" else ""
     wanted = manifest(f"text_fc_{modality}{suffix}")
@@ -172,7 +173,7 @@ def test_published_sizes(kind, modality, sizes, parameters):
 
 
 def test_published_size_of_the_input_projection():
-    state = abstract(lambda: registry.INPUT_PROJECTORS["linear"].module(1024, 4096, rngs=nnx.Rngs(0)))
+    state = abstract(lambda: registry.INPUT_PROJECTORS["linear"].module(1024, 4096, rngs=make_rngs(0)))
     assert count(state) == 4_198_400
     wanted = {f"llama_proj.{key}": shape for key, shape in manifest("llama_proj").items()}
     assert matching.torch_shapes(state, INPUT["linear"]) == wanted
@@ -184,7 +185,7 @@ def test_fresh_projectors_give_the_asked_shape_and_dtype(kind):
         kind, 12, 5, 4, 3, hidden_dim=8, num_layers=1, num_heads=2, feedforward_dim=16
     )
     x = jnp.ones((2, 4, 12), jnp.bfloat16)
-    out = jax.jit(lambda: registry.build(cfg, rngs=nnx.Rngs(0))(x, x))()
+    out = jax.jit(lambda: registry.build(cfg, rngs=make_rngs(0))(x, x))()
     assert bool(jnp.isfinite(out).all())
     assert out.shape == (2, 3, 5)
     assert out.dtype == jnp.bfloat16
@@ -208,6 +209,6 @@ def test_bad_configs_say_why(arguments, reason):
 def test_a_projector_of_another_kind_does_not_load():
     cfg = registry.output_projector_config("linear", 24, 10, 3, 3)
     other = registry.output_projector_config("transformer", 24, 10, 3, 5, hidden_dim=16, num_layers=1, num_heads=2)
-    state = abstract(lambda: registry.build(cfg, rngs=nnx.Rngs(0)))
+    state = abstract(lambda: registry.build(cfg, rngs=make_rngs(0)))
     with pytest.raises(matching.ConversionError, match="unexpected query_embs"):
         matching.load(checkpoint_of(TorchTransformerProjector(other)), state, OUTPUT["linear"])

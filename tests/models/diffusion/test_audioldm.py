@@ -14,6 +14,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.audioldm import AudioLDM, AudioLDMConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.audioldm import tables
 from tests.parity import compiled, load_into, manifest, parameters, randomise, relative_error
@@ -107,7 +108,7 @@ def folder(pipeline, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
     config = AudioLDMConfig.from_pretrained(folder)
-    model = nnx.eval_shape(lambda: AudioLDM(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: AudioLDM(config, rngs=make_rngs(0)))
     for name, table in tables(config).items():
         part = getattr(model, name)
         setattr(model, name, load_into(lambda part=part: part, table, getattr(pipeline, name)))
@@ -201,18 +202,18 @@ def test_bfloat16(model):
 
 
 def test_parts(model):
-    text = nnx.eval_shape(lambda: AudioLDM(model.config, components=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: AudioLDM(model.config, components=("text_encoder",), rngs=make_rngs(0)))
     assert text.unet is None and text.vocoder is None
     with pytest.raises(ValueError, match="without its unet"):
         text.generate(*inputs(model.config, 1, 0.08), model.config.scheduler.sampler_table(2), jnp.ones(1))
-    decoder = nnx.eval_shape(lambda: AudioLDM(model.config, components=("vae",), rngs=nnx.Rngs(0)))
+    decoder = nnx.eval_shape(lambda: AudioLDM(model.config, components=("vae",), rngs=make_rngs(0)))
     with pytest.raises(ValueError, match="without its vocoder"):
         decoder.decode(jnp.zeros((1, 2, 4, 8)))
 
 
 def test_full_size():
     config = AudioLDMConfig.large()
-    whole = nnx.eval_shape(lambda: AudioLDM(config, rngs=nnx.Rngs(0)))
+    whole = nnx.eval_shape(lambda: AudioLDM(config, rngs=make_rngs(0)))
     assert parameters(nnx.state(whole)) == 975082866 and parameters(nnx.state(whole.unet)) == 739139080
     for name, table in tables(config).items():
         buffers = ("mean", "scale") if name == "vocoder" else ()

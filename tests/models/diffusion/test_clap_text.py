@@ -9,6 +9,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.clap_text import ClapTextConfig, ClapTextModelWithProjection
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.audioldm import TEXT_ENCODER
 from tests.parity import compiled, exported, load_into, manifest, parameters, randomise, relative_error
@@ -25,7 +26,7 @@ SMALL = {
 
 
 def make(config):
-    return lambda: ClapTextModelWithProjection(config, rngs=nnx.Rngs(0))
+    return lambda: ClapTextModelWithProjection(config, rngs=make_rngs(0))
 
 
 def pair(**options):

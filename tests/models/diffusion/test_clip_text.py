@@ -11,6 +11,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.clip_text import CLIPTextConfig, CLIPTextModel
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.stable_diffusion import TEXT_ENCODER
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint
@@ -20,7 +21,7 @@ SMALL = CLIPTextConfig(vocab_size=99, hidden_size=32, intermediate_size=64, num_
 
 
 def make(config):
-    return lambda: CLIPTextModel(config, rngs=nnx.Rngs(0))
+    return lambda: CLIPTextModel(config, rngs=make_rngs(0))
 
 
 def pair(activation):

@@ -16,6 +16,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.sample import sample
 from nextgpt_jax.models.diffusion.schedulers import SAMPLERS, init_state
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights.tables.stable_diffusion import TEXT_ENCODER, VAE, unet_table
 from tests.parity import compiled, load_into, randomise, relative_error
 
@@ -82,7 +83,7 @@ def folder(pipeline, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
     config = StableDiffusionConfig.from_pretrained(folder)
-    model = nnx.eval_shape(lambda: StableDiffusion(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: StableDiffusion(config, rngs=make_rngs(0)))
     for name, table in (("text_encoder", TEXT_ENCODER), ("unet", unet_table(config.unet)), ("vae", VAE)):
         part = getattr(model, name)
         setattr(model, name, load_into(lambda part=part: part, table, getattr(pipeline, name)))
@@ -248,12 +249,12 @@ def test_prompt_encoding(pipeline, model):
 
 def test_parts(model):
     config = model.config
-    text = nnx.eval_shape(lambda: StableDiffusion(config, components=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: StableDiffusion(config, components=("text_encoder",), rngs=make_rngs(0)))
     assert text.unet is None and text.vae is None
     with pytest.raises(ValueError, match="without its unet"):
         text.generate(*inputs(1, 8, 8), config.scheduler.sampler_table(2), jnp.ones(1))
     with pytest.raises(ValueError, match="'safety_checker'"):
-        StableDiffusion(config, components=("safety_checker",), rngs=nnx.Rngs(0))
+        StableDiffusion(config, components=("safety_checker",), rngs=make_rngs(0))
 
 
 def test_presets():

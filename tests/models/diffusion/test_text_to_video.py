@@ -15,6 +15,7 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.schedulers import init_state
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo, TextToVideoConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.stable_diffusion import TEXT_ENCODER, VAE
 from nextgpt_jax.weights.tables.text_to_video import UNET
@@ -87,7 +88,7 @@ def folder(pipeline, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(pipeline, folder):
     config = TextToVideoConfig.from_pretrained(folder)
-    model = nnx.eval_shape(lambda: TextToVideo(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: TextToVideo(config, rngs=make_rngs(0)))
     for name, table in TABLES.items():
         part = getattr(model, name)
         setattr(model, name, load_into(lambda part=part: part, table, getattr(pipeline, name)))
@@ -210,20 +211,20 @@ def test_prompt_encoding(pipeline, model):
 
 def test_parts(model):
     config = model.config
-    text = nnx.eval_shape(lambda: TextToVideo(config, components=("text_encoder",), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: TextToVideo(config, components=("text_encoder",), rngs=make_rngs(0)))
     assert text.unet is None and text.vae is None
     with pytest.raises(ValueError, match="this TextToVideo was built without its unet"):
         text.generate(*inputs(), config.scheduler.sampler_table(2), jnp.ones(2))
     with pytest.raises(ValueError, match="without its vae"):
         text.decode(jnp.zeros((1, 1, 4, 4, 4)))
     with pytest.raises(ValueError, match="'vocoder'"):
-        TextToVideo(config, components=("vocoder",), rngs=nnx.Rngs(0))
+        TextToVideo(config, components=("vocoder",), rngs=make_rngs(0))
 
 
 @pytest.mark.slow
 def test_full_size():
     config = TextToVideoConfig.zeroscope()
-    model = nnx.eval_shape(lambda: TextToVideo(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: TextToVideo(config, rngs=make_rngs(0)))
     assert parameters(nnx.state(model)) == 1835275563
     # The text encoder and the autoencoder have the files of Stable Diffusion 2 and 1.5.
     for name, file in (("text_encoder", "sd2_text_encoder"), ("vae", "sd15_vae")):

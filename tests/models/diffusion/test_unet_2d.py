@@ -11,6 +11,7 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.blocks import timestep_embedding
 from nextgpt_jax.models.diffusion.unet_2d import UNet2DConditionModel, UNet2DConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.stable_diffusion import unet_table
 from tests.parity import compiled, exported, load_into, manifest, parameters, randomise, relative_error
@@ -55,7 +56,7 @@ VARIANTS = {
 
 
 def make(config):
-    return lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+    return lambda: UNet2DConditionModel(config, rngs=make_rngs(0))
 
 
 def pair(variant):

@@ -11,6 +11,7 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.blocks import chunk_feed_forward
 from nextgpt_jax.models.diffusion.unet_3d import UNet3DConditionModel, UNet3DConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.text_to_video import UNET
 from tests.parity import compiled, exported, load_into, manifest, parameters, randomise, relative_error
@@ -39,7 +40,7 @@ VARIANTS = {
 
 
 def make(config):
-    return lambda: UNet3DConditionModel(config, rngs=nnx.Rngs(0))
+    return lambda: UNet3DConditionModel(config, rngs=make_rngs(0))
 
 
 def pair(variant):

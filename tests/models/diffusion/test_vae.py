@@ -10,6 +10,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.vae import AutoencoderKL, AutoencoderKLConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.stable_diffusion import VAE
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint
@@ -19,7 +20,7 @@ OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def make(config):
-    return lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))
+    return lambda: AutoencoderKL(config, rngs=make_rngs(0))
 
 
 def pair(**options):

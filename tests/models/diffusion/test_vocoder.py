@@ -11,6 +11,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.vocoder import HifiGan, VocoderConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.matching import ConversionError
 from nextgpt_jax.weights.tables.audioldm import VOCODER
@@ -28,7 +29,7 @@ SMALL = {  # upsamplers whose kernel is and is not a multiple of the rate, block
 
 
 def make(config):
-    return lambda: HifiGan(config, rngs=nnx.Rngs(0))
+    return lambda: HifiGan(config, rngs=make_rngs(0))
 
 
 @pytest.fixture(scope="module")

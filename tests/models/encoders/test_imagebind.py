@@ -12,6 +12,7 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.encoders.imagebind import BRANCHES, ImageBind, ImageBindConfig, drop_path
 from nextgpt_jax.models.hf_config import read_json
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.imagebind import table
 from nextgpt_jax.weights.torch_checkpoint import Tensor, open_checkpoint
@@ -28,12 +29,14 @@ def tiny_config() -> ImageBindConfig:
 
 
 def load_tiny(modalities=BRANCHES) -> ImageBind:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: ImageBind(tiny_config(), branches=modalities, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: ImageBind(tiny_config(), branches=modalities, rngs=make_rngs(0)))
+    )
     return nnx.merge(graphdef, matching.load(open_checkpoint(FIXTURES / "imagebind"), state, table(modalities)))
 
 
 def abstract_huge() -> ImageBind:
-    return nnx.eval_shape(lambda: ImageBind(ImageBindConfig.huge(), rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: ImageBind(ImageBindConfig.huge(), rngs=make_rngs(0)))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -214,16 +217,16 @@ def test_a_key_too_many_is_refused_by_name():
     odd = "modality_trunks.audio.blocks.0.attn.bias_q"
     unread = Tensor((1, 1, 24), np.dtype(np.float32), lambda: pytest.fail("read before it was checked"))
     checkpoint = original.with_tensors(dict.fromkeys(original, unread) | original.tensors | {odd: unread})
-    state = nnx.state(nnx.eval_shape(lambda: ImageBind(tiny_config(), rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: ImageBind(tiny_config(), rngs=make_rngs(0))))
     with pytest.raises(matching.ConversionError, match=f"unexpected {odd}"):
         matching.load(checkpoint, state, table())
 
 
 def test_unknown_and_absent_modalities_are_refused_by_name():
     cfg = dataclasses.replace(tiny_config(), modalities=("vision", "text"))
-    assert set(nnx.eval_shape(lambda: ImageBind(cfg, rngs=nnx.Rngs(0))).towers) == {"vision", "text"}
+    assert set(nnx.eval_shape(lambda: ImageBind(cfg, rngs=make_rngs(0))).towers) == {"vision", "text"}
     with pytest.raises(ValueError, match=r"no audio \(only vision, text\)"):
-        ImageBind(cfg, branches=("vision", "audio"), rngs=nnx.Rngs(0))
+        ImageBind(cfg, branches=("vision", "audio"), rngs=make_rngs(0))
     with pytest.raises(ValueError, match=r"\['smell'\] are not supported"):
         table(("smell",))
 

@@ -9,6 +9,7 @@ from flax import nnx
 
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights import tables
 from tests.parity import load_into
 
@@ -44,7 +45,7 @@ def ours(model: torch.nn.Module, lora: LoRAConfig | None = None) -> nnx.Module:
     """Our model with the weights of one of transformers."""
     cfg = config_of(model)
     return load_into(
-        lambda: registry.build(cfg, lora=lora, rngs=nnx.Rngs(0)), tables.language_model(cfg).whole(cfg), model
+        lambda: registry.build(cfg, lora=lora, rngs=make_rngs(0)), tables.language_model(cfg).whole(cfg), model
     )
 
 

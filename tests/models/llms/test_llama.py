@@ -16,6 +16,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.hf_config import read_json
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
 from nextgpt_jax.models.lora import LoRAConfig, merge_lora
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.safetensors_writer import save_safetensors
@@ -63,7 +64,7 @@ def test_tied_head():
     cfg = LlamaConfig.from_dict(model.config.to_dict())
     checkpoint = checkpoint_of(model)
     tied = Checkpoint.of("tied", {k: v for k, v in checkpoint.items() if k != "lm_head.weight"})  # as hub files have it
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=make_rngs(0))))
     model_of_tied = nnx.merge(graphdef, matching.load(tied, state, BASE))
     assert relative_error(run(model_of_tied, IDS)[1], expected(model, IDS)[1]) < 1e-5
 
@@ -171,7 +172,7 @@ def test_export_gives_the_weights_back():
 @pytest.fixture(scope="module")
 def vicuna() -> Llama:
     cfg = LlamaConfig.from_dict(read_json(FIXTURES / "vicuna" / "config.json"))
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Llama(cfg, rngs=make_rngs(0))))
     return nnx.merge(graphdef, matching.load(open_checkpoint(FIXTURES / "vicuna"), state, BASE))
 
 
@@ -231,7 +232,7 @@ def adapted(targets=LORA_CONFIG.targets) -> tuple[transformers.LlamaForCausalLM,
 
 
 def load_adapted(base: Checkpoint, adapter: Checkpoint, lora: LoRAConfig = LORA_CONFIG) -> Llama:
-    make = nnx.eval_shape(lambda: Llama(LlamaConfig(**SIZES), lora=lora, rngs=nnx.Rngs(0)))
+    make = nnx.eval_shape(lambda: Llama(LlamaConfig(**SIZES), lora=lora, rngs=make_rngs(0)))
     graphdef, updates, rest = nnx.split(make, nnx.LoRAParam, ...)
     return nnx.merge(graphdef, matching.load(adapter, updates, LORA), matching.load(base, rest, BASE))
 
@@ -310,9 +311,11 @@ def test_dropout_acts_only_with_a_key(lora_model):
 
 def test_a_fresh_adapter_changes_nothing():
     model = original()
-    with_lora = nnx.eval_shape(lambda: Llama(LlamaConfig(**SIZES), lora=LORA_CONFIG, rngs=nnx.Rngs(0)))
+    with_lora = nnx.eval_shape(lambda: Llama(LlamaConfig(**SIZES), lora=LORA_CONFIG, rngs=make_rngs(0)))
     graphdef, _, rest = nnx.split(with_lora, nnx.LoRAParam, ...)
-    fresh = jax.jit(lambda: nnx.state(Llama(LlamaConfig(**SIZES), lora=LORA_CONFIG, rngs=nnx.Rngs(0)), nnx.LoRAParam))()
+    fresh = jax.jit(
+        lambda: nnx.state(Llama(LlamaConfig(**SIZES), lora=LORA_CONFIG, rngs=make_rngs(0)), nnx.LoRAParam)
+    )()
     ready = nnx.merge(graphdef, fresh, matching.load(checkpoint_of(model), rest, BASE))
     assert relative_error(run(ready, IDS)[1], expected(model, IDS)[1]) < 1e-5
 
@@ -322,7 +325,7 @@ def test_a_fresh_adapter_changes_nothing():
 
 def test_published_sizes():
     lora = LoRAConfig(rank=32, alpha=32.0)
-    model = nnx.eval_shape(lambda: Llama(LlamaConfig.vicuna_7b(), lora=lora, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Llama(LlamaConfig.vicuna_7b(), lora=lora, rngs=make_rngs(0)))
     _, updates, base = nnx.split(model, nnx.LoRAParam, ...)
     assert sum(x.size for x in jax.tree.leaves(base)) == 6_738_415_616
     assert sum(x.size for x in jax.tree.leaves(updates)) == 33_554_432
@@ -338,7 +341,7 @@ def test_published_sizes():
     "config, size", [(LlamaConfig.llama31_8b(), 8_030_261_248), (LlamaConfig.llama32_1b(), 1_235_814_400)]
 )
 def test_published_sizes_of_llama_3(config, size):
-    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Llama(config, rngs=make_rngs(0)))
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == size
 
 
@@ -361,4 +364,4 @@ def test_unsupported_configs_say_why(options, reason):
 
 def test_unknown_lora_targets_are_refused():
     with pytest.raises(ValueError, match="qkv"):
-        Llama(LlamaConfig(**SIZES), lora=LoRAConfig(rank=2, alpha=2.0, targets=("qkv",)), rngs=nnx.Rngs(0))
+        Llama(LlamaConfig(**SIZES), lora=LoRAConfig(rank=2, alpha=2.0, targets=("qkv",)), rngs=make_rngs(0))

@@ -16,6 +16,7 @@ from nextgpt_jax.models import registry
 from nextgpt_jax.models.llms.causal_lm import SHARDING
 from nextgpt_jax.models.llms.qwen2 import Qwen2, Qwen2Config
 from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.sharding import logical_axes
 from nextgpt_jax.weights import matching
 from nextgpt_jax.weights.tables.llama import language_model_tables
@@ -99,7 +100,7 @@ def test_lora_matches_peft():
     cfg = reference.config_of(original())
     lora = LoRAConfig(rank=4, alpha=8.0, targets=targets)
     graphdef, updates, rest = nnx.split(
-        nnx.eval_shape(lambda: Qwen2(cfg, lora=lora, rngs=nnx.Rngs(0))), nnx.LoRAParam, ...
+        nnx.eval_shape(lambda: Qwen2(cfg, lora=lora, rngs=make_rngs(0))), nnx.LoRAParam, ...
     )
     parameters = matching.load(adapter, updates, TABLES.lora), matching.load(checkpoint, rest, TABLES.base)
     model = nnx.merge(graphdef, *parameters)
@@ -115,7 +116,7 @@ def test_quantized_layers_keep_their_biases():
     model = original()
     cfg = reference.config_of(model)
     plain = ours(model)
-    quantized = Qwen2(cfg, quantization="int8", rngs=nnx.Rngs(0))
+    quantized = Qwen2(cfg, quantization="int8", rngs=make_rngs(0))
     (_, leaf), *_ = [
         (path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(quantized)) if path[-2:] == ("q_proj", "bias")
     ]
@@ -127,7 +128,7 @@ def test_every_parameter_has_a_sharding_row():
     lora = LoRAConfig(rank=2, alpha=2.0, targets=registry.LANGUAGE_MODELS["qwen2"].lora_targets)
     for quantization in ("", "int8"):
         model = nnx.eval_shape(
-            lambda q=quantization: Qwen2(Qwen2Config(**SIZES), lora=lora, quantization=q, rngs=nnx.Rngs(0))
+            lambda q=quantization: Qwen2(Qwen2Config(**SIZES), lora=lora, quantization=q, rngs=make_rngs(0))
         )
         for path, leaf in nnx.to_flat_state(nnx.state(model)):
             logical_axes(".".join(map(str, path)), leaf.shape, SHARDING)
@@ -138,7 +139,7 @@ def test_every_parameter_has_a_sharding_row():
     "config, size", [(Qwen2Config.qwen25_05b(), 494_032_768), (Qwen2Config.qwen25_7b(), 7_615_616_512)]
 )
 def test_published_sizes(config, size):
-    model = nnx.eval_shape(lambda: Qwen2(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Qwen2(config, rngs=make_rngs(0)))
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == size
 
 

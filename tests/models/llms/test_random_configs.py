@@ -12,6 +12,7 @@ from nextgpt_jax.models.llms.causal_lm import SHARDING
 from nextgpt_jax.models.llms.llama import Llama, LlamaConfig
 from nextgpt_jax.models.llms.rope import DynamicScaling
 from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.sharding import logical_axes
 from nextgpt_jax.weights import tables
 from tests.models.llms import reference
@@ -65,7 +66,7 @@ def test_logits_are_those_of_transformers(config):
     ours = LlamaConfig.from_dict(config)
     model = reference.original(transformers.LlamaForCausalLM, **options)
     table = tables.language_model(ours).whole(ours)
-    converted = load_into(lambda: Llama(ours, rngs=nnx.Rngs(0)), table, model)
+    converted = load_into(lambda: Llama(ours, rngs=make_rngs(0)), table, model)
     if isinstance(ours.rope_scaling, DynamicScaling) and ours.max_position_embeddings < IDS.shape[1]:
         with pytest.raises(UserError, match="sequences of 9 tokens, but with rope_type='dynamic' at most 8"):
             run(converted, IDS)
@@ -95,7 +96,7 @@ def test_biases_have_sharding_rows():
     lora, config = LoRAConfig(rank=2, alpha=2.0), LlamaConfig(**SIZES, **BIASED)
     axes = {}
     for quantization in ("", "int8"):
-        model = nnx.eval_shape(lambda q=quantization: Llama(config, lora=lora, quantization=q, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda q=quantization: Llama(config, lora=lora, quantization=q, rngs=make_rngs(0)))
         for path, leaf in nnx.to_flat_state(nnx.state(model)):
             name = ".".join(map(str, path))
             axes[name] = logical_axes(name, leaf.shape, SHARDING)
