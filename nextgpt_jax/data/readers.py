@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, folder_records, parquet_records
 from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.media_files import media_exists
@@ -29,6 +31,7 @@ _FILES: dict[str, Callable[[str], Any]] = {
     ".arrayrecord": ArrayRecords,
 }
 _SHOWN = 5  # problems in a message
+MAX_MEDIA = 255  # inputs or outputs of one modality in a sample: counts are bytes
 
 
 class DataFile(NamedTuple):
@@ -67,11 +70,14 @@ class Samples(Sequence[Conversation]):
     Attributes:
       files: in the order of their samples.
       task: one of formats.TASKS.
+      media: of each sample, as `Survey` has them; None: not counted yet.
     """
 
-    def __init__(self, files: Sequence[DataFile], task: str, format: str = "", kept: Sequence[int] | None = None):
+    def __init__(self, files: Sequence[DataFile], task: str, format: str = ""):
         self.files, self.task = tuple(files), task
-        self._format, self._kept, self._formats = format, kept, Formats()
+        self.media: np.ndarray | None = None
+        self._format, self._formats = format, Formats()
+        self._kept: np.ndarray | None = None  # numbers of records
         self._starts = [0, *itertools.accumulate(len(file.records) for file in self.files)]
 
     def __len__(self) -> int:
@@ -105,11 +111,14 @@ class Samples(Sequence[Conversation]):
         """The number of records of each file."""
         return {file.records.path: len(file.records) for file in self.files}
 
-    def without(self, indices: Sequence[int]) -> "Samples":
-        """The other samples."""
-        dropped = set(indices)
-        kept = [i if self._kept is None else self._kept[i] for i in range(len(self)) if i not in dropped]
-        return Samples(self.files, self.task, self._format, kept)
+    def usable(self, found: "Survey") -> "Samples":
+        """The samples that a survey of these has no problem with, and their media."""
+        keep = np.ones(len(self), bool)
+        keep[[problem.index for problem in found.problems]] = False
+        chosen = Samples(self.files, self.task, self._format)
+        chosen.media = found.media[keep]
+        chosen._kept = np.flatnonzero(keep) if self._kept is None else self._kept[keep]
+        return chosen
 
     def _find(self, index: int) -> tuple[DataFile, int]:
         position = int(index) if self._kept is None else int(self._kept[index])
@@ -230,31 +239,44 @@ class Survey(NamedTuple):
     """What one pass over all records found.
 
     Attributes:
-      inputs, outputs: the largest numbers in any sample, by modality.
+      media: uint8 [samples, kinds], how many media of each kind a sample has; 0 for those that cannot be used.
       problems: records that cannot be used.
+      kinds: (Input or Output, modality) of the columns of `media`.
     """
 
-    inputs: dict[str, int]
-    outputs: dict[str, int]
+    media: np.ndarray
     problems: list[Problem]
+    kinds: tuple[tuple[type, str], ...]
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The largest numbers of inputs in any sample, by modality; without those that none has."""
+        return self._largest(Input)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The largest numbers of outputs in any sample, by modality; without those that none has."""
+        return self._largest(Output)
+
+    def _largest(self, kind: type) -> dict[str, int]:
+        counts = self.media.max(0, initial=0).tolist()
+        return {name: n for (given, name), n in zip(self.kinds, counts, strict=True) if given is kind and n}
 
 
 def survey(samples: Sequence[Conversation], limit: int) -> Survey:
     """Reads every record once: counts media, and finds records that are malformed, whose files are missing, or that
-    have more than `limit` inputs or outputs of a modality. Nothing is decoded."""
-    slots = {Input: dict.fromkeys(MODALITIES, 0), Output: dict.fromkeys(output_modalities(), 0)}
+    have more than `limit` (at most MAX_MEDIA) inputs or outputs of a modality. Nothing is decoded."""
+    kinds = (*((Input, name) for name in MODALITIES), *((Output, name) for name in output_modalities()))
+    columns = {kind: column for column, kind in enumerate(kinds)}
+    media = np.zeros((len(samples), len(kinds)), np.uint8)
     problems = []
     for index in range(len(samples)):
         try:
-            counts = _media_counts(samples[index], limit)
+            for kind, count in _media_counts(samples[index], limit).items():
+                media[index, columns[kind]] = count
         except UserError as error:
             problems.append(problem_of(samples, index, error))
-            continue
-        for (kind, name), count in counts.items():
-            if count > slots[kind][name]:
-                slots[kind][name] = count
-    inputs, outputs = ({name: n for name, n in slots[kind].items() if n} for kind in (Input, Output))
-    return Survey(inputs, outputs, problems)
+    return Survey(media, problems, kinds)
 
 
 def problem_of(samples: Sequence[Conversation], index: int, error: UserError) -> Problem:

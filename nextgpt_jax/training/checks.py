@@ -5,6 +5,7 @@ import math
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.data.readers import MAX_MEDIA
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.sharding import HostBatch
@@ -24,6 +25,8 @@ def check_config(config: ExperimentConfig) -> None:
     for name in ("batch_size", "max_length", "max_media", "num_workers"):
         if getattr(data, name) < 1:
             raise UserError(f"data.{name} should be at least 1")
+    if data.max_media > MAX_MEDIA:
+        raise UserError(f"data.max_media should be at most {MAX_MEDIA}")
     for name in ("max_skipped", "max_truncated"):
         if not 0 <= getattr(data, name) <= 1:
             raise UserError(f"data.{name} is a share: it should be at least 0 and at most 1")

@@ -13,7 +13,7 @@ _FIRST = 8  # samples, of which one has to be readable
 
 
 def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpec, list[Problem]]:
-    """The records that can be used, and room for their media; and the others.
+    """The records that can be used, with their media counted, and room for these; and the other records.
 
     Raises:
       UserError: a file cannot be read, or more than data.max_skipped of its records cannot be used.
@@ -26,9 +26,7 @@ def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpe
     check_problems(found.problems, samples.counts(), config.data.max_skipped)
     for problem in found.problems:
         print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
-    if found.problems:
-        samples = samples.without([problem.index for problem in found.problems])
-    return samples, BatchSpec(found.inputs, found.outputs), found.problems
+    return samples.usable(found), BatchSpec(found.inputs, found.outputs), found.problems
 
 
 def training_files(config: ExperimentConfig) -> str:

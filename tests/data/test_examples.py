@@ -109,6 +109,12 @@ def test_examples_have_one_layout_whatever_their_mixture(folder):
         (Turn(("talk",), ("talk",)),),
     ]
     assert spec_of(samples, 2) == BatchSpec({"image": 2, "video": 1, "audio": 2}, {"image": 1, "audio": 1})
+    media = survey(samples, 2)
+    assert [{(kind.__name__, name): int(n) for (kind, name), n in zip(media.kinds, row, strict=True) if n}
+            for row in media.media] == [
+        {("Input", "image"): 2, ("Output", "image"): 1, ("Output", "audio"): 1},
+        {("Input", "image"): 1, ("Input", "video"): 1, ("Input", "audio"): 2, ("Output", "audio"): 1}, {},
+    ]  # fmt: skip
     make = builder(samples, max_length=128)
     rows = [make(s) for s in samples]
     shapes = [jax.tree.map(np.shape, row) for row in rows]
@@ -148,6 +154,6 @@ def test_long_examples_are_truncated(folder):
 def test_too_many_media_are_refused(folder):
     conversation = (Turn(tuple(Input("image", folder / "0.png") for _ in range(3)), ("x",)),)
     found = survey([(Turn(("x",), ("x",)),), conversation], 2)
-    assert found.inputs == {}
+    assert found.inputs == {} and not found.media.any()
     (problem,) = found.problems
     assert problem.index == 1 and problem.reason == "has 3 image inputs but data.max_media is 2: raise it"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.readers import read_samples, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.prompts import Input, Output, Turn
 from tests.data.test_examples import write
@@ -130,6 +130,22 @@ def test_several_files_are_mixed(folder):
     two = write(folder / "two.json", [{"caption": "b", "audio_name": "x.wav"}])
     first, second = read("generation", f"{one},{two}", "")
     assert first[0].assistant[1] == Output("image", "a") and second[0].assistant[1] == Output("audio", "b")
+
+
+def test_usable_samples_keep_their_media(folder):
+    """Those with problems are left out, again and again."""
+    records = [{"caption": str(i), "image_name": f"{i}.png"} for i in (3, 0, 4, 1)]
+    samples = read_samples("captioning", write(folder / "c.json", [*records, {"caption": "x"}]))
+    found = survey(samples, 8)
+    column = found.kinds.index((Input, "image"))
+    assert [problem.index for problem in found.problems] == [0, 2, 4]
+    assert found.media[:, column].tolist() == [0, 1, 0, 1, 0] and found.media.sum() == 2
+    kept = samples.usable(found)
+    assert [sample[0].assistant for sample in kept] == [("0",), ("1",)] and kept.media[:, column].tolist() == [1, 1]
+    (folder / "0.png").unlink()
+    kept = kept.usable(survey(kept, 8))
+    assert [sample[0].assistant for sample in kept] == [("1",)] and kept.where(0)[1] == "record 3"
+    assert kept.media.shape == (1, len(found.kinds))
 
 
 RECORDS = [{"caption": "a", "image_name": "1.png", "video_name": None}, {"caption": "b\u2028c", "audio_name": "x.wav"}]

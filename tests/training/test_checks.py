@@ -15,6 +15,7 @@ from tests import tiny
         ("train.stage", "stage9", "not one of stage1"),
         ("optim.grad_accum_steps", 3, "does not divide"),
         ("data.batch_size", 0, "data.batch_size should be at least 1"),
+        ("data.max_media", 256, "data.max_media should be at most 255"),
         ("model.output_projector", "mamba", "'mamba' is not one of"),
         ("model.dtype", "int8", "model.dtype"),
         ("model.input_projector", "tree", "config.model: input projection 'tree'"),
