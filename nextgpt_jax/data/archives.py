@@ -3,6 +3,7 @@
 Media inside them are read when they are needed (`EmbeddedMedium`).
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from nextgpt_jax.data.cache import Arrays, Request, cache_folder, kept
+from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.data.media_files import SUFFIXES, EmbeddedMedium, modality_of
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
@@ -20,13 +23,6 @@ from nextgpt_jax.json_files import parse_json
 _TEXTS = ("txt", "text", "caption")
 _EXTENSIONS = ("json", *_TEXTS, *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes))
 _BATCH = 64  # rows of an Arrow file that are read together
-
-
-def cache_folder() -> pathlib.Path:
-    """Where what was computed from data files is kept: $NEXTGPT_CACHE, or nextgpt-jax in the user's cache folder."""
-    if own := os.environ.get("NEXTGPT_CACHE"):
-        return pathlib.Path(own)
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nextgpt-jax"
 
 
 class TarRecords(Sequence[dict[str, Any]]):
@@ -42,46 +38,27 @@ class TarRecords(Sequence[dict[str, Any]]):
         Raises:
           UserError: it is no tar, is compressed (members cannot be reached by position), or holds no sample.
         """
-        self.path = path
-        rows, starts, last = [], [], None
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, extension = name.partition(".")
-                    if not member.isfile() or not stem:
-                        continue
-                    if (key := (folder, stem)) != last:
-                        last = key
-                        starts.append(len(rows))
-                    kind = extension.lower()
-                    code = _EXTENSIONS.index(kind) if kind in _EXTENSIONS else -1
-                    rows.append((member.offset, member.offset_data, member.size, code))
-                    tar.members = []  # tarfile keeps all
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise UserError(
-                f"{path} is no readable tar (compressed ones have to be unpacked): {first_line(error)}"
-            ) from None
-        if not rows:
-            raise UserError(f"{path} holds no samples")
-        self._members = np.array(rows, np.int64)  # [members, (header, begin, size, extension)]
-        self._starts = np.array([*starts, len(rows)], np.int64)
+        self.path, self.identity = path, identity(path)
+        (self._index,) = kept("index", [Request(path, self.identity)], lambda _: [_tar_index(path)])
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self._index["starts"]) - 1
 
     def place(self, index: int) -> str:
         """How messages call a sample: by its key."""
-        return f"sample {self._name(int(self._starts[index])).split('/')[-1].partition('.')[0]}"
+        return f"sample {self._name(int(self._index['starts'][index])).split('/')[-1].partition('.')[0]}"
 
     def _name(self, member: int) -> str:
         with open(self.path, "rb") as file:
-            file.seek(int(self._members[member, 0]))
+            file.seek(int(self._index["headers"][member]))
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return next(iter(tar)).name
 
+    def _label(self, member: int) -> str:
+        return self._name(member).split("/")[-1]
+
     def _bytes(self, member: int) -> bytes:
-        _, begin, size, _ = self._members[member].tolist()
+        begin, size = int(self._index["begins"][member]), int(self._index["sizes"][member])
         with open(self.path, "rb") as file:
             file.seek(begin)
             content = file.read(size)
@@ -92,8 +69,8 @@ class TarRecords(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         texts: dict[str, Any] = {}
-        for member in range(int(self._starts[index]), int(self._starts[index + 1])):
-            code = int(self._members[member, 3])
+        for member in range(int(self._index["starts"][index]), int(self._index["starts"][index + 1])):
+            code = int(self._index["kinds"][member])
             if code < 0:
                 name = self._name(member)
                 raise UserError(f"the member {name} is of a kind that is not read (known: {', '.join(_EXTENSIONS)})")
@@ -107,8 +84,10 @@ class TarRecords(Sequence[dict[str, Any]]):
                 modality = modality_of(f"x.{extension}")
                 if modality in found:
                     raise UserError(f"has two {modality}s")
-                label = f"{self.path}: {self.place(index).removeprefix('sample ')}.{extension}"
-                found[modality] = EmbeddedMedium(label, lambda member=member: self._bytes(member))
+                found[modality] = EmbeddedMedium(
+                    self.path, member, f".{extension}", functools.partial(self._bytes, member),
+                    functools.partial(self._label, member),
+                )  # fmt: skip
         fields = parse_json(texts.pop("json")) if "json" in texts else {}
         if not isinstance(fields, dict):
             raise UserError("its json should be an object")
@@ -118,6 +97,36 @@ class TarRecords(Sequence[dict[str, Any]]):
             (modality,) = found
             return {"caption": fields["caption"], f"{modality}_name": found[modality]}  # what else a json has: metadata
         return fields | found
+
+
+def _tar_index(path: str) -> Arrays:
+    """The members of a tar, and of each sample the first; the last of `starts` is the number of members."""
+    rows, starts, last = [], [], None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                tar.members = []  # tarfile keeps all
+                if not member.isfile() or not stem:
+                    continue
+                if (key := (folder, stem)) != last:
+                    last = key
+                    starts.append(len(rows))
+                kind = extension.lower()
+                code = _EXTENSIONS.index(kind) if kind in _EXTENSIONS else -1
+                rows.append((member.offset, member.offset_data, member.size, code))
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path} is no readable tar (compressed ones have to be unpacked): {first_line(error)}"
+        ) from None
+    if not rows:
+        raise UserError(f"{path} holds no samples")
+    headers, begins, sizes, kinds = np.array(rows, np.int64).T
+    starts = np.array([*starts, len(rows)], np.int64)
+    return Arrays(
+        {"headers": headers, "begins": begins, "sizes": sizes, "kinds": kinds.astype(np.int8), "starts": starts}
+    )
 
 
 class ArrayRecords(Sequence[Any]):
@@ -130,7 +139,7 @@ class ArrayRecords(Sequence[Any]):
         Raises:
           UserError: it is no ArrayRecord file.
         """
-        self.path = path
+        self.path, self.identity = path, identity(path)
         self._process, self._reader = 0, None
         try:
             self._count = self._open().num_records()
@@ -171,17 +180,18 @@ class ArrowRecords(Sequence[dict[str, Any]]):
 
     unit = "row"
 
-    def __init__(self, path: str, files: Sequence[str]):
+    def __init__(self, path: str, files: Sequence[str], identity: str = ""):
         """
         Args:
           path: for messages.
           files: Arrow files, as streams or with a footer, of the same columns.
+          identity: of what is at `path`.
 
         Raises:
           UserError: one cannot be read.
         """
         arrow = _pyarrow()
-        self.path, self._files = path, list(files)
+        self.path, self.identity, self._files = path, identity, list(files)
         self._batches: list[Any] = []
         for file in self._files:
             try:
@@ -227,13 +237,14 @@ class ArrowRecords(Sequence[dict[str, Any]]):
         label = path or f"row {row}"
         if "." not in label:
             label += {"image": ".png", "audio": ".wav", "video": ".mp4"}.get(name, "")
-        return EmbeddedMedium(f"{self.path}: {label}", lambda: values[row].as_py())
+        suffix = pathlib.PurePosixPath(label).suffix
+        return EmbeddedMedium(self.path, row, suffix, lambda: values[row].as_py(), lambda: label)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_files": self._files}
+        return {"path": self.path, "identity": self.identity, "_files": self._files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["_files"])  # type: ignore[misc]
+        self.__init__(state["path"], state["_files"], state["identity"])  # type: ignore[misc]
 
 
 def _pyarrow() -> Any:
@@ -262,6 +273,7 @@ def parquet_records(path: str) -> ArrowRecords:
     arrow = _pyarrow()
     import pyarrow.parquet
 
+    known = identity(path)
     try:
         status = os.stat(path)
         key = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
@@ -274,7 +286,7 @@ def parquet_records(path: str) -> ArrowRecords:
                         writer.write_batch(batch)
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {first_line(error)}") from None
-    return ArrowRecords(path, [str(target)])
+    return ArrowRecords(path, [str(target)], known)
 
 
 def folder_records(path: str) -> Iterator[Any]:
@@ -286,7 +298,7 @@ def folder_records(path: str) -> Iterator[Any]:
     """
     folder = pathlib.Path(path)
     if (folder / "state.json").is_file():
-        yield ArrowRecords(path, [str(file) for file in sorted(folder.glob("*.arrow"))])
+        yield ArrowRecords(path, [str(file) for file in sorted(folder.glob("*.arrow"))], identity(path))
         return
     kinds = {
         ".parquet": parquet_records,

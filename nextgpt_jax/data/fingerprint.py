@@ -15,6 +15,7 @@ _DIGITS = 16
 _WHOLE = 1 << 28  # bytes: of longer files, blocks are read
 _BLOCK = 1 << 20
 _BLOCKS = 256  # at equal distances, the first and the last among them
+SMALL = 1 << 20  # bytes
 _ENDS = 1 << 16  # bytes at the beginning and at the end of a file, for caches
 
 
@@ -64,17 +65,18 @@ def data_files(path: str | os.PathLike) -> list[str]:
 
 def identity(path: str | os.PathLike) -> str:
     """What changes when a data file is changed: its place, size, time of change, and the bytes at its ends; of a
-    folder, of its data files.
-
-    Raises:
-      OSError: a file cannot be read.
-    """
-    found = hashlib.sha256()
-    for file in data_files(path):
-        status = os.stat(file)
-        found.update(f"{os.path.abspath(file)} {status.st_size} {status.st_mtime_ns} ".encode(errors="surrogateescape"))
-        with open(file, "rb", buffering=0) as opened:
-            found.update(opened.read(_ENDS))
-            opened.seek(max(0, status.st_size - _ENDS))
-            found.update(opened.read(_ENDS))
-    return found.hexdigest()
+    folder, of its data files. Empty, if they have less than 1 MiB, which is not worth a cache, or cannot be read."""
+    found, size = hashlib.sha256(), 0
+    try:
+        for file in data_files(path):
+            status = os.stat(file)
+            size += status.st_size
+            place = f"{os.path.abspath(file)} {status.st_size} {status.st_mtime_ns} "
+            found.update(place.encode(errors="surrogateescape"))
+            with open(file, "rb", buffering=0) as opened:
+                found.update(opened.read(_ENDS))
+                opened.seek(max(0, status.st_size - _ENDS))
+                found.update(opened.read(_ENDS))
+    except (OSError, ValueError):
+        return ""
+    return found.hexdigest() if size >= SMALL else ""

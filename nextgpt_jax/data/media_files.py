@@ -15,12 +15,23 @@ class EmbeddedMedium:
     """A medium inside another file.
 
     Attributes:
-      name: how messages call it; its suffix is the medium's.
-      read: gives the medium's bytes.
+      file: that it is in.
+      number: of its member or row there.
+      suffix: of its kind of file: ".jpg".
+      read: gives its bytes.
+      label: gives its name inside the file, which may have to be read.
     """
 
-    name: str
+    file: str
+    number: int
+    suffix: str
     read: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
+    label: Callable[[], str] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.file}: {self.label()}"
 
     def __str__(self) -> str:
         return self.name
@@ -42,18 +53,18 @@ def modality_of(name: str) -> str:
 
 
 def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
-    """`path` if it exists, or else the same file in its modality's folder there (images/, videos/, audios/, ...), or in
-    the folder of its shard, as img2dataset writes it (00131/001312382.jpg); of none, the second."""
+    """`path` if it is a file, or else the same file in its modality's folder there (images/, videos/, audios/, ...), or
+    in the folder of its shard, as img2dataset writes it (00131/001312382.jpg); of none, the second."""
     places = _places(path, modality)
-    return pathlib.Path(next(filter(os.path.exists, places), places[1]))
+    return pathlib.Path(next(filter(os.path.isfile, places), places[1]))
 
 
-def media_exists(path: pathlib.Path, modality: str) -> bool:
+def media_exists(path: str | pathlib.Path, modality: str) -> bool:
     """Whether `resolve_media_path` finds a file."""
-    return any(map(os.path.exists, _places(path, modality)))
+    return any(map(os.path.isfile, _places(path, modality)))
 
 
-def _places(path: pathlib.Path, modality: str) -> tuple[str, str, str]:
+def _places(path: str | pathlib.Path, modality: str) -> tuple[str, str, str]:
     # Without pathlib, which would take most of the time that reading millions of records takes.
     folder, name = os.path.split(path)
     return str(path), os.path.join(folder, f"{modality}s", name), os.path.join(folder, name[:5], name)
@@ -71,8 +82,7 @@ def local_path(medium: Source) -> Iterator[pathlib.Path]:
         return
     memory = "/dev/shm"
     folder = memory if os.access(memory, os.W_OK) else None
-    suffix = pathlib.PurePosixPath(medium.name).suffix
-    with tempfile.NamedTemporaryFile(suffix=suffix, dir=folder) as file:
+    with tempfile.NamedTemporaryFile(suffix=medium.suffix, dir=folder) as file:
         file.write(medium.read())
         file.flush()
         try:

@@ -1,7 +1,6 @@
 """Data files to conversations, by number: records are read and parsed when they are asked for (formats.py)."""
 
 import bisect
-import collections
 import glob
 import itertools
 import pathlib
@@ -12,13 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, folder_records, parquet_records
+from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.data.formats import Formats
-from nextgpt_jax.data.media_files import media_exists
 from nextgpt_jax.data.pairs import Conversation, Place
 from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, output_modalities
-from nextgpt_jax.prompts import Input, Output
+from nextgpt_jax.modalities import MODALITIES
 
 _CC3M = ("caption", "url")  # the columns of its TSV, which has no header
 _FILES: dict[str, Callable[[str], Any]] = {
@@ -26,12 +24,10 @@ _FILES: dict[str, Callable[[str], Any]] = {
     ".tsv": lambda path: open_table(path, "\t", _CC3M),
     ".tar": TarRecords,
     ".parquet": parquet_records,
-    ".arrow": lambda path: ArrowRecords(path, [path]),
+    ".arrow": lambda path: ArrowRecords(path, [path], identity(path)),
     ".array_record": ArrayRecords,
     ".arrayrecord": ArrayRecords,
 }
-_SHOWN = 5  # problems in a message
-MAX_MEDIA = 255  # inputs or outputs of one modality in a sample: counts are bytes
 
 
 class DataFile(NamedTuple):
@@ -70,13 +66,14 @@ class Samples(Sequence[Conversation]):
     Attributes:
       files: in the order of their samples.
       task: one of formats.TASKS.
-      media: of each sample, as `Survey` has them; None: not counted yet.
+      format: the name of their format; empty: each record's own.
+      media: of each sample, as a Survey has them; None: not counted yet.
     """
 
     def __init__(self, files: Sequence[DataFile], task: str, format: str = ""):
-        self.files, self.task = tuple(files), task
+        self.files, self.task, self.format = tuple(files), task, format
         self.media: np.ndarray | None = None
-        self._format, self._formats = format, Formats()
+        self._formats = Formats()
         self._kept: np.ndarray | None = None  # numbers of records
         self._starts = [0, *itertools.accumulate(len(file.records) for file in self.files)]
 
@@ -91,39 +88,57 @@ class Samples(Sequence[Conversation]):
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        file, number = self._find(index)
+        file, number = self.find(index)
         try:
-            place = Place(self.task, file.folder, number)
-            return self._formats.conversation(file.records[number], place, self._format, file.unused)
+            return self.conversation(file, number)
         except UserError as error:
-            raise UserError(f"{file.records.path}, {file.records.place(number)}: {error}") from None
+            records = self.files[file].records
+            raise UserError(f"{records.path}, {records.place(number)}: {error}") from None
+
+    def conversation(self, file: int, number: int) -> Conversation:
+        """The conversation of a record, by the numbers of its file and there.
+
+        Raises:
+          UserError: it is malformed; the message does not say where it is.
+        """
+        records, folder, unused = self.files[file]
+        return self._formats.conversation(records[number], Place(self.task, folder, number), self.format, unused)
 
     def where(self, index: int) -> tuple[str, str]:
         """The file of a sample, and its place there."""
-        file, number = self._find(index)
-        return file.records.path, file.records.place(number)
+        file, number = self.find(index)
+        records = self.files[file].records
+        return records.path, records.place(number)
 
     def source(self, index: int) -> str:
         """The file of a sample; its place there may have to be read."""
-        return self._find(index)[0].records.path
+        return self.files[self.find(index)[0]].records.path
 
     def counts(self) -> dict[str, int]:
         """The number of records of each file."""
         return {file.records.path: len(file.records) for file in self.files}
 
-    def usable(self, found: "Survey") -> "Samples":
-        """The samples that a survey of these has no problem with, and their media."""
-        keep = np.ones(len(self), bool)
-        keep[[problem.index for problem in found.problems]] = False
-        chosen = Samples(self.files, self.task, self._format)
-        chosen.media = found.media[keep]
-        chosen._kept = np.flatnonzero(keep) if self._kept is None else self._kept[keep]
-        return chosen
+    def of_records(self, by_file: Sequence[np.ndarray]) -> np.ndarray:
+        """What is known of the records of each file, of these samples."""
+        found = np.concatenate([*by_file])
+        return found if self._kept is None else found[self._kept]
 
-    def _find(self, index: int) -> tuple[DataFile, int]:
+    def chosen(self, keep: np.ndarray, media: np.ndarray) -> "Samples":
+        """Those of the samples for which `keep` (bool) is true.
+
+        Args:
+          media: of each of these samples.
+        """
+        some = Samples(self.files, self.task, self.format)
+        some.media = media[keep]
+        some._kept = np.flatnonzero(keep) if self._kept is None else self._kept[keep]
+        return some
+
+    def find(self, index: int) -> tuple[int, int]:
+        """The numbers of a sample's file, and of its record there."""
         position = int(index) if self._kept is None else int(self._kept[index])
-        number = bisect.bisect_right(self._starts, position) - 1
-        return self.files[number], position - self._starts[number]
+        file = bisect.bisect_right(self._starts, position) - 1
+        return file, position - self._starts[file]
 
 
 def read_samples(task: str, paths: str, media_root: str = "", format: str = "") -> Samples:
@@ -189,8 +204,9 @@ def _open(path: str, media_root: str) -> Iterator[DataFile]:
             raise UserError(f"no such file: {path}")
         files = [opener(path)]
     else:
+        known = identity(path)
         content = open_json(path)
-        files = [content if hasattr(content, "place") else _JsonObject(path, content)]
+        files = [content if hasattr(content, "place") else _JsonObject(path, content, known)]
     for records in files:
         if not len(records):
             raise UserError(f"{path} should be a list of records, or JSON lines: .jsonl, one record per line")
@@ -212,8 +228,8 @@ def _unused_columns(records: Any) -> tuple[str, ...]:
 class _JsonObject(Sequence[dict[str, str]]):
     """The annotations of a COCO captions file: one object with images and annotations."""
 
-    def __init__(self, path: str, content: Any):
-        self.path = path
+    def __init__(self, path: str, content: Any, identity: str):
+        self.path, self.identity = path, identity
         refusal = UserError(f"{path} should be a list of records, or JSON lines: .jsonl, one record per line")
         if not isinstance(content, Mapping) or not {"images", "annotations"} <= content.keys():
             raise refusal
@@ -235,90 +251,7 @@ class _JsonObject(Sequence[dict[str, str]]):
         return {"image_name": name, "caption": caption}
 
 
-class Survey(NamedTuple):
-    """What one pass over all records found.
-
-    Attributes:
-      media: uint8 [samples, kinds], how many media of each kind a sample has; 0 for those that cannot be used.
-      problems: records that cannot be used.
-      kinds: (Input or Output, modality) of the columns of `media`.
-    """
-
-    media: np.ndarray
-    problems: list[Problem]
-    kinds: tuple[tuple[type, str], ...]
-
-    @property
-    def inputs(self) -> dict[str, int]:
-        """The largest numbers of inputs in any sample, by modality; without those that none has."""
-        return self._largest(Input)
-
-    @property
-    def outputs(self) -> dict[str, int]:
-        """The largest numbers of outputs in any sample, by modality; without those that none has."""
-        return self._largest(Output)
-
-    def _largest(self, kind: type) -> dict[str, int]:
-        counts = self.media.max(0, initial=0).tolist()
-        return {name: n for (given, name), n in zip(self.kinds, counts, strict=True) if given is kind and n}
-
-
-def survey(samples: Sequence[Conversation], limit: int) -> Survey:
-    """Reads every record once: counts media, and finds records that are malformed, whose files are missing, or that
-    have more than `limit` (at most MAX_MEDIA) inputs or outputs of a modality. Nothing is decoded."""
-    kinds = (*((Input, name) for name in MODALITIES), *((Output, name) for name in output_modalities()))
-    columns = {kind: column for column, kind in enumerate(kinds)}
-    media = np.zeros((len(samples), len(kinds)), np.uint8)
-    problems = []
-    for index in range(len(samples)):
-        try:
-            for kind, count in _media_counts(samples[index], limit).items():
-                media[index, columns[kind]] = count
-        except UserError as error:
-            problems.append(problem_of(samples, index, error))
-    return Survey(media, problems, kinds)
-
-
 def problem_of(samples: Sequence[Conversation], index: int, error: UserError) -> Problem:
     """The problem of a sample that raised `error`."""
     source, record = samples.where(index) if isinstance(samples, Samples) else ("", f"sample {index}")
     return Problem(index, source, record, str(error).removeprefix(f"{source}, {record}: "))
-
-
-def _media_counts(conversation: Conversation, limit: int) -> Mapping[tuple[type, str], int]:
-    counts: collections.Counter[tuple[type, str]] = collections.Counter()
-    for turn in conversation:
-        for segment in (*turn.human, *(turn.assistant or ())):
-            if isinstance(segment, str):
-                continue
-            counts[type(segment), segment.modality] += 1
-            if isinstance(segment, Input) and isinstance(segment.content, pathlib.Path):
-                if not media_exists(segment.content, segment.modality):
-                    raise UserError(f"no such {segment.modality}: {segment.content}")
-    for (kind, name), count in counts.items():
-        if count > limit:
-            word = "inputs" if kind is Input else "outputs"
-            raise UserError(f"has {count} {name} {word} but data.max_media is {limit}: raise it")
-    return counts
-
-
-def check_problems(problems: Sequence[Problem], counts: Mapping[str, int], max_share: float) -> None:
-    """Checks that of no file more than the share `max_share` of its records has problems.
-
-    Raises:
-      UserError: of one it has; the message has the first of them.
-    """
-    by_file: dict[str, list[Problem]] = collections.defaultdict(list)
-    for problem in problems:
-        by_file[problem.source].append(problem)
-    for source, found in by_file.items():
-        if len(found) <= max_share * counts[source]:
-            continue
-        if len(found) == 1 == len(by_file):
-            raise UserError(f"{source}, {found[0].record}: {found[0].reason}")
-        shown = "; ".join(f"{problem.record}: {problem.reason}" for problem in found[:_SHOWN])
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise UserError(
-            f"{source}: {len(found)} of {counts[source]} records cannot be used (data.max_skipped allows "
-            f"{max_share:.2%}): {shown}{more}"
-        )

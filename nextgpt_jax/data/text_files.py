@@ -1,7 +1,7 @@
 """Records of text files by number, without holding them: a JSON list, JSON lines, CSV and TSV.
 
-A file is read once to find where its records are, which takes 16 bytes of memory each; a record is read and parsed when
-it is asked for.
+A file is read once to find where its records are, which takes 16 bytes each and is kept (cache.py); a record is read
+and parsed when it is asked for.
 """
 
 import contextlib
@@ -12,10 +12,12 @@ import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from nextgpt_jax.data.cache import Arrays, Request, kept
+from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.json_files import parse_json
 
@@ -30,33 +32,36 @@ class TextRecords(Sequence[Any]):
 
     Attributes:
       path: of the file.
+      identity: see fingerprint.py.
       unit: what a record is called in messages: "record" or "line".
     """
 
-    def __init__(self, path: str, spans: "_Spans", unit: str, numbers: Sequence[int]):
+    def __init__(self, path: str, identity: str, index: Arrays):
         """
         Args:
-          spans: where the records are.
-          numbers: of each record, as messages have them.
+          index: where the records are: starts and ends, int64 [n] each, in bytes; notes.first, the number of the first
+            in messages; and, where the others do not follow it one by one, `numbers`.
         """
-        self.path, self.unit = path, unit
-        self._spans, self._numbers = spans, numbers
+        self.path, self.identity = path, identity
+        self.unit = "line" if index.notes["lines"] else "record"
+        self._index = index
         self._file: int | None = None
         self._process = 0
 
     def __len__(self) -> int:
-        return len(self._spans.starts)
+        return len(self._index["starts"])
 
     def __getitem__(self, index: Any) -> Any:
         return self.parse(self.text(index))
 
     def place(self, index: int) -> str:
         """How messages call a record: "record 0", "line 1"."""
-        return f"{self.unit} {self._numbers[index]}"
+        numbers = self._index.get("numbers")
+        return f"{self.unit} {self._index.notes['first'] + index if numbers is None else numbers[index]}"
 
     def text(self, index: int) -> str:
         """A record as it is in the file."""
-        start, end = int(self._spans.starts[index]), int(self._spans.ends[index])
+        start, end = int(self._index["starts"][index]), int(self._index["ends"][index])
         if self._file is None or self._process != os.getpid():
             self._file, self._process = os.open(self.path, os.O_RDONLY), os.getpid()
         content = os.pread(self._file, end - start, start)
@@ -90,9 +95,9 @@ class TableRecords(TextRecords):
       columns: their names.
     """
 
-    def __init__(self, path: str, spans: "_Spans", numbers: Sequence[int], columns: Sequence[str], dialect: Any):
-        super().__init__(path, spans, "line", numbers)
-        self.columns, self._dialect = tuple(columns), dialect
+    def __init__(self, path: str, identity: str, index: Arrays, dialect: Any):
+        super().__init__(path, identity, index)
+        self.columns, self._dialect = tuple(index.notes["columns"]), dialect
 
     def parse(self, text: str) -> dict[str, str]:
         """A row."""
@@ -102,30 +107,30 @@ class TableRecords(TextRecords):
         return {name: cell for name, cell in zip(self.columns, cells, strict=False) if cell}
 
 
-class _Spans(NamedTuple):
-    """Where the records of a file begin and end, int64 [n] each, in bytes."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-
-
 def open_json(path: str) -> TextRecords | Any:
     """The records of a JSON list or of JSON lines; or the content, of a file that holds one other value.
 
     Raises:
       UserError: the file cannot be read, or is neither.
     """
-    with _mapped(path) as content:
-        begin = _skip_space(content, len(_BOM) if content[: len(_BOM)] == _BOM else 0)
-        if content[begin : begin + 1] == b"[":
-            spans = _list_spans(path, content, begin)
-            return TextRecords(path, spans, "record", range(len(spans.starts)))
-        if _is_lines(path, content, begin):
-            spans, numbers = _lines(content, begin, quoted=False)
-            return TextRecords(path, spans, "line", numbers)
-        text = content[begin:]
+    known, other = identity(path), b""
+
+    def build(_: Any) -> list[Arrays]:
+        nonlocal other
+        with _mapped(path) as content:
+            begin = _skip_space(content, len(_BOM) if content[: len(_BOM)] == _BOM else 0)
+            if content[begin : begin + 1] == b"[":
+                return [_list_index(path, content, begin)]
+            if _is_lines(path, content, begin):
+                return [_lines_index(*_lines(content, begin, quoted=False))]
+            other = content[begin:]
+        return [Arrays({})]
+
+    (index,) = kept("index", [Request(path, known)], build)
+    if index:
+        return TextRecords(path, known, index)
     try:
-        return parse_json(text.decode())
+        return parse_json(other.decode())
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is {first_line(error)}") from None
 
@@ -142,25 +147,31 @@ def open_table(path: str, delimiter: str, default_columns: Sequence[str] = ()) -
       UserError: the file cannot be read, or has no rows.
     """
     dialect = _Tsv if delimiter == "\t" else csv.excel
-    with _mapped(path) as content:
-        begin = len(_BOM) if content[: len(_BOM)] == _BOM else 0
-        spans, numbers = _lines(content, begin, quoted=delimiter != "\t")
+
+    def build(_: Any) -> list[Arrays]:
+        with _mapped(path) as content:
+            begin = len(_BOM) if content[: len(_BOM)] == _BOM else 0
+            starts, ends, numbers = _lines(content, begin, quoted=delimiter != "\t")
+            if not len(numbers):
+                raise UserError(f"{path} has no rows")
+            header = content[int(starts[0]) : int(ends[0])]
+        try:
+            columns = [cell.strip() for cell in _cells(header.decode(), dialect)]
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}, line 1: {first_line(error)}") from None
+        if default_columns and not set(default_columns) <= set(columns):
+            columns = list(default_columns)
+        else:
+            starts, ends, numbers = starts[1:], ends[1:], numbers[1:]
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{path}: the names of its columns are not different: {', '.join(columns)}")
         if not len(numbers):
             raise UserError(f"{path} has no rows")
-        header = content[int(spans.starts[0]) : int(spans.ends[0])]
-    try:
-        columns = [cell.strip() for cell in _cells(header.decode(), dialect)]
-    except (UserError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}, line 1: {first_line(error)}") from None
-    if default_columns and not set(default_columns) <= set(columns):
-        columns = list(default_columns)
-    else:
-        spans, numbers = _Spans(spans.starts[1:], spans.ends[1:]), numbers[1:]
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path}: the names of its columns are not different: {', '.join(columns)}")
-    if not len(numbers):
-        raise UserError(f"{path} has no rows")
-    return TableRecords(path, spans, numbers, columns, dialect)
+        return [_lines_index(starts, ends, numbers, columns)]
+
+    known = identity(path)
+    (index,) = kept("index", [Request(path, known, (delimiter, tuple(default_columns)))], build)
+    return TableRecords(path, known, index, dialect)
 
 
 class _Tsv(csv.excel_tab):
@@ -220,8 +231,9 @@ def _is_lines(path: str, content: Any, begin: int) -> bool:
     return True
 
 
-def _lines(content: Any, begin: int, quoted: bool) -> tuple[_Spans, np.ndarray]:
-    """The lines that are not blank, and their numbers from 1. If `quoted`, line ends between quotes do not count."""
+def _lines(content: Any, begin: int, quoted: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the lines that are not blank begin and end, and their numbers from 1. If `quoted`, line ends between quotes
+    do not count."""
     ends, open_quotes = [], 0
     for at in range(begin, len(content), _CHUNK):
         chunk = np.frombuffer(content[at : at + _CHUNK], np.uint8)
@@ -238,13 +250,22 @@ def _lines(content: Any, begin: int, quoted: bool) -> tuple[_Spans, np.ndarray]:
     filled = [i for i in np.flatnonzero(stops - starts < 64) if not content[starts[i] : stops[i]].strip()]
     keep = np.ones(len(starts), bool)
     keep[filled] = False
-    return _Spans(starts[keep], stops[keep]), np.flatnonzero(keep) + 1
+    return starts[keep], stops[keep], np.flatnonzero(keep) + 1
 
 
-def _list_spans(path: str, content: Any, begin: int) -> _Spans:
+def _lines_index(starts: np.ndarray, ends: np.ndarray, numbers: np.ndarray, columns: Sequence[str] = ()) -> Arrays:
+    arrays = {"starts": starts, "ends": ends}
+    first = int(numbers[0]) if len(numbers) else 1
+    if len(numbers) and numbers[-1] - first >= len(numbers):  # there are blank lines between them
+        arrays["numbers"] = numbers
+    return Arrays(arrays, {"lines": True, "first": first, "columns": list(columns)})
+
+
+def _list_index(path: str, content: Any, begin: int) -> Arrays:
     """Where the elements of a JSON list are. They are parsed on the way, so that the list is known to be whole."""
     spans = np.fromiter(_elements(path, content, begin), np.dtype((np.int64, 2)))
-    return _Spans(spans[:, 0].copy(), spans[:, 1].copy())
+    arrays = {"starts": np.ascontiguousarray(spans[:, 0]), "ends": np.ascontiguousarray(spans[:, 1])}
+    return Arrays(arrays, {"lines": False, "first": 0})
 
 
 def _elements(path: str, content: Any, begin: int) -> Iterator[tuple[int, int]]:

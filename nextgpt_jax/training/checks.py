@@ -5,7 +5,7 @@ import math
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.readers import MAX_MEDIA
+from nextgpt_jax.data.survey import MAX_MEDIA
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.stacking import REMAT_POLICIES
 from nextgpt_jax.sharding import HostBatch

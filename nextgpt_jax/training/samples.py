@@ -3,7 +3,8 @@
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data import truncation
 from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
-from nextgpt_jax.data.readers import Problem, Samples, check_problems, read_samples, survey
+from nextgpt_jax.data.readers import Problem, Samples, read_samples
+from nextgpt_jax.data.survey import check_problems, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.stages import STAGES
@@ -22,11 +23,11 @@ def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpe
     for file in samples.files:
         if file.unused:
             print_on_main(f"{file.records.path}: columns that are not used: {', '.join(file.unused)}")
-    found = survey(samples, config.data.max_media)
-    check_problems(found.problems, samples.counts(), config.data.max_skipped)
+    found = survey(samples, config.data.max_media, config.data.max_skipped)
+    check_problems(found.problems, samples.counts(), config.data.max_skipped, found.given_up)
     for problem in found.problems:
         print_on_main(f"skipped: {problem.source}, {problem.record}: {problem.reason}")
-    return samples.usable(found), BatchSpec(found.inputs, found.outputs), found.problems
+    return found.usable(samples), BatchSpec(found.inputs, found.outputs), found.problems
 
 
 def training_files(config: ExperimentConfig) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from nextgpt_jax.data.readers import Problem
+from nextgpt_jax.data.survey import too_many
 from nextgpt_jax.errors import UserError
 
 
@@ -65,8 +66,8 @@ class SkipLog:
             seen.add(problem.record)
             if len(seen) > self._max_share * count:
                 raise UserError(
-                    f"{problem.source}, {problem.record}: {problem.reason} ({len(seen)} of its {count} records cannot "
-                    f"be used; data.max_skipped allows {self._max_share:.2%})"
+                    f"{problem.source}, {problem.record}: {problem.reason} "
+                    f"({too_many(len(seen), count, self._max_share)})"
                 )
         return found
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
-from nextgpt_jax.data.readers import read_samples, survey
+from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write_mp4, write_wav
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig

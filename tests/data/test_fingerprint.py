@@ -38,9 +38,12 @@ def test_blocks_of_long_files(tmp_path, monkeypatch, place):
     assert fingerprint([tmp_path / "a.tar"]) != before
 
 
-def test_an_identity_changes_with_the_file(tmp_path):
+def test_an_identity_changes_with_the_file(tmp_path, monkeypatch):
+    """Small files have none, and those that are not there."""
     path = tmp_path / "a.json"
     path.write_text("[1]")
+    assert identity(path) == identity(tmp_path / "none.json") == ""
+    monkeypatch.setattr(module, "SMALL", 0)
     os.utime(path, ns=(1, 1))
     found = [identity(path), identity(path)]
     assert found[0] == found[1]

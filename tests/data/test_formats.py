@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nextgpt_jax.data.formats import TASKS, Formats
 from nextgpt_jax.data.pairs import Place
-from nextgpt_jax.data.readers import expand, read_samples, survey
+from nextgpt_jax.data.readers import expand, read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.prompts import Input, Output, Turn
 from tests.data.test_examples import builder

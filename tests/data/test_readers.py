@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nextgpt_jax.data.readers import read_samples, survey
+from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.prompts import Input, Output, Turn
 from tests.data.test_examples import write
@@ -140,10 +141,10 @@ def test_usable_samples_keep_their_media(folder):
     column = found.kinds.index((Input, "image"))
     assert [problem.index for problem in found.problems] == [0, 2, 4]
     assert found.media[:, column].tolist() == [0, 1, 0, 1, 0] and found.media.sum() == 2
-    kept = samples.usable(found)
+    kept = found.usable(samples)
     assert [sample[0].assistant for sample in kept] == [("0",), ("1",)] and kept.media[:, column].tolist() == [1, 1]
     (folder / "0.png").unlink()
-    kept = kept.usable(survey(kept, 8))
+    kept = survey(kept, 8).usable(kept)
     assert [sample[0].assistant for sample in kept] == [("1",)] and kept.where(0)[1] == "record 3"
     assert kept.media.shape == (1, len(found.kinds))
 

@@ -7,7 +7,8 @@ from flax import nnx
 
 from nextgpt_jax.data.examples import BatchSpec
 from nextgpt_jax.data.pipeline import batches
-from nextgpt_jax.data.readers import read_samples, survey
+from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.samples import make_example_builder
 from nextgpt_jax.training.stages import STAGES

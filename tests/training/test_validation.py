@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from nextgpt_jax.data.examples import BatchSpec
-from nextgpt_jax.data.readers import survey
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.sharding import HostBatch
 from nextgpt_jax.training import losses
