@@ -25,7 +25,6 @@ class Format:
 
     Attributes:
       build: (fields that are not null, place) to a conversation. Raises UserError.
-      description: for documentation.
       known: the fields that are read.
       unused: fields that its files have and training does not need.
       required: a record of this format has all of these fields,
@@ -33,7 +32,6 @@ class Format:
     """
 
     build: Callable[[dict[str, Any], Place], Conversation]
-    description: str
     known: Sequence[str]
     unused: Collection[str] = ()
     required: Collection[str] = ()
@@ -124,56 +122,49 @@ def _rows() -> dict[str, Format]:
             for plural in ("", "s")]  # fmt: skip
     rows = {
         "mosit": Format(
-            conversations.mosit, "MosIT as generated: image_list, video_list, audio_list, tags in the text",
+            conversations.mosit,
             ["conversation", *lists], ["id", "topic", "source_data"], required=("conversation",), any_of=lists,
         ),
         "legacy": Format(
             conversations.legacy,
-            "the reference's first generation, *_t2x.json among it: conversation, image_name or mm_name",
             ["conversation", *conversations.LEGACY_NAMES], ["id", "output_modality", "source_data", "mm_id"],
             required=("conversation",),
         ),
         "captions": Format(
-            pairs.caption, "a medium and its caption: caption, and image_name or video_name or ...",
+            pairs.caption,
             ["caption", *names], ["id", "conversations", *(f"{name}_id" for name in modalities)], any_of=names,
         ),
         "webvid": Format(
-            pairs.webvid, "WebVid's CSV: videoid, page_dir, name",
-            ["videoid", "name", "page_dir"], ["contentUrl", "duration"], required=("videoid", "name"),
+            pairs.webvid, ["videoid", "name", "page_dir"], ["contentUrl", "duration"], required=("videoid", "name"),
         ),
         "audiocaps": Format(
-            pairs.audiocaps, "AudioCaps' CSV: audiocap_id, youtube_id, caption",
+            pairs.audiocaps,
             ["youtube_id", "audiocap_id", "caption"], ["start_time"], required=("youtube_id", "caption"),
         ),
         "videochat": Format(
-            conversations.videochat, "VideoChat and VideoChat2: video or image, QA", ["QA", *media], ["id", "source"],
-            required=("QA",),
+            conversations.videochat, ["QA", *media], ["id", "source"], required=("QA",),
         ),
         "llava": Format(
-            conversations.llava, "LLaVA: conversations with marks, and image (or video, audio; lists too)",
+            conversations.llava,
             ["conversations", *media], ["id", "model", "source", "dataset", "data_source", "type", "video_id"],
             required=("conversations",), any_of=media,
         ),
         "instructions": Format(
             conversations.instructions,
-            "this project's, and what the reference's prepare_data.py writes: conversations, input_images, ...",
             ["conversations", *inputs, *captions], ["id", "source_data", "model", *made], required=("conversations",),
         ),
         "messages": Format(
-            conversations.messages, "chats of roles and contents: messages, images",
-            ["messages", *media], ["id", "source"], required=("messages",),
+            conversations.messages, ["messages", *media], ["id", "source"], required=("messages",),
         ),
         "alpaca": Format(
-            conversations.alpaca, "Alpaca: instruction, input, output",
+            conversations.alpaca,
             ["instruction", "input", "output"], ["id", "text"], required=("instruction", "output"),
         ),
         "hub": Format(
-            pairs.hub_caption, "a medium and its caption in a table: image (or video, audio), and caption or text",
-            ["caption", "text", *media], ["id"], any_of=modalities,
+            pairs.hub_caption, ["caption", "text", *media], ["id"], any_of=modalities,
         ),
         "cc3m": Format(
-            pairs.cc3m, "CC3M's TSV, with images called as img2dataset calls them", ["caption"], ["url"],
-            required=("caption", "url"),
+            pairs.cc3m, ["caption"], ["url"], required=("caption", "url"),
         ),
     }  # fmt: skip
     return rows

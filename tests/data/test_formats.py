@@ -1,9 +1,8 @@
 """Records in the formats that datasets are published in, five of each, as the conversations they become."""
 
 import csv
-import io
 import json
-import tarfile
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,97 +15,12 @@ from nextgpt_jax.data.pairs import Place
 from nextgpt_jax.data.readers import expand, read_samples
 from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.prompts import Input, Output, Turn
+from nextgpt_jax.training.stages import STAGES
+from tests import ROOT
+from tests.data.published import chat, published, talk, write_all_formats, write_array_records, write_tar
 from tests.data.test_examples import builder
 
-
-def talk(*texts, sender="from", value="value", people=("human", "gpt")):
-    return [{sender: people[i % 2], value: text} for i, text in enumerate(texts)]
-
-
-def chat(*texts, people=("user", "assistant")):
-    return talk(*texts, sender="role", value="content", people=people)
-
-
 ASKS, REPLY = talk("a", "b")
-
-
-def asked(path, modality="image"):
-    return Input(modality, path)
-
-
-def published(i):
-    """A record of each format, and the conversation that its i-th is, by task; media are in the folder "data"."""
-    image, video, audio = Path(f"data/{i}.jpg"), Path(f"data/{i}.mp4"), Path(f"data/{i}.wav")
-    question, answer = f"what is {i}?", f"the number {i}"
-    seen = (Turn((asked(image), f"\n{question}"), (answer,)),)
-    described = {"captioning": (Turn((asked(image), " generate a caption"), (answer,)),),
-                 "generation": (Turn((answer,), (answer, Output("image", answer))),)}  # fmt: skip
-    drawn = {task: (Turn((question,), ("Sure.", Output("image", answer))),) for task in ("generation", "conversation")}
-    read = {"captioning": seen, "conversation": seen}
-    text = {"conversation": (Turn((question,), (answer,)),)}
-    moving = (Turn((asked(video, "video"), f"\n{question}"), (answer,)),)
-    return {
-        "captions": ({"image_name": f"{i}.jpg", "caption": answer, "id": i, "video_name": None}, described),
-        "hub": ({"image": f"{i}.jpg", "text": answer}, described),
-        "comprehension": ({"input_image": f"{i}.jpg", "conversations": talk(f"<image>\n{question}", answer)}, read),
-        "generation": ({"output_image": "x.jpg", "image_captions": answer, "image_caption_embeddings": "x.npy",
-                        "conversations": talk(question, "Sure. <image>")}, drawn),
-        "t2m, prepared, without a mark": (
-            {"image_captions": [answer], "conversations": [
-                {"from": "human", "value": question, "input_modality": "text"},
-                {"from": "gpt", "value": "Sure.", "caption": answer, "output_modality": "image"}]}, drawn),
-        "t2x": (
-            {"source_data": {"audiocap_id": i}, "conversation": [
-                {"from": "human", "value": question, "input_modality": "text"},
-                {"from": "gpt", "value": "Sure.", "caption": answer, "output_modality": "image"}]}, drawn),
-        "t2x, with a name": (
-            {"mm_name": f"{i}.jpg", "conversation": [
-                {"from": "human", "value": question},
-                {"from": "gpt", "value": "Sure.", "caption": answer, "output_modality": "image"}]}, drawn),
-        "legacy llava": (
-            {"image_name": f"{i}.jpg", "output_modality": "text", "conversation": [
-                {"from": "human", "value": question, "input_modality": "image"},
-                {"from": "gpt", "value": answer, "caption": "", "output_modality": "text"}]}, read),
-        "legacy llava, not prepared": ({"image_name": f"{i}.jpg", "conversation": talk(question, answer)}, read),
-        "legacy alpaca": (
-            {"image_name": "00000000000", "output_modality": "text", "conversation": [
-                {"from": "human", "value": question, "input_modality": "text"},
-                {"from": "gpt", "value": answer, "caption": "", "output_modality": "text"}]}, text),
-        "legacy videochat": ({"video_name": f"{i}.mp4", "conversation": talk(question, answer)},
-                             {"captioning": moving, "conversation": moving}),
-        "mosit": (
-            {"image_list": [{"image_name": "mosit_i_0.jpg", "data_source": "mosit", "caption": answer},
-                            {"image_name": f"{i}.jpg", "caption": "an input"}],
-             "video_list": [], "audio_list": [], "conversation": talk(
-                f"<Image>{i}.jpg</Image>\n{question}",
-                "Sure. <image>what it shows</image><Image>mosit_i_0.jpg</Image> <Audio>lost.wav</Audio>")},
-            {task: (Turn((asked(image), f"\n{question}"), ("Sure.", Output("image", answer))),) for task in TASKS}),
-        "llava": ({"id": str(i), "image": f"{i}.jpg", "conversations": talk(f"<image>\n{question}", answer)}, read),
-        "mix665k, text": ({"id": str(i), "model": "", "conversations": talk(question, answer)}, text),
-        "llava, several images": (
-            {"image": [f"{i}.jpg", f"{i}.jpg"], "conversations": talk("<image> or", "?", "<image>", "!")},
-            {"conversation": (Turn((asked(image), " or"), ("?",)), Turn((asked(image),), ("!",)))}),
-        "llava, a video": ({"video": f"{i}.mp4", "conversations": talk(f"<image>\n{question}", answer)},
-                           {"captioning": moving, "conversation": moving}),
-        "messages": (
-            {"images": [f"{i}.jpg"], "messages": chat(f"<image>\n{question}", answer)}, read),
-        "alpaca": ({"instruction": f"what is {i}", "input": "", "output": "x", "text": "all of it"},
-                   {"conversation": (Turn((f"what is {i}",), ("x",)),)}),
-        "alpaca, with input": ({"instruction": "add", "input": f"{i} and 1", "output": "x"},
-                               {"conversation": (Turn((f"add\n{i} and 1",), ("x",)),)}),
-        "videochat2": (
-            {"video": f"{i}.mp4", "QA": [{"i": "Look.", "q": question, "a": answer}, {"q": "and?", "a": "no"}]},
-            {"conversation": (Turn((asked(video, "video"), "\n", f"Look. {question}"), (answer,)),
-                              Turn(("and?",), ("no",)))}),
-        "audiocaps": ({"audiocap_id": str(i), "youtube_id": "abc", "start_time": "30", "caption": answer},
-                      {"captioning": (Turn((asked(audio, "audio"), " generate a caption"), (answer,)),)}),
-        "webvid": ({"videoid": str(i), "contentUrl": "x", "duration": "PT1S", "page_dir": "p", "name": answer},
-                   {"captioning": (Turn((asked(video, "video"), " generate a caption"), (answer,)),)}),
-        "cc3m": ({"caption": answer, "url": "http://x"},
-                 {"captioning": (Turn((asked(Path(f"data/{i:09d}.jpg")), " generate a caption"), (answer,)),),
-                  "generation": described["generation"]}),
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", published(0))
@@ -117,11 +31,24 @@ def test_published_formats(name):
             assert Formats().conversation(record, Place(task, Path("data"), i)) == conversation
 
 
+def test_a_file_of_each_format_with_its_media(tmp_path, monkeypatch):
+    """Five records each, all of which make examples of their stage."""
+    pytest.importorskip("pyarrow")
+    monkeypatch.setenv("NEXTGPT_CACHE", str(tmp_path / "cache"))
+    written = write_all_formats(tmp_path / "all")
+    assert {stage for _, stage in written.values()} == set(STAGES)
+    for name, (path, stage) in written.items():
+        samples = read_samples(STAGES[stage].task, path)
+        assert len(samples) == 5 and not survey(samples, 8).problems, name
+        make = builder(samples, max_length=160)
+        for i in range(5):
+            example = make(samples[i])
+            assert example["loss_mask"].any() and 0 < example["lengths"] < make.max_length, name
+
+
 @pytest.mark.parametrize("name", published(0))
 def test_as_one_file_of_each_kind(name, tmp_path, monkeypatch):
     """A list, lines and an ArrayRecord file have the same samples."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     records = [published(i)[name][0] for i in range(5)]
@@ -129,10 +56,7 @@ def test_as_one_file_of_each_kind(name, tmp_path, monkeypatch):
     expected = [published(i)[name][1][task] for i in range(5)]
     (tmp_path / "data/list.json").write_text(json.dumps(records))
     (tmp_path / "data/lines.jsonl").write_text("\n".join(map(json.dumps, records)))
-    writer = ArrayRecordWriter("data/records.array_record", "group_size:1")
-    for record in records:
-        writer.write(json.dumps(record).encode())
-    writer.close()
+    write_array_records("data/records.array_record", records)
     for path in ("list.json", "lines.jsonl", "records.array_record"):
         assert list(read_samples(task, f"data/{path}")) == expected
     mixed = read_samples(task, "data/list.json,data/*.jsonl")
@@ -181,14 +105,6 @@ def test_coco(tmp_path):
         read_samples("captioning", str(tmp_path / "captions.json"))
 
 
-def _tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def test_webdataset(tmp_path, folder):
     picture = (folder / "1.png").read_bytes()
     for shard in (0, 1):
@@ -197,7 +113,7 @@ def test_webdataset(tmp_path, folder):
             key = f"{shard:05d}{i:04d}"
             members += [(f"{key}.png", picture), (f"{key}.txt", f"caption {i}".encode())]
             members.append((f"{key}.json", json.dumps({"caption": "x", "url": "y", "width": 3}).encode()))
-        _tar(tmp_path / f"{shard:05d}.tar", members)
+        write_tar(tmp_path / f"{shard:05d}.tar", members)
     samples = read_samples("captioning", f"{tmp_path}/{{00000..00001}}.tar")
     assert len(samples) == 6 and samples.where(4) == (str(tmp_path / "00001.tar"), "sample 000010001")
     assert [s[0].assistant for s in samples] == [(f"caption {i}",) for i in range(3)] * 2
@@ -205,10 +121,10 @@ def test_webdataset(tmp_path, folder):
     assert list(read_samples("captioning", str(tmp_path))) == list(samples), "a folder of them"
     assert survey(samples, 8).inputs == {"image": 1}
     chat = {"conversations": talk("<image> what?", "this")}
-    _tar(tmp_path / "chat.tar", [("a.jpg", picture), ("a.json", json.dumps(chat).encode()), ("a.cls", b"3")])
+    write_tar(tmp_path / "chat.tar", [("a.jpg", picture), ("a.json", json.dumps(chat).encode()), ("a.cls", b"3")])
     with pytest.raises(UserError, match=r"chat.tar, sample a: the member a.cls is of a kind that is not read"):
         read_samples("conversation", str(tmp_path / "chat.tar"))[0]
-    _tar(tmp_path / "chat.tar", [("x/a.jpg", picture), ("x/a.json", json.dumps(chat).encode())])
+    write_tar(tmp_path / "chat.tar", [("x/a.jpg", picture), ("x/a.json", json.dumps(chat).encode())])
     (sample,) = read_samples("conversation", str(tmp_path / "chat.tar"))
     assert sample[0].human[0].content.read() == picture and sample[0].assistant == ("this",)
     (tmp_path / "chat.tar").write_bytes(b"not a tar")
@@ -218,7 +134,7 @@ def test_webdataset(tmp_path, folder):
 
 def test_embedded_media_are_what_files_are(tmp_path, folder):
     """And an unreadable one is named by its place."""
-    _tar(
+    write_tar(
         tmp_path / "a.tar",
         [("k.png", (folder / "1.png").read_bytes()), ("k.txt", b"a"), ("l.png", b"x"), ("l.txt", b"b")],
     )
@@ -292,6 +208,11 @@ def test_parquet_and_arrow(tmp_path, folder, monkeypatch):
 def test_refusals(task, record, message, tmp_path):
     with pytest.raises(UserError, match=message):
         Formats().conversation(record, Place(task, tmp_path))
+
+
+def test_the_formats_are_documented():
+    table = (ROOT / "docs" / "data.md").read_text().partition("| format |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(Formats())
 
 
 def test_a_format_by_name(tmp_path):
