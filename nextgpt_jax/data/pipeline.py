@@ -9,6 +9,7 @@ import numpy as np
 
 from nextgpt_jax.config import DataConfig
 from nextgpt_jax.data.examples import ExampleBuilder
+from nextgpt_jax.data.lengths import lengths
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.readers import Problem, problem_of
 from nextgpt_jax.errors import UserError
@@ -97,7 +98,7 @@ class BatchSource:
         self._lengths = np.array([*sorted(config.bucket_boundaries), builder.max_length])
         self._bucket = np.zeros(len(samples), int)  # of each sample
         if config.bucket_boundaries:
-            self._bucket = np.searchsorted(self._lengths, [builder.length(sample) for sample in samples])
+            self._bucket = np.searchsorted(self._lengths, lengths(samples, builder))
         self._epoch_batches = functools.lru_cache(4)(self._epoch_batches)
 
     def __len__(self) -> int:

@@ -16,7 +16,8 @@ from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.pairs import Conversation, Place
 from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES
+from nextgpt_jax.modalities import MODALITIES, output_modalities
+from nextgpt_jax.prompts import Input, Output
 
 _CC3M = ("caption", "url")  # the columns of its TSV, which has no header
 _FILES: dict[str, Callable[[str], Any]] = {
@@ -67,7 +68,7 @@ class Samples(Sequence[Conversation]):
       files: in the order of their samples.
       task: one of formats.TASKS.
       format: the name of their format; empty: each record's own.
-      media: of each sample, as a Survey has them; None: not counted yet.
+      media: uint8 [samples, media_kinds()], how many each sample has; None: not counted yet.
     """
 
     def __init__(self, files: Sequence[DataFile], task: str, format: str = ""):
@@ -101,8 +102,9 @@ class Samples(Sequence[Conversation]):
         Raises:
           UserError: it is malformed; the message does not say where it is.
         """
-        records, folder, unused = self.files[file]
-        return self._formats.conversation(records[number], Place(self.task, folder, number), self.format, unused)
+        found = self.files[file]
+        place = Place(self.task, found.folder, number)
+        return self._formats.conversation(found.records[number], place, self.format, found.unused)
 
     def where(self, index: int) -> tuple[str, str]:
         """The file of a sample, and its place there."""
@@ -139,6 +141,11 @@ class Samples(Sequence[Conversation]):
         position = int(index) if self._kept is None else int(self._kept[index])
         file = bisect.bisect_right(self._starts, position) - 1
         return file, position - self._starts[file]
+
+
+def media_kinds() -> tuple[tuple[type, str], ...]:
+    """(Input or Output, modality) of the columns of counted media."""
+    return (*((Input, name) for name in MODALITIES), *((Output, name) for name in output_modalities()))
 
 
 def read_samples(task: str, paths: str, media_root: str = "", format: str = "") -> Samples:

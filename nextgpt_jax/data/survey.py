@@ -17,9 +17,8 @@ from nextgpt_jax.data.cache import Arrays, Request, kept
 from nextgpt_jax.data.media_files import media_exists
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.presence import name_hash, not_listed
-from nextgpt_jax.data.readers import DataFile, Problem, Samples
+from nextgpt_jax.data.readers import DataFile, Problem, Samples, media_kinds
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.prompts import Input, Output
 
 MAX_MEDIA = 255  # inputs or outputs of one modality in a sample: counts are bytes
@@ -72,7 +71,7 @@ def survey(samples: Sequence[Conversation], limit: int, max_share: float = 1.0) 
     Args:
       max_share: missing files of a source are looked for until more than this share of its records has problems.
     """
-    kinds = _media_kinds()
+    kinds = media_kinds()
     if not isinstance(samples, Samples):
         found = _look(samples.__getitem__, range(len(samples)), limit, kinds)
         reasons = dict(found.notes["problems"]) | dict(_missing(samples.__getitem__, found))
@@ -98,10 +97,6 @@ def survey(samples: Sequence[Conversation], limit: int, max_share: float = 1.0) 
         file, number = samples.find(index)
         problems.append(Problem(index, *samples.where(index), by_file[file][number]))
     return Survey(samples.of_records(media), problems, kinds, tuple(given_up))
-
-
-def _media_kinds() -> Kinds:
-    return (*((Input, name) for name in MODALITIES), *((Output, name) for name in output_modalities()))
 
 
 def _surveyed(samples: Samples, limit: int, kinds: Kinds) -> list[Arrays]:
@@ -131,7 +126,7 @@ def _surveyed(samples: Samples, limit: int, kinds: Kinds) -> list[Arrays]:
 
 def _look_in_file(shared: tuple[Samples, int, Kinds], task: tuple[int, range]) -> Arrays:
     (samples, limit, kinds), (file, numbers) = shared, task
-    if kinds != _media_kinds():
+    if kinds != media_kinds():
         raise ValueError("other modalities than in the process that this works for")
     return _look(functools.partial(samples.conversation, file), numbers, limit, kinds)
 

@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,9 +83,10 @@ class TextRecords(Sequence[Any]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None and self._process == os.getpid():
-            os.close(self._file)  # type: ignore[arg-type]
+    def __del__(self, getpid: Callable[[], int] = os.getpid, close: Callable[[int], None] = os.close) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None and self._process == getpid():  # at exit, the names of modules may be gone
+            close(file)
 
 
 class TableRecords(TextRecords):

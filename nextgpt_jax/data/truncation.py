@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nextgpt_jax.data.examples import ExampleBuilder
+from nextgpt_jax.data.lengths import tokenize_all
 from nextgpt_jax.data.readers import Samples
 from nextgpt_jax.errors import UserError
 
@@ -50,9 +51,9 @@ def measure(samples: Samples, builder: ExampleBuilder) -> dict[str, Truncation]:
     """What is cut off, by source; of more than 5,000 samples, an estimate from as many."""
     found: dict[str, Truncation] = {}
     step = -(-len(samples) // _SAMPLES)
-    for index in range(0, len(samples), step):
+    numbers = range(0, len(samples), step)
+    for index, tokenized in zip(numbers, tokenize_all((samples[i] for i in numbers), builder), strict=True):
         row = found.setdefault(samples.source(index), Truncation())
-        tokenized = builder.tokenize(samples[index])
         length = len(tokenized.ids)
         row.samples += 1
         row.cut += length > builder.max_length
