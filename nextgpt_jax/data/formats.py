@@ -105,10 +105,12 @@ def _check_task(conversation: Conversation, task: str) -> None:
     """Stage 1 trains what is read, stage 2 what is asked for; a record without it would train next to nothing."""
     if task == "conversation":
         return
-    if task == "captioning" and not any(isinstance(s, Input) for turn in conversation for s in turn.human):
-        raise UserError("has no media to read, which is what stage1 trains")
-    if task == "generation" and not any(isinstance(s, Output) for turn in conversation for s in turn.assistant or ()):
-        raise UserError("has no media to make, which is what stage2 trains")
+    reads = task == "captioning"
+    for turn in conversation:
+        for segment in turn.human if reads else turn.assistant or ():
+            if isinstance(segment, Input if reads else Output):
+                return
+    raise UserError(f"has no media to {'read, which is what stage1' if reads else 'make, which is what stage2'} trains")
 
 
 def _rows() -> dict[str, Format]:

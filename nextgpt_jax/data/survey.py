@@ -153,7 +153,8 @@ def _look(read: Callable[[int], Conversation], numbers: range, limit: int, kinds
         for kind, count in counts.items():
             media[row, columns[kind]] = count
         for path, modality in files:
-            folder, name = os.path.split(path)
+            folder, root, name = path.rpartition("/")
+            folder = folder or root
             rows.append(number)
             places.append(folders.setdefault((folder, modality), len(folders)))
             hashes.append(name_hash(name))

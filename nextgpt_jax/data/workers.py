@@ -5,6 +5,7 @@ python -m nextgpt_jax.data.workers    one of them; it ends with its standard inp
 
 import concurrent.futures
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -109,6 +110,7 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     answers, tasks = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
     os.dup2(2, 1)  # what libraries print
+    gc.disable()  # which looks through millions of records for circles that they do not have
     function, shared = pickle.load(tasks)
     while True:
         try:
