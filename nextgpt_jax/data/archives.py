@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nextgpt_jax.data.cache import Arrays, Request, cache_folder, kept
+from nextgpt_jax.data.cache import Arrays, Request, alone, cache_folder, kept
 from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.data.media_files import SUFFIXES, EmbeddedMedium, modality_of
 from nextgpt_jax.errors import UserError, first_line
@@ -271,22 +271,30 @@ def parquet_records(path: str) -> ArrowRecords:
       UserError: it cannot be read, or there is no space.
     """
     arrow = _pyarrow()
-    import pyarrow.parquet
-
     known = identity(path)
     try:
         status = os.stat(path)
         key = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
         target = cache_folder() / "arrow" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
         if not target.exists():
-            parquet = pyarrow.parquet.ParquetFile(path)
-            with atomic_write(target) as temporary, arrow.OSFile(str(temporary), "wb") as sink:
-                with arrow.ipc.new_file(sink, parquet.schema_arrow) as writer:
-                    for batch in parquet.iter_batches(_BATCH):
-                        writer.write_batch(batch)
+            with alone(target):
+                _decompress(path, target)
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {first_line(error)}") from None
     return ArrowRecords(path, [str(target)], known)
+
+
+def _decompress(path: str, target: pathlib.Path) -> None:
+    arrow = _pyarrow()
+    import pyarrow.parquet
+
+    if target.exists():  # by another process, meanwhile
+        return
+    parquet = pyarrow.parquet.ParquetFile(path)
+    with atomic_write(target) as temporary, arrow.OSFile(str(temporary), "wb") as sink:
+        with arrow.ipc.new_file(sink, parquet.schema_arrow) as writer:
+            for batch in parquet.iter_batches(_BATCH):
+                writer.write_batch(batch)
 
 
 def folder_records(path: str) -> Iterator[Any]:

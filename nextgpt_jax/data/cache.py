@@ -108,7 +108,7 @@ def kept(purpose: str, requests: Sequence[Request], build: Callable[[list[Reques
     if look():
         with contextlib.ExitStack() as stack:
             for file in sorted({request.file(purpose) for request in look() if request.identity}):
-                stack.enter_context(_alone(file))
+                stack.enter_context(alone(file))
             missing = look()  # by another process, meanwhile
             for request, arrays in zip(missing, build(missing) if missing else [], strict=True):
                 found[request] = _save(purpose, request, arrays) if request.identity else arrays
@@ -116,8 +116,9 @@ def kept(purpose: str, requests: Sequence[Request], build: Callable[[list[Reques
 
 
 @contextlib.contextmanager
-def _alone(file: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process computes this file. The system lets go of the lock of a process that dies."""
+def alone(file: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process makes this file of the cache, and lets none begin while the body runs. The system
+    lets go of the lock of a process that dies."""
     try:
         import fcntl
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nextgpt_jax.data.fields import media_of, text_of
-from nextgpt_jax.data.media_files import EmbeddedMedium, Source, resolve_media_path
+from nextgpt_jax.data.media_files import EmbeddedMedium, Source, media_exists
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.prompts import Input, Output, Turn
@@ -89,5 +89,4 @@ def _first_file(names: Sequence[str], modality: str, place: Place) -> str:
     """The first of the usual names of a medium that is there; of none, the first."""
     if place.task != "captioning":
         return names[0]
-    paths = (resolve_media_path(place.folder / name, modality) for name in names)
-    return next((name for name, path in zip(names, paths, strict=True) if path.exists()), names[0])
+    return next((name for name in names if media_exists(f"{place.folder}/{name}", modality)), names[0])

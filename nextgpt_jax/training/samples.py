@@ -10,6 +10,7 @@ from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.weights.load import LoadedModel
 
+_MANY = 100_000  # samples, which take seconds
 _FIRST = 8  # samples, of which one has to be readable
 
 
@@ -23,6 +24,8 @@ def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpe
     for file in samples.files:
         if file.unused:
             print_on_main(f"{file.records.path}: columns that are not used: {', '.join(file.unused)}")
+    if len(samples) >= _MANY:
+        print_on_main(f"looking through {len(samples):,} records and for their media")
     found = survey(samples, config.data.max_media, config.data.max_skipped)
     check_problems(found.problems, samples.counts(), config.data.max_skipped, found.given_up)
     for problem in found.problems:
