@@ -1,11 +1,11 @@
 """What a run does with its data files before it loads weights: seconds and memory, at the first start and later.
 
-    python benchmarks/data_start.py [--rows N] [--one_folder] [--lengths N]
+    python benchmarks/data_start.py [--rows N] [--one_folder] [--lengths N] [--folder FOLDER]
 
 Captions of about 80 characters and names of (empty) image files, as JSON lines, a JSON list and CSV, are written to a
 temporary folder: the images in folders of 10,000, or all in one. A new process with an empty cache folder opens a file
 and surveys it, then another finds what the first kept. --lengths: tokens of so many samples, with a byte-level
-tokenizer of 32,000 ids that is trained on them.
+tokenizer of 32,000 ids that is trained on them. --folder: where the files are kept, and found again.
 
 CPU seconds are those of all processes, and depend less than seconds on what else the machine does. Memory is the
 largest resident set of the process and of any other that it starts, with the libraries, mapped files included.
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--one_folder", action="store_true")
     parser.add_argument("--lengths", type=int, default=300_000)
+    parser.add_argument("--folder")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     parser.add_argument("--tokens", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -119,18 +120,19 @@ def main() -> None:
         start(args.start, args.tokens)
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = pathlib.Path(place)
-        write(folder, args.rows, args.one_folder)
+        folder, cache = pathlib.Path(args.folder or place), pathlib.Path(place) / "cache"
+        if not (folder / "lines.jsonl").exists():
+            write(folder, args.rows, args.one_folder)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in sorted(folder.glob("*.*s*")))
         print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}")
         print(f"load before: {os.getloadavg()[0]:.1f}; {sizes}\n")
         print("| file | rows | start | seconds | CPU seconds | MiB | MiB, others |\n|---|---|---|---|---|---|---|")
         for name in ("lines.jsonl", "list.json", "table.csv"):
-            report(name, folder / name, folder / "cache")
+            report(name, folder / name, cache)
         if args.lengths:
-            some = folder / "some.jsonl"
+            some = pathlib.Path(place) / "some.jsonl"
             some.write_text("".join(json.dumps(row(i, args.one_folder)) + "\n" for i in range(args.lengths)))
-            report("lengths", some, folder / "cache", tokens=True)
+            report("lengths", some, cache, tokens=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from nextgpt_jax.files import atomic_write
 _MAGIC = b"nextgpt-jax cache 1"
 _ALIGN = 64
 _CHUNK = 1 << 22
+_MAPPED = 1 << 23  # bytes: what is smaller is read, as each mapping keeps its file open
 MINIMUM = 10_000  # records: what is computed from fewer is not kept
 
 
@@ -36,7 +37,7 @@ def cache_folder() -> pathlib.Path:
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """Arrays by name, and notes. Those of a cache file are mapped into memory, and pickled as its name.
+    """Arrays by name, and notes. Those of a large cache file are mapped into memory; of any, the name is pickled.
 
     Attributes:
       notes: what JSON can write.
@@ -80,13 +81,16 @@ class Request(NamedTuple):
 
     def file(self, purpose: str) -> pathlib.Path:
         """Where it is kept."""
-        name = f"{os.path.abspath(self.source)} {json.dumps(self.settings)}".encode(errors="surrogateescape")
-        return cache_folder() / purpose / f"{hashlib.sha256(name).hexdigest()[:32]}.bin"
+        return cache_folder() / purpose / f"{_digest([os.path.abspath(self.source), json.dumps(self.settings)])}.bin"
 
     @property
     def key(self) -> str:
         """Under which it may be used."""
         return f"{self.identity} {_code()} {sys.version_info[:2]} {np.__version__}"
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def kept(purpose: str, requests: Sequence[Request], build: Callable[[list[Request]], list[Arrays]]) -> list[Arrays]:
@@ -106,10 +110,9 @@ def kept(purpose: str, requests: Sequence[Request], build: Callable[[list[Reques
         return [request for request in dict.fromkeys(requests) if request not in found]
 
     if look():
-        with contextlib.ExitStack() as stack:
-            for file in sorted({request.file(purpose) for request in look() if request.identity}):
-                stack.enter_context(alone(file))
-            missing = look()  # by another process, meanwhile
+        files = sorted({str(request.file(purpose)) for request in requests if request.identity})
+        with alone(cache_folder() / purpose / _digest(files)) if files else contextlib.nullcontext():
+            missing = look()  # fewer, if another process has made some meanwhile
             for request, arrays in zip(missing, build(missing) if missing else [], strict=True):
                 found[request] = _save(purpose, request, arrays) if request.identity else arrays
     return [found[request] for request in requests]
@@ -197,7 +200,11 @@ def _map(path: pathlib.Path, whole: bool) -> tuple[str, Arrays]:
                 found = zlib.crc32(piece, found)
             if found != int(check):
                 raise ValueError
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file.seek(0)
+        if os.fstat(file.fileno()).st_size < _MAPPED:
+            mapped: Any = file.read()
+        else:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     arrays = {}
     for name, kind, shape, at in header["arrays"]:
         count = int(np.prod(shape, dtype=np.int64))

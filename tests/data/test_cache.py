@@ -44,7 +44,10 @@ def get(request=REQUEST, arrays=MADE):
     return found, bool(calls)
 
 
-def test_what_is_computed_once_is_kept():
+@pytest.mark.parametrize("size", [0, 1 << 23])
+def test_what_is_computed_once_is_kept(monkeypatch, size):
+    """Mapped or read."""
+    monkeypatch.setattr(cache, "_MAPPED", size)
     assert [get()[1] for _ in range(3)] == [True, False, False]
     found = pickle.dumps(get()[0])
     assert len(found) < 400, "the place of the file"
