@@ -57,15 +57,9 @@ def _of_files(samples: Samples, builder: ExampleBuilder) -> list[Arrays]:
     requests = [request(file) for file in samples.files]
 
     def build(wanted: list[Request]) -> list[Arrays]:
-        files = [requests.index(one) for one in wanted]
-        sizes = [len(samples.files[file].records) for file in files]
-        tasks = [
-            (file, range(at, min(at + _CHUNK, size)))
-            for file, size in zip(files, sizes, strict=True)
-            for at in range(0, size, _CHUNK)
-        ]
-        found = workers.compute(_in_file, shared, tasks, None if sum(sizes) >= _ALONE else 1)
-        return [Arrays({"lengths": np.concatenate([next(found) for _ in range(0, size, _CHUNK)])}) for size in sizes]
+        sizes = {file: len(samples.files[file].records) for file in map(requests.index, wanted)}
+        parts = workers.compute_ranges(_in_file, shared, sizes, _CHUNK, _ALONE)
+        return [Arrays({"lengths": np.concatenate(part)}) for part in parts]
 
     return kept("lengths", requests, build)
 

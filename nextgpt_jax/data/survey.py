@@ -111,15 +111,9 @@ def _surveyed(samples: Samples, limit: int, kinds: Kinds) -> list[Arrays]:
     requests = [request(file) for file in samples.files]
 
     def build(wanted: list[Request]) -> list[Arrays]:
-        files = [requests.index(one) for one in wanted]
-        sizes = [len(samples.files[file].records) for file in files]
-        tasks = [
-            (file, range(at, min(at + _CHUNK, size)))
-            for file, size in zip(files, sizes, strict=True)
-            for at in range(0, size, _CHUNK)
-        ]
-        found = workers.compute(_look_in_file, shared, tasks, None if sum(sizes) >= _ALONE else 1)
-        return [_joined([next(found) for _ in range(0, size, _CHUNK)]) for size in sizes]
+        sizes = {file: len(samples.files[file].records) for file in map(requests.index, wanted)}
+        parts = workers.compute_ranges(_look_in_file, shared, sizes, _CHUNK, _ALONE)
+        return [_joined(part) for part in parts]
 
     return kept("survey", requests, build)
 

@@ -6,13 +6,14 @@ python -m nextgpt_jax.data.workers    one of them; it ends with its standard inp
 import concurrent.futures
 import contextlib
 import gc
+import itertools
 import os
 import pickle
 import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 _MOST = 32  # processes
@@ -30,7 +31,7 @@ def cpu_count() -> int:
 
 def compute(
     function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], processes: int | None = None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """function(shared, task) of each task, in order. What a process cannot do, because it cannot be started, is killed
     or raises an error, is done here.
 
@@ -51,16 +52,21 @@ def compute(
     started = [_Worker(start) for _ in range(count)]
     for worker in started:
         workers.put(worker)
+    lost = itertools.count(1)
 
     def remote(task: Any) -> Any:
         worker = workers.get()
-        try:
-            return worker(task) if worker else _Failed()
-        except Exception:  # the pipe's, or of what came out of it
-            worker = None
+        if worker is None:
+            workers.put(None)
             return _Failed()
-        finally:
-            workers.put(worker)
+        try:
+            found = worker(task)
+        except Exception:  # the pipe's, or of what came out of it
+            if next(lost) == count:
+                workers.put(None)  # for all tasks to come
+            return _Failed()
+        workers.put(worker)
+        return found
 
     pool = concurrent.futures.ThreadPoolExecutor(count)
     try:
@@ -74,6 +80,22 @@ def compute(
         for worker in started:
             worker.close()
         pool.shutdown(cancel_futures=True)
+
+
+def compute_ranges(
+    function: Callable[[Any, tuple[int, range]], Any], shared: Any, sizes: Mapping[int, int], step: int, least: int
+) -> Iterator[list[Any]]:
+    """function(shared, (key, numbers)) of consecutive ranges of numbers, from 0 to the size of each key; lists by key.
+
+    Args:
+      step: numbers in a range.
+      least: all numbers that are worth other processes.
+    """
+    tasks = [(key, range(at, min(at + step, size))) for key, size in sizes.items() for at in range(0, size, step)]
+    processes = None if sum(sizes.values()) >= least else 1
+    with contextlib.closing(compute(function, shared, tasks, processes)) as found:
+        for size in sizes.values():
+            yield [next(found) for _ in range(0, size, step)]
 
 
 class _Failed:

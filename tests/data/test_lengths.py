@@ -30,7 +30,7 @@ def make(request):
     return dataclasses.replace(builder(), tokenizer=tokenizer, vocabulary=Vocabulary(len(tokenizer)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     conversations=st.lists(st.lists(st.builds(Turn, SIDES, SIDES), min_size=1, max_size=3).map(tuple), max_size=5),
     template=st.sampled_from([*TEMPLATES.values(), TextTemplate(join_text=True, bos_per_text=True)]),
