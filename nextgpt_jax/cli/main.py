@@ -12,6 +12,7 @@ _COMMANDS = {  # subcommand -> (module, in one line)
     "infer": ("cli.infer", "answer a prompt, a chat or a file of requests"),
     "train": ("cli.train", "run a training stage"),
     "convert": ("convert", "convert published weights to Orbax, or export weights to the published layout"),
+    "prepare": ("cli.prepare", "prepare training data: features, instruction data, a page to look at it"),
     "plan": ("cli.plan", "estimate memory, time and communication of a config on a TPU or GPU topology"),
 }
 USAGE = "\n".join(
