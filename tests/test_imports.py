@@ -14,7 +14,7 @@ PACKAGE = ROOT / "nextgpt_jax"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("evaluation", "serving"),
+    ("evaluation", "serving", "building"),
     ("aot", "pipeline"),
     ("training", "inference"),
     ("weights", "data", "generation"),

@@ -67,4 +67,4 @@ def _several(record: Mapping[str, Any], name: str, kind: Any) -> list[Any]:
     values = [value] if isinstance(value, kind) else value
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
         raise UserError(f"{name} should be a text, or a list of texts")
-    return values
+    return list(values)  # readers take from it
