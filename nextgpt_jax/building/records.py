@@ -61,8 +61,6 @@ def read_records(path: str) -> list[dict[str, Any]]:
     Raises:
       UserError: it cannot be read, or has records of another schema.
     """
-    if not path:
-        raise UserError("give the file: nextgpt prepare ... FILE")
     row, records = Formats()["instructions"], []
     for file in read_samples("conversation", path).files:
         for number in range(len(file.records)):

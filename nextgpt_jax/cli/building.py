@@ -136,7 +136,17 @@ def _reasons(rejected: collections.Counter[str]) -> str:
     return f"; rejected: {shown}"
 
 
-def take_file(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The argument that is no option, empty: there is none; and the others."""
-    files = [arg for arg in argv[1:] if not arg.startswith("-")]
-    return (files[0] if files else ""), [argv[0], *(arg for arg in argv[1:] if arg not in files[:1])]
+def take_file(argv: Sequence[str], usage: str) -> tuple[str, list[str]]:
+    """The first argument, and the others without it. With --help there is none.
+
+    Args:
+      usage: what to write, for the message.
+
+    Raises:
+      UserError: there is none, or it is an option.
+    """
+    if any(arg in ("-h", "--help", "-help") for arg in argv):
+        return "", list(argv)
+    if len(argv) < 2 or argv[1].startswith("-"):
+        raise UserError(f"give the file first: {usage}")
+    return argv[1], [argv[0], *argv[2:]]

@@ -22,7 +22,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and exports. Raises UserError for what the user can mend."""
-    path, argv = take_file(argv)
+    path, argv = take_file(argv, "nextgpt prepare export FILE --output=FILE.json")
     values = parse_flags(argv, _define, USAGE, config=False)
     output = check_output(values.output, values.overwrite)
     records = to_reference(read_records(path))
