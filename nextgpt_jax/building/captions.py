@@ -70,14 +70,17 @@ def read_captions(paths: str, modalities: Sequence[str] = (), number: int = 0, s
     return found
 
 
-def read_library(paths: str, number: int = 0, seed: int = 0) -> Captions:
+def read_library(paths: str, media_root: str = "") -> Captions:
     """The media with captions that conversations can be about.
+
+    Args:
+      paths, media_root: as `read_samples` takes them.
 
     Raises:
       UserError: a file cannot be read, or no medium can be used.
     """
-    samples = read_samples("captioning", paths)
-    found = _collect(samples, _described, tuple(MODALITIES), number, seed)
+    samples = read_samples("captioning", paths, media_root)
+    found = _collect(samples, _described, tuple(MODALITIES), 0, 0)
     if not found.captions:
         raise UserError(f"{paths}: no medium with a caption can be used{describe_skipped(found)}")
     return found

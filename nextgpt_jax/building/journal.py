@@ -30,7 +30,7 @@ class Journal:
     """Appends to the file `path`, which one process may have open at a time. Used as a context manager.
 
     A line is {"key", "usage", and "reply" or "reason"}. A last line without its end, which a killed process leaves, is
-    removed.
+    removed. A file that would be empty is removed, too.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -49,6 +49,8 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._file.fileno()).st_nlink:  # another run has just removed it
+                raise BlockingIOError
         except BlockingIOError:
             self._file.close()
             raise UserError(f"{self.path} is in use by another run: wait for it, or give another --output") from None
@@ -62,6 +64,8 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._file.seek(0, os.SEEK_END) == 0:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def _read(self) -> None:

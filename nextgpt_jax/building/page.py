@@ -36,7 +36,8 @@ article { background: #fff; border-radius: .6rem; padding: 1rem; margin: 1rem 0;
 .human { background: #e3edff; margin-left: auto } .model { background: #f0f1f3 }
 p { margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere }
 figure { margin: .4rem 0 } figcaption { font-size: .8rem; color: #556; overflow-wrap: anywhere }
-img, video { max-width: 100%; max-height: 20rem; border-radius: .4rem; display: block }
+img, video { max-width: 100%; max-height: 20rem; min-height: 6rem; border-radius: .4rem; display: block;
+  object-fit: contain } video { min-width: 16rem }
 .made { border: 1px dashed #89a; border-radius: .4rem; padding: .3rem .6rem } .made b { color: #356 }
 """
 _POLICY = "default-src 'none'; img-src 'self' data: file:; media-src 'self' data: file:; style-src 'unsafe-inline'"

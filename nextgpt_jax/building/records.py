@@ -3,14 +3,14 @@
 import collections
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.media_files import media_exists
-from nextgpt_jax.data.pairs import Place
+from nextgpt_jax.data.pairs import Conversation, Place
 from nextgpt_jax.data.readers import read_samples
-from nextgpt_jax.errors import UserError
+from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.prompts import Input
 
@@ -39,6 +39,14 @@ def check_output(path: str, overwrite: bool) -> pathlib.Path:
         raise UserError(f"--output: {path} exists: give another name, or --overwrite")
     check_folder(place.parent, "--output")
     return place
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Creates a folder that is not there. Raises UserError if it cannot be created."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} can't be created: {first_line(error)}") from None
 
 
 def write_records(path: pathlib.Path, records: Sequence[dict[str, Any]]) -> None:
@@ -74,11 +82,16 @@ def read_records(path: str) -> list[dict[str, Any]]:
     return records
 
 
-def check_records(records: Sequence[dict[str, Any]], folder: pathlib.Path) -> Checked:
+def check_records(
+    records: Sequence[dict[str, Any]],
+    folder: pathlib.Path,
+    problem_of: Callable[[Conversation], str] = lambda conversation: "",
+) -> Checked:
     """Reads records as stage 3 does, and looks for their media.
 
     Args:
-      folder: of their file.
+      folder: that names of media are relative to.
+      problem_of: what a conversation lacks; empty: nothing.
     """
     formats, kept = Formats(), []
     rejected: collections.Counter[str] = collections.Counter()
@@ -89,7 +102,9 @@ def check_records(records: Sequence[dict[str, Any]], folder: pathlib.Path) -> Ch
             rejected[str(error)] += 1
             continue
         media = [s for turn in conversation for s in turn.human if isinstance(s, Input)]
-        if missing := [s.modality for s in media if not media_exists(s.content, s.modality)]:
+        if problem := problem_of(conversation):
+            rejected[problem] += 1
+        elif missing := [s.modality for s in media if not media_exists(s.content, s.modality)]:
             rejected[f"{missing[0]} not found"] += 1
         else:
             kept.append(record)

@@ -5,6 +5,7 @@ it follows a colon or a dash or is quoted, and is never bent into another senten
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -177,12 +178,18 @@ PIECES = {
 }  # fmt: skip
 
 
-def request_and_reply(modality: str, caption: str, chance: random.Random) -> tuple[str, str]:
-    """A request for a medium with this caption, and a reply that brings it (without the mark of the medium)."""
+def request_and_reply(modality: str, caption: str, chance: random.Random, short: bool = False) -> tuple[str, str]:
+    """A request for a medium with this caption, and a reply that brings it (without the mark of the medium).
+
+    Args:
+      short: the request has no occasion, and the reply no words around it.
+    """
     pieces, words = PIECES[modality], tidy(caption)
-    question = _filled(pieces.questions, words, chance)
+    question = fill(pieces.questions, words, chance)
+    if short:
+        return question, fill(pieces.replies, words, chance)
     occasion = chance.choice(pieces.occasions) if chance.random() < 0.5 else ""
-    reply = _filled(pieces.replies, words, chance)
+    reply = fill(pieces.replies, words, chance)
     opening, closing = chance.choice(_OPENINGS), chance.choice(_CLOSINGS)
     if reply.endswith((":", words)):
         closing = ""  # the medium follows at once
@@ -197,7 +204,8 @@ def tidy(caption: str) -> str:
     return words.removesuffix(".").strip()
 
 
-def _filled(templates: tuple[str, ...], words: str, chance: random.Random) -> str:
+def fill(templates: Sequence[str], words: str, chance: random.Random) -> str:
+    """One of the templates, with the words in place of {c}; of those without quotes, if the words have some."""
     fitting = [text for text in templates if '"{c}' not in text] if '"' in words else templates
     return chance.choice(fitting).replace("{c}", words)
 

@@ -13,7 +13,8 @@ from nextgpt_jax.building.chat import FORMATS, Endpoint, key_from
 from nextgpt_jax.building.costs import describe
 from nextgpt_jax.building.export import to_reference
 from nextgpt_jax.building.journal import Journal
-from nextgpt_jax.building.records import check_output, check_records, write_records
+from nextgpt_jax.building.records import check_output, check_records, make_folder, write_records
+from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.json_files import parse_json
 
@@ -81,8 +82,18 @@ class Command:
             requests_per_minute=v.requests_per_minute, tokens_per_minute=v.tokens_per_minute,
         )  # fmt: skip
 
-    def run(self, questions: Sequence[Question], by_templates: Callable[[], list[dict[str, Any]]]) -> None:
+    def run(
+        self,
+        questions: Sequence[Question],
+        by_templates: Callable[[], list[dict[str, Any]]],
+        folder: pathlib.Path | None = None,
+        problem_of: Callable[[Conversation], str] = lambda conversation: "",
+    ) -> None:
         """Makes records, checks them and writes the file; or, with --dry_run, prints the costs.
+
+        Args:
+          folder: that names of media are relative to; default: that of the file.
+          problem_of: what a conversation lacks; empty: nothing.
 
         Raises:
           UserError: the endpoint cannot be used, no record is usable, or the file cannot be written.
@@ -94,7 +105,8 @@ class Command:
             return
         else:
             records, rejected = answered
-        checked = check_records(records, self.output.parent)
+        make_folder(self.output.parent)  # names of media may begin with its ".."
+        checked = check_records(records, folder or self.output.parent, problem_of)
         for reason, count in checked.rejected.items():
             rejected[f"not readable: {reason}"] += count
         if not checked.records:
