@@ -24,7 +24,7 @@ class Caption(NamedTuple):
       modality: of the medium.
       text: the caption.
       path: of the medium; None: not looked for.
-      source: the file and record it is from.
+      source: the name of the file and the record it is from.
     """
 
     modality: str
@@ -111,7 +111,8 @@ def _collect(samples: Samples, captions_of, modalities: Sequence[str], number: i
     for index in order:
         if number and len(found) >= number:
             break
-        source = ", ".join(samples.where(index))
+        file, place = samples.where(index)
+        source = f"{file}, {place}"
         try:
             given = list(captions_of(samples[index]))
         except UserError as error:
@@ -127,7 +128,7 @@ def _collect(samples: Samples, captions_of, modalities: Sequence[str], number: i
                 skipped["repeated"] += 1
             else:
                 seen.add(key)
-                found.append(Caption(modality, text, path, source))
+                found.append(Caption(modality, text, path, f"{pathlib.Path(file).name}, {place}"))
     return Captions(found[:number] if number else found, skipped, examples)
 
 

@@ -55,8 +55,12 @@ class Endpoint:
     concurrency: int = 8
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            raise UserError("--endpoint: give the URL of the API, such as https://host/v1") from None
+        if not good or parts.username or parts.query or not self.url.isprintable() or not self.url.isascii():
             raise UserError(f"--endpoint: give the URL of the API, such as https://host/v1, not {self.place!r}")
         if not self.model:
             raise UserError("--model is missing: the name that the endpoint has for the model")
@@ -154,11 +158,9 @@ class ChatClient:
                         f"{self._endpoint.place} failed {failures} times: {failure}; what was answered is kept: run "
                         "the same command again to go on"
                     ) from None
-                if failure.wait is not None:
-                    self._limiter.pause(min(failure.wait, _LONGEST_PAUSE))
-                else:
-                    wait = min(FIRST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT)
-                    self.stopped.wait(wait * self._random.uniform(0.5, 1.0))
+                self._limiter.pause(min(failure.wait, _LONGEST_PAUSE))  # what is asked of one holds for all
+                wait = min(FIRST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT)
+                self.stopped.wait(wait * self._random.uniform(0.5, 1.0))
                 continue
             self._answered = True
             self._limiter.correct(sum(completion.usage) - tokens)
@@ -169,7 +171,7 @@ class ChatClient:
         if self._endpoint.response_format == "json_object":
             body["response_format"] = {"type": "json_object"}
         elif self._endpoint.response_format == "json_schema":
-            named = {"name": "reply", "strict": True, "schema": schema}
+            named = {"name": "reply", "strict": True, "schema": _without_lengths(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         body |= self._endpoint.extra
         return {name: value for name, value in body.items() if value is not None}
@@ -245,20 +247,29 @@ class Stopped(Exception):
 class _Failure(Exception):
     """A request that may succeed later; `wait` is what the endpoint asks for, in seconds."""
 
-    def __init__(self, reason: str, wait: float | None = None, answered: bool = True):
+    def __init__(self, reason: str, wait: float = 0.0, answered: bool = True):
         super().__init__(reason)
         self.wait, self.answered = wait, answered
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _without_lengths(schema: Any) -> Any:
+    """A schema without the limits of lengths, which not all services take."""
+    if not isinstance(schema, Mapping):
+        return schema
+    return {name: {key: _without_lengths(value) for key, value in inner.items()} if name == "properties"
+            else _without_lengths(inner) for name, inner in schema.items()
+            if name not in ("minLength", "maxLength", "minItems", "maxItems")}  # fmt: skip
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
     value = headers.get("retry-after", "").strip()
     with contextlib.suppress(ValueError):
         seconds = float(value)
-        return seconds if 0 <= seconds < float("inf") else None
+        return seconds if 0 <= seconds < float("inf") else 0.0
     with contextlib.suppress(ValueError, TypeError, IndexError):
         date = email.utils.parsedate_to_datetime(value)
         return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
-    return None
+    return 0.0
 
 
 def key_from(variable: str) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nextgpt_jax.data.conversations import MOSIT_MODALITIES
@@ -14,7 +14,7 @@ from nextgpt_jax.prompts import split_placeholders
 _MADE = {"image": ("i", "jpg"), "video": ("v", "mp4"), "audio": ("a", "wav")}  # as the reference calls media to make
 
 
-def to_reference(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def to_reference(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Records of this project's schema in the reference's formats.
 
     One exchange that asks for one medium becomes a T2M record, whose answer has `caption` and `output_modality`, with
@@ -24,13 +24,12 @@ def to_reference(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Raises:
       UserError: a record has media that these formats have no place for.
     """
-    found = []
     for number, record in enumerate(records):
         try:
-            found.append(_t2m(record, number) if _is_t2m(record) else _mosit(record, number))
+            converted = _t2m(record, number) if _is_t2m(record) else _mosit(record, number)
         except UserError as error:
             raise UserError(f"record {number}: {error}") from None
-    return found
+        yield converted
 
 
 def _captions(record: Mapping[str, Any]) -> dict[str, list[str]]:

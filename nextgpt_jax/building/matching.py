@@ -57,7 +57,8 @@ class Library(abc.ABC):
         if key not in self._found:
             numbers = self._numbers.get(modality, np.zeros(0, int))
             scores = self._similarities(text)[numbers] if len(numbers) else np.zeros(0)
-            order = np.argsort(-scores, kind="stable")[:count]
+            near = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
+            order = near[np.lexsort((near, -scores[near]))]
             self._found[key] = [Match(self.media[numbers[i]], float(scores[i])) for i in order]
         return self._found[key]
 

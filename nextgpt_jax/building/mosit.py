@@ -10,7 +10,7 @@ import os
 import pathlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nextgpt_jax.building.asking import Question
@@ -135,19 +135,17 @@ def make_plans(
     return Plans(plans, skipped, similarities)
 
 
-def from_templates(plans: Sequence[Plan], folder: pathlib.Path, seed: int) -> list[dict[str, Any]]:
+def from_templates(plans: Sequence[Plan], folder: pathlib.Path, seed: int) -> Iterator[dict[str, Any]]:
     """Records by templates; the plans have media for the replies too.
 
     Args:
       folder: that names of media are relative to.
     """
-    records = []
     for plan in plans:
         chance = random.Random(f"{seed}:{plan.number}:text")
         turns = write_turns(plan.topic, [t.inputs for t in plan.turns], [t.like for t in plan.turns], chance)
         captions = [[medium.text for medium in turn.like] for turn in plan.turns]
-        records.append(_record(plan, turns, captions, folder, seed))
-    return records
+        yield _record(plan, turns, captions, folder, seed)
 
 
 def questions(plans: Sequence[Plan], folder: pathlib.Path, seed: int) -> list[Question]:

@@ -3,8 +3,8 @@
 import collections
 import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.media_files import media_exists
@@ -15,13 +15,6 @@ from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.prompts import Input
 
 SUFFIXES = (".json", ".jsonl")
-
-
-class Checked(NamedTuple):
-    """Records that training reads, and the number of the others, by reason."""
-
-    records: list[dict[str, Any]]
-    rejected: collections.Counter[str]
 
 
 def check_output(path: str, overwrite: bool) -> pathlib.Path:
@@ -49,18 +42,24 @@ def make_folder(path: pathlib.Path) -> None:
         raise UserError(f"{path} can't be created: {first_line(error)}") from None
 
 
-def write_records(path: pathlib.Path, records: Sequence[dict[str, Any]]) -> None:
-    """Writes a list, or lines if the file is called .jsonl.
+def write_records(path: pathlib.Path, records: Iterable[dict[str, Any]]) -> int:
+    """Writes a list, or lines if the file is called .jsonl. Returns the number of records.
 
     Raises:
-      UserError: it cannot be written; the file is then as it was.
+      UserError: it cannot be written, or there are no records; the file is then as it was.
     """
+    lines, count = path.suffix == ".jsonl", 0
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        else:
-            json.dump(list(records), file, ensure_ascii=False, indent=1)
-            file.write("\n")
+        for count, record in enumerate(records, 1):
+            text = json.dumps(record, ensure_ascii=False, indent=None if lines else 1)
+            try:
+                file.write(f"{text}\n" if lines else f"{',' if count > 1 else '['}\n{text}")
+            except UnicodeEncodeError:
+                raise UserError(f"record {count - 1} has a text or the name of a file that is not UTF-8") from None
+        if not count:
+            raise UserError("no record is usable")
+        file.write("" if lines else "\n]\n")
+    return count
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
@@ -82,19 +81,20 @@ def read_records(path: str) -> list[dict[str, Any]]:
     return records
 
 
-def check_records(
-    records: Sequence[dict[str, Any]],
+def usable_records(
+    records: Iterable[dict[str, Any]],
     folder: pathlib.Path,
+    rejected: collections.Counter[str],
     problem_of: Callable[[Conversation], str] = lambda conversation: "",
-) -> Checked:
-    """Reads records as stage 3 does, and looks for their media.
+) -> Iterator[dict[str, Any]]:
+    """The records that stage 3 reads and whose media are there.
 
     Args:
       folder: that names of media are relative to.
+      rejected: gets the number of the others, by reason.
       problem_of: what a conversation lacks; empty: nothing.
     """
-    formats, kept = Formats(), []
-    rejected: collections.Counter[str] = collections.Counter()
+    formats = Formats()
     for record in records:
         try:
             conversation = formats.conversation(record, Place("conversation", folder))
@@ -102,10 +102,8 @@ def check_records(
             rejected[str(error)] += 1
             continue
         media = [s for turn in conversation for s in turn.human if isinstance(s, Input)]
-        if problem := problem_of(conversation):
+        missing = [s.modality for s in media if not media_exists(s.content, s.modality)]
+        if problem := problem_of(conversation) or (f"{missing[0]} not found" if missing else ""):
             rejected[problem] += 1
-        elif missing := [s.modality for s in media if not media_exists(s.content, s.modality)]:
-            rejected[f"{missing[0]} not found"] += 1
         else:
-            kept.append(record)
-    return Checked(kept, rejected)
+            yield record

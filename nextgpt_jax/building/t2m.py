@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nextgpt_jax.building.asking import Question
@@ -39,15 +39,13 @@ _EXPECTED = 110  # tokens of a reply
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
-def from_templates(captions: Sequence[Caption], variants: int, seed: int) -> list[dict[str, Any]]:
+def from_templates(captions: Sequence[Caption], variants: int, seed: int) -> Iterator[dict[str, Any]]:
     """`variants` records for each caption. Each follows from the caption and the seed alone."""
-    records = []
     for caption in captions:
         for variant in range(variants):
             chance = _chance(caption, variant, seed)
             request, reply = request_and_reply(caption.modality, caption.text, chance)
-            records.append(record_of(caption, request, reply, variant))
-    return records
+            yield record_of(caption, request, reply, variant)
 
 
 def questions(captions: Sequence[Caption], variants: int, seed: int) -> list[Question]:

@@ -132,6 +132,8 @@ def read_topics(given: str) -> list[str]:
     """
     if not given:
         return list(TOPICS)
+    if not given.isprintable():  # bytes that are no UTF-8, too
+        raise UserError("--topics has characters that are no text")
     if pathlib.Path(given).suffix == ".txt":
         return _lines(given)
     if topics := [topic.strip() for topic in given.split(",") if topic.strip()]:

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -13,7 +13,7 @@ from nextgpt_jax.building.chat import FORMATS, Endpoint, key_from
 from nextgpt_jax.building.costs import describe
 from nextgpt_jax.building.export import to_reference
 from nextgpt_jax.building.journal import Journal
-from nextgpt_jax.building.records import check_output, check_records, make_folder, write_records
+from nextgpt_jax.building.records import check_output, make_folder, usable_records, write_records
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.json_files import parse_json
@@ -65,6 +65,8 @@ class Command:
         self.endpoint = self._endpoint() if values.endpoint else None
         if not self.endpoint and (values.model or values.dry_run):
             raise UserError(f"--{'model' if values.model else 'dry_run'} is for an endpoint: add --endpoint=URL")
+        if not values.model.isprintable():
+            raise UserError("--model has characters that are no text")
         if not values.attempts >= 1:
             raise UserError(f"--attempts={values.attempts}: give 1 or more")
         if not (values.price_in >= 0 and values.price_out >= 0):
@@ -85,7 +87,7 @@ class Command:
     def run(
         self,
         questions: Sequence[Question],
-        by_templates: Callable[[], list[dict[str, Any]]],
+        by_templates: Callable[[], Iterable[dict[str, Any]]],
         folder: pathlib.Path | None = None,
         problem_of: Callable[[Conversation], str] = lambda conversation: "",
     ) -> None:
@@ -100,20 +102,19 @@ class Command:
         """
         rejected: collections.Counter[str] = collections.Counter()
         if self.endpoint is None:
-            records = by_templates()
+            records: Iterable[dict[str, Any]] = by_templates()
         elif (answered := self._ask(questions)) is None:
             return
         else:
             records, rejected = answered
         make_folder(self.output.parent)  # names of media may begin with its ".."
-        checked = check_records(records, folder or self.output.parent, problem_of)
-        for reason, count in checked.rejected.items():
-            rejected[f"not readable: {reason}"] += count
-        if not checked.records:
-            raise UserError(f"no record is usable{_reasons(rejected)}")
-        records = [record | {"model": self.name} for record in checked.records]
-        write_records(self.output, to_reference(records) if self._values.format == "reference" else records)
-        print(f"{self.output}: {len(records)} records{_reasons(rejected)}")
+        usable = usable_records(records, folder or self.output.parent, rejected, problem_of)
+        named = (record | {"model": self.name} for record in usable)
+        try:
+            count = write_records(self.output, to_reference(named) if self._values.format == "reference" else named)
+        except UserError as error:
+            raise UserError(f"{error}{_reasons(rejected)}") from None
+        print(f"{self.output}: {count} records{_reasons(rejected)}")
 
     def _ask(self, questions: Sequence[Question]) -> tuple[list[dict[str, Any]], collections.Counter[str]] | None:
         assert self.endpoint is not None

@@ -25,6 +25,5 @@ def main(argv: Sequence[str]) -> None:
     path, argv = take_file(argv, "nextgpt prepare export FILE --output=FILE.json")
     values = parse_flags(argv, _define, USAGE, config=False)
     output = check_output(values.output, values.overwrite)
-    records = to_reference(read_records(path))
-    write_records(output, records)
-    print(f"{output}: {len(records)} records")
+    count = write_records(output, to_reference(read_records(path)))
+    print(f"{output}: {count} records")

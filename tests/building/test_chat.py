@@ -25,10 +25,11 @@ def test_a_request_and_its_reply():
         complete(f"{server.url}/chat/completions", response_format="none")
     assert reply == ("hello", Usage(11, 2)) and server.keys == ["Bearer secret", None]
     first, second = server.requests
+    plain = object_schema(word={"type": "string"})  # services differ in the limits that they take
     assert first == {
         "model": "m", "messages": ASK, "temperature": 0.5,
         "response_format": {"type": "json_schema",
-                            "json_schema": {"name": "reply", "strict": True, "schema": SCHEMA}},
+                            "json_schema": {"name": "reply", "strict": True, "schema": plain}},
     }  # fmt: skip
     assert second == {"model": "m", "messages": ASK, "max_tokens": 1500}
 
@@ -90,6 +91,9 @@ def test_nobody_there():
     [
         ({"url": "host/v1"}, "--endpoint: give the URL of the API"),
         ({"url": "file:///x"}, "--endpoint: give the URL"),
+        ({"url": "http://[::1/v1"}, "--endpoint: give the URL"),
+        ({"url": "http://host:port/v1"}, "--endpoint: give the URL"),
+        ({"url": "http://host/v1\n"}, "--endpoint: give the URL"),
         ({"url": "http://me:hidden@host/v1"}, "not 'http://host/v1'"),
         ({"model": ""}, "--model is missing"),
         ({"response_format": "xml"}, "'xml' is not one of json_schema, json_object, none"),
