@@ -49,7 +49,8 @@ def sound_blocks(file: IO[bytes]) -> Generator[Block, None, None]:
             return
         links = ogg_links(file) if head == b"OggS" else []
         file.seek(0)
-        for part in links if len(links) > 1 else [file]:
+        # By its name: libsndfile then reads by itself, instead of calling back for every 8 KB.
+        for part in links if len(links) > 1 else [file.name]:
             with soundfile.SoundFile(part) as sound:
                 yield from _blocks(sound, file)
     except soundfile.SoundFileRuntimeError as error:

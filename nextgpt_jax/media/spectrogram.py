@@ -11,6 +11,7 @@ from nextgpt_jax.media.audio import ENCODER_RATE
 from nextgpt_jax.media.streams import clip_starts
 
 _FRAME = 400  # samples
+_BANDS = 16  # mel bands of one product
 _MEAN, _STD = -4.268, 9.138  # of log-mel bands in AudioSet, as in ImageBind
 
 
@@ -34,22 +35,43 @@ def fbank(
         return np.zeros((0, num_mel_bins), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(np.asarray(waveform, np.float64), length)[::shift]
     frames = frames - frames.mean(1, keepdims=True)
-    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    first = frames[:, 0] - 0.97 * frames[:, 0]
+    frames[:, 1:] -= 0.97 * frames[:, :-1]
+    frames[:, 0] = first
+    frames *= np.hanning(length)
     size = 1 << (length - 1).bit_length()
-    spectrum = np.fft.rfft((frames - 0.97 * before) * np.hanning(length), size)
-    power = np.square(np.abs(spectrum))[:, : size // 2]  # Kaldi leaves out the last bin
-    energies = power @ _triangles(sample_rate, size, num_mel_bins).T
+    spectrum = np.fft.rfft(frames, size)
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    energies = np.empty((len(frames), num_mel_bins))
+    for bands, bins, weights in _filters(sample_rate, size, num_mel_bins):
+        energies[:, bands] = power[:, bins] @ weights
     return np.log(np.maximum(energies, np.finfo(np.float32).eps)).astype(np.float32)
 
 
 @functools.cache
+def _filters(
+    sample_rate: int, size: int, num_mel_bins: int
+) -> list[tuple[slice, slice, Float[np.ndarray, "bins mel"]]]:
+    """The triangles of some bands at a time, and the bins in which they are not 0.
+
+    All at once are almost only zeros, and so large a product that BLAS starts threads, beside those of the data loader.
+    """
+    triangles, found = _triangles(sample_rate, size, num_mel_bins), []
+    for start in range(0, num_mel_bins, _BANDS):
+        group = triangles[start : start + _BANDS]
+        used = np.flatnonzero(group.any(0))
+        bins = slice(used[0], used[-1] + 1) if len(used) else slice(0, 0)
+        found.append((slice(start, start + _BANDS), bins, group[:, bins].T.copy()))
+    return found
+
+
 def _triangles(sample_rate: int, size: int, num_mel_bins: int) -> Float[np.ndarray, "mel bins"]:
     def mel(hertz):
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
     edges = np.linspace(mel(20.0), mel(sample_rate / 2), num_mel_bins + 2)
     left, center, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    at = mel(np.arange(size // 2) * sample_rate / size)
+    at = mel(np.arange(size // 2) * sample_rate / size)  # Kaldi leaves out the last bin
     return np.maximum(0.0, np.minimum((at - left) / (center - left), (right - at) / (right - center)))
 
 
