@@ -50,6 +50,12 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> UInt
         return to_rgb(image)
 
 
+def read_picture(path: str | os.PathLike) -> Image.Image:
+    """As `read_image`, as a PIL image of mode RGB: without a copy to an array and back, where one follows."""
+    with open_image(path, MAX_PIXELS) as image:
+        return _rgb(image)
+
+
 def image_from_content(content: Any, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
     """As `read_image`, of a PIL image of any mode, or an array: uint8 [H, W], [H, W, 3 or 4] or uint16 [H, W].
 
@@ -147,7 +153,7 @@ def upright(image: Image.Image) -> Image.Image:
         method = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow's parser raises many types
         method = None
-    return image.copy() if method is None else image.transpose(method)
+    return image if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -156,14 +162,18 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       ValueError: its pixels are floats, or have more than 16 bits.
     """
+    return np.array(_rgb(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
     if image.mode.startswith("I"):
-        return np.repeat((gray16(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.has_transparency_data:
+        image = Image.fromarray((gray16(image) >> 8).astype(np.uint8))
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def gray16(image: Image.Image) -> UInt16[np.ndarray, "h w"]:
@@ -205,24 +215,29 @@ def to_uint8(pixels: Shaped[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"
     return np.round(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def check_aspect(image: np.ndarray) -> None:
-    """Raises UserError if the image, [H, W] or [H, W, 3], is more than MAX_ASPECT times as long as wide."""
-    height, width = image.shape[:2]
+def check_aspect(width: int, height: int) -> None:
+    """Raises UserError if an image is more than MAX_ASPECT times as long as wide."""
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UserError(f"an image of {width} x {height} pixels is too narrow: at most {MAX_ASPECT} to 1")
 
 
-def preprocess_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> Float[np.ndarray, "{size} {size} 3"]:
+def preprocess_image(
+    image: UInt8[np.ndarray, "h w 3"] | Image.Image, size: int
+) -> Float[np.ndarray, "{size} {size} 3"]:
     """Shorter side to `size` (bicubic, antialiased), center crop, CLIP's mean and deviation: float32.
 
-    Rounds as torchvision's Resize and CenterCrop do on PIL images.
+    Rounds as torchvision's Resize and CenterCrop do on PIL images; one of mode RGB may be given.
 
     Raises:
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
-    check_aspect(image)
-    crop = np.asarray(center_square(Image.fromarray(image), size), np.float32) / 255.0
-    return (crop - CLIP_MEAN) / CLIP_STD
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    check_aspect(*picture.size)
+    crop = np.asarray(center_square(picture, size)).reshape(size, -1).astype(np.float32)
+    crop /= 255.0
+    crop -= np.tile(CLIP_MEAN, size)  # whole rows: numpy is slow at a last axis of 3
+    crop /= np.tile(CLIP_STD, size)
+    return crop.reshape(size, size, 3)
 
 
 def center_square(picture: Image.Image, size: int) -> Image.Image:

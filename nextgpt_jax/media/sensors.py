@@ -83,7 +83,7 @@ def preprocess_grayscale(image: Float[np.ndarray, "h w"], size: int) -> Float[np
     Raises:
       UserError: the image is more than MAX_ASPECT times as long as wide.
     """
-    check_aspect(image)
+    check_aspect(*image.shape[::-1])
     crop = center_square(Image.fromarray(np.ascontiguousarray(image, np.float32)), size)
     return np.clip(np.asarray(crop, np.float32), image.min(), image.max())
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -144,39 +144,57 @@ def preprocess_clips(
     """
     if crops not in (1, 3):
         raise ValueError(f"1 or 3 crops, got {crops}")
-    check_aspect(clips[0, 0])
     height, width = clips.shape[2:4]
+    check_aspect(width, height)
     short, long = min(height, width), max(height, width)
     scaled = math.floor(long / short * size)
     center = math.ceil((scaled - size) / 2)
-    views = []
-    for offset in (0, center, scaled - size) if crops == 3 else (center,):
-        rows, columns = _neighbours(short, size, 0, size), _neighbours(long, scaled, offset, size)
-        if height > width:
-            rows, columns = columns, rows
-        views.append(_interpolate(clips, rows, columns))
-    views = np.stack(views, axis=1)  # [C, crops, F, S, S, 3]
-    return (views.reshape(-1, *views.shape[2:]) / np.float32(255.0) - CLIP_MEAN) / CLIP_STD
+    offsets = (0, center, scaled - size) if crops == 3 else (center,)
+    places = np.unique([offset + np.arange(size) for offset in offsets])  # along the longer side
+    rows, columns = _neighbours(short, size, np.arange(size)), _neighbours(long, scaled, places)
+    if height > width:
+        rows, columns = columns, rows
+    views = np.empty((len(clips), crops, clips.shape[1], size, size, 3), np.float32)
+    starts = np.searchsorted(places, offsets).tolist()
+    for i, frame in enumerate(_interpolated(clips.reshape(-1, height, width, 3), rows, columns)):
+        clip, number = divmod(i, clips.shape[1])
+        for k, at in enumerate(starts):
+            views[clip, k, number] = frame[at : at + size] if height > width else frame[:, at : at + size]
+    return views.reshape(-1, *views.shape[2:])
 
 
-def _neighbours(source: int, target: int, offset: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For target pixels `offset` .. `offset` + `count`: the source pixels on both sides, and the second's weight."""
-    at = np.maximum((np.arange(offset, offset + count) + 0.5) * (source / target) - 0.5, 0.0)
+def _neighbours(source: int, target: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For `places` in `target` pixels: the source pixels on both sides, and the second's weight."""
+    at = np.maximum((places + 0.5) * (source / target) - 0.5, 0.0)
     low = np.minimum(at.astype(int), source - 1)
     return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
 
 
-def _interpolate(clips: np.ndarray, rows: tuple, columns: tuple) -> np.ndarray:
+def _interpolated(frames: UInt8[np.ndarray, "n h w 3"], rows: tuple, columns: tuple) -> Iterator[np.ndarray]:
+    """Each frame between its pixels, with CLIP's mean and deviation, in an array that the next one overwrites.
+
+    New arrays of this size would take longer than the arithmetic, and so would indexing by pixels instead of values.
+    """
     top, bottom, down = rows
-    left, right, across = columns
-    down, across = down[:, None, None], across[:, None]
-
-    def along(row):
-        one, other = clips[:, :, row[:, None], left], clips[:, :, row[:, None], right]
-        return one + (other.astype(np.float32) - one) * across
-
-    upper = along(top)
-    return upper + (along(bottom) - upper) * down
+    left, right, across = (np.repeat(values, 3) for values in columns)
+    colors = np.tile(np.arange(3), len(columns[0]))
+    left, right = 3 * left + colors, 3 * right + colors
+    scale, shift = (1 / (255 * CLIP_STD))[colors], (CLIP_MEAN / CLIP_STD)[colors]
+    before, after, down = (1 - across) * scale, across * scale, down[:, None]
+    upper, lower = np.empty((2, len(top), 3 * frames.shape[2]), np.float32)
+    first, second = np.empty((2, len(top), len(left)), np.float32)
+    for frame in frames.reshape(len(frames), frames.shape[1], -1):
+        upper[:], lower[:] = frame[top], frame[bottom]
+        lower -= upper
+        lower *= down
+        upper += lower
+        np.take(upper, left, axis=1, out=first, mode="clip")  # no index is outside; "raise" would copy
+        np.take(upper, right, axis=1, out=second, mode="clip")
+        first *= before
+        second *= after
+        first += second
+        first -= shift
+        yield first.reshape(len(top), -1, 3)
 
 
 def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None:

@@ -4,7 +4,7 @@ import bisect
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from fractions import Fraction
 
 import av
@@ -24,6 +24,7 @@ MAX_BYTES = 2 << 30  # of pixels that read_frames returns
 MAX_FRAME_PIXELS = 36_000_000  # 8K
 MAX_VIDEO_SECONDS = 6 * 3600
 MAX_TIMESTAMPS = 1000 * MAX_VIDEO_SECONDS
+_SMALL = 1280 * 720  # pixels of frames for which several threads take more time than they save
 
 _Pick = Callable[[Float[np.ndarray, " t"], float], Int[np.ndarray, "clips frames"]]  # times in seconds, rate -> indices
 
@@ -86,7 +87,10 @@ def _opened(path: pathlib.Path, max_pixels: int) -> Iterator[tuple[InputContaine
             raise ValueError("it has no moving pictures")
         stream = streams[0]
         check_pixels(str(path), stream.width or 0, stream.height or 0, max_pixels)
-        stream.thread_type = "AUTO"
+        if stream.width * stream.height > _SMALL:
+            stream.thread_type = "AUTO"
+        else:
+            stream.codec_context.thread_count = 1
         # Later frames may be larger. The decoder rounds their sides up to its blocks, hence the slack.
         stream.codec_context.options = {"max_pixels": str(2 * max_pixels + 65536)}
         shape = {"width": stream.width, "height": stream.height} if stream.width and stream.height else {}
@@ -167,13 +171,15 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
         check_seconds(str(path), times[-1] + 1 / fps)
         wanted = pick(times, fps)
         found, at, decoded = {}, None, iter(())
-        for index in np.unique(wanted).tolist():
+        indices = np.unique(wanted).tolist()
+        picked = {stamps[index] for index in indices}
+        for index in indices:
             stamp, before = stamps[index], bisect.bisect_right(keys, stamps[index])
             if not before:
                 return None
             if at is None or keys[before - 1] > at:
                 container.seek(keys[before - 1], stream=stream)
-                decoded = container.decode(stream)
+                decoded = _decoded(container, stream, picked)
             for frame in decoded:
                 at = frame.pts
                 if at is None or at >= stamp:
@@ -182,6 +188,16 @@ def _seek_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray
                 return None
             found[index] = _pixels(path, frame, shape, max_pixels)
     return _gather(found, wanted)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, picked: Set[int]) -> Iterator[av.VideoFrame]:
+    """The frames from here on. Of H.264, those that no other frame refers to are left out, but for the picked ones:
+    they are a third of usual files, and a decoder may drop them without changing the others (nal_ref_idc is 0)."""
+    context = stream.codec_context
+    for packet in container.demux(stream):
+        if context.name == "h264":
+            context.skip_frame = "NONREF" if packet.size and packet.pts not in picked else "DEFAULT"
+        yield from packet.decode()
 
 
 def _walk_frames(path: pathlib.Path, pick: _Pick, max_pixels: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 _MATRICES = {0: 5, 1: 1, 2: 5, 3: 5, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 _LIMITED, _FULL = 1, 2
 _SIDE_DATA_KINDS = 64  # more than FFmpeg has
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # starting more takes longer
 _TOLERANCE = 0.02  # of the entries of display matrices; 1 degree
 
 
@@ -38,7 +39,7 @@ def to_pixels(frame: av.VideoFrame, shape: dict[str, int]) -> UInt8[np.ndarray, 
             "src_color_range": _FULL if full else _LIMITED,
             "dst_color_range": _FULL,
         }
-    pixels = frame.to_ndarray(format="rgb24", **options, **shape)
+    pixels = frame.to_ndarray(format="rgb24", **options, **shape, **_ONE_THREAD)
     return np.ascontiguousarray(turned(pixels, display_matrix(frame)))
 
 

@@ -49,6 +49,17 @@ def test_files_and_content_give_the_same_input(tmp_path, modality):
     np.testing.assert_array_equal(found, media.load(modality, content, ENCODER))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_images_need_no_array_in_between(tmp_path, mode):
+    picture = Image.fromarray(MAP) if mode == "I;16" else Image.fromarray(IMAGE).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    pixels = media.read("image", tmp_path / "a.png", ENCODER)
+    found = media.load("image", tmp_path / "a.png", ENCODER)
+    np.testing.assert_array_equal(found, media.preprocess("image", pixels, ENCODER))
+
+
 @pytest.mark.parametrize(
     ("modality", "content", "reason"),
     [

@@ -206,6 +206,35 @@ def test_only_needed_frames_are_decoded(tmp_path):
     np.testing.assert_array_equal(media.read_clips(path, clips=3), expected)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"b-pyramid": "none"}, {"x264-params": "tff=1"}, {"x264-params": "open-gop=1"}]
+)
+def test_frames_that_no_other_refers_to_are_left_out(tmp_path, options):
+    """They are destroyed, but for those that are picked; the picked ones are as if all were decoded."""
+    scene = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    frames = np.stack([np.roll(scene, (i, 2 * i), (0, 1)) for i in range(30)])
+    path = encode(tmp_path / "a.mp4", frames, 10, bf="3", b_strategy="0", g="20", **options)
+    wanted = {"clips": 3, "frames": 3, "seconds": 0.9}
+    video = media.read_video(path)
+    expected = media.sample_clips(video, **wanted)
+    picked = set((media.sample_clips(media.Video(shades(30), 10), **wanted)[..., -1, -1, 0] // 5).ravel().tolist())
+    content, destroyed = bytearray(path.read_bytes()), 0
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        shown = sorted(packet.pts for packet in packets)
+        for packet in packets:
+            at, end = packet.pos, packet.pos + packet.size
+            while content[at + 4] & 0x1F not in (1, 5):  # up to the slice
+                at += 4 + int.from_bytes(content[at : at + 4], "big")
+            if not content[at + 4] & 0x60 and shown.index(packet.pts) not in picked:
+                content[at + 5 : end] = bytes(end - at - 5)
+                destroyed += 1
+    assert destroyed >= 8
+    np.testing.assert_array_equal(media.read_clips(path, **wanted), expected)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(media.read_clips(path, **wanted), expected)
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
 def test_variable_rates_are_sampled_by_time(tmp_path, name):
     stamps = [0, 100, 200, 300, 1000, 2000, 3000, 3100, 3200, 3300]
