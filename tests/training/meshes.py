@@ -22,7 +22,7 @@ import jax
 from nextgpt_jax import sharding
 from nextgpt_jax.config import ExperimentConfig, MeshConfig
 from nextgpt_jax.mesh import make_mesh
-from nextgpt_jax.training import loop
+from nextgpt_jax.training import loop, report
 from tests import tiny
 from tests.training.recorder import Recorder
 
@@ -39,7 +39,7 @@ RUNS = {
 def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[int, float]:
     """The loss of every step that a run makes."""
     Recorder.losses = {}
-    loop.MetricsLog = Recorder
+    report.MetricsLog = Recorder
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
     config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=10, max_to_keep=9)
     if steps < 20:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.nextgpt import is_trainable
-from nextgpt_jax.training import loop
+from nextgpt_jax.training import report
 from nextgpt_jax.training.loop import train
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from tests import tiny
@@ -114,14 +114,14 @@ def test_settings_that_change_on_the_way_are_named(tiny_root, tmp_path, capsys):
 def test_a_signal_stops_the_run_after_a_checkpoint(tiny_root, tmp_path, monkeypatch, number):
     config = tiny.experiment(tiny_root, "stage1", tiny.PICTURES)
     config.train.log_every = 1
-    written, before = loop.MetricsLog.write, signal.getsignal(number)
+    written, before = report.MetricsLog.write, signal.getsignal(number)
 
     def then_signal(self, step, metrics):
         written(self, step, metrics)
         if step == 1:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(loop.MetricsLog, "write", then_signal)
+    monkeypatch.setattr(report.MetricsLog, "write", then_signal)
     with pytest.raises(SystemExit) as stopped:
         train(config, str(tmp_path / "run"))
     assert stopped.value.code == 128 + number and Workdir(tmp_path / "run").latest() == 2

@@ -18,14 +18,14 @@ from tests import tiny
 def main(argv) -> None:
     port, processes, number, root, workdir, steps = argv[1:7]
     distributed.join(f"127.0.0.1:{port}", int(processes), int(number))
-    from nextgpt_jax.training import loop
+    from nextgpt_jax.training import loop, report
     from tests.training.recorder import Recorder
 
     class Printer(Recorder):
         def write(self, step, metrics):
             print("loss", step, repr(metrics["loss"]), flush=True)
 
-    loop.MetricsLog = Printer
+    report.MetricsLog = Printer
     if root == "keypad":
         config = keypad.get_config("stage3")
         config.data.bucket_boundaries, config.data.max_length = (), 128

@@ -1,0 +1,56 @@
+"""What is made of a run's state between steps: losses on held-out samples, checkpoints."""
+
+import math
+
+import jax
+
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.training.report import Report
+from nextgpt_jax.training.state import RunState
+from nextgpt_jax.training.validation import Validation
+from nextgpt_jax.weights.run_checkpoints import Workdir
+
+
+class Snapshots:
+    """Validates and saves the state of a run.
+
+    Attributes:
+      saved: the step that was saved last, or where the run went on.
+    """
+
+    def __init__(self, run: Workdir, state: RunState, report: Report, validation: Validation | None):
+        self._run, self._state, self._report, self._validation = run, state, report, validation
+        self._validated: dict[int, float] = {}  # loss by step
+        self.saved = state.step
+
+    def validate(self) -> None:
+        """Computes the losses on the held-out samples, if there are any, once a step."""
+        state = self._state
+        if self._validation is None or state.step in self._validated:
+            return
+        jax.block_until_ready(state.trainable)  # the steps so far count as such
+        with self._report.paused():
+            found = self._validation(state.trainable, state.frozen)
+        self._validated[state.step] = found["validation_loss"]
+        self._report.validation(state.step, found)
+
+    def save(self) -> None:
+        """Validates, and starts to save a checkpoint.
+
+        Raises:
+          UserError: the last loss is not finite: a good checkpoint is never replaced.
+        """
+        state = self._state
+        last = {name: float(value) for name, value in jax.device_get(state.metrics).items()}
+        check_finite(state.step, last)
+        self.validate()
+        with self._report.paused():
+            loss = self._validated.get(state.step, last["loss"])
+            self._run.save(state.step, state.delta(), state.opt, {"examples": state.examples}, loss=loss)
+        self.saved = state.step
+
+
+def check_finite(step: int, metrics: dict[str, float]) -> None:
+    """Raises UserError if the loss or the gradient is not finite."""
+    if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+        raise UserError(f"the loss is not finite at step {step}: lower optim.lr or optim.grad_clip_norm")
