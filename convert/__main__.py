@@ -57,6 +57,9 @@ def _define(values: flags.FlagValues) -> None:
     string("base", "lora: folder or hub id of the language model that the adapter belongs to")
     string("lora", "export llm: adapter (published or converted) to add to the weights")
     string("workdir", "export delta, export lora: folder of the training run")
+    flags.DEFINE_string(
+        "step", "latest", "with --workdir: the checkpoint: latest, best (lowest loss) or a step", flag_values=values
+    )
     flags.DEFINE_bool("allow_partial", False, "delta: accept a file that lacks some pieces", flag_values=values)
 
 
@@ -86,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     config = values["config"].value if "config" in values else None
     options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}
     if export:
-        options |= {name: values[name].value for name in ("source", "workdir", "lora", "dry_run", "report")}
+        options |= {name: values[name].value for name in ("source", "workdir", "step", "lora", "dry_run", "report")}
         export_checkpoint(component, values.output or None, **options, verbose=True)
     else:
         of_file = ("tokenizer", "prediction_type", "ema")

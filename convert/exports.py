@@ -19,6 +19,7 @@ from nextgpt_jax.pipeline import saved
 from nextgpt_jax.weights import assemble, components, matching, nextgpt_delta, orbax_params, tables, weight_files
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import LATEST, parse_step
 from nextgpt_jax.weights.tokenizers import tokenizer_files
 from nextgpt_jax.weights.torch_checkpoint import Checkpoint, open_checkpoint
 
@@ -34,6 +35,7 @@ def export_checkpoint(
     *,
     source: str | os.PathLike = "",
     workdir: str | os.PathLike = "",
+    step: str | int = LATEST,
     config: ExperimentConfig | None = None,
     lora: str | os.PathLike = "",
     dtype: str | None = None,
@@ -53,7 +55,8 @@ def export_checkpoint(
       component: a key of LAYOUTS, or "nextgpt": every part of a converted system.
       output: the new folder; not needed with `dry_run`.
       source: a converted folder.
-      workdir: for "delta" and "lora", in place of `source`: a training run, of which the newest checkpoint is exported.
+      workdir: for "delta" and "lora", in place of `source`: a training run, of which a checkpoint is exported.
+      step: of `workdir`: the number of the checkpoint, "latest", or "best", that with the lowest loss.
       config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections; None: the one that
         the run, or the converted folder, recorded.
       lora: for "llm": an adapter, published or converted, whose updates are added to the weights.
@@ -70,7 +73,9 @@ def export_checkpoint(
         not fit the config; or the output exists or cannot be written.
     """
     check_component(component)
+    step = parse_step(step, "--step")
     options = {"source": str(source), "workdir": str(workdir), "config": config, "lora": str(lora)}
+    options |= {} if step == LATEST else {"step": str(step)}
     check_options(component, [name for name, value in options.items() if value], export=True)
     if not str(source) and not str(workdir):
         raise UserError(f"--source is missing: a folder that python -m convert {component} has written")
@@ -83,7 +88,7 @@ def export_checkpoint(
         config = deltas.system_config(folder, config)
         found = _system(folder, config, cast)
     elif str(workdir):
-        found = {component: _run(component, Workdir(workdir), config, cast)}
+        found = {component: _run(component, Workdir(workdir), step, config, cast)}
     elif component == "delta":
         found = {component: deltas.converted_delta(folder, config.model if config else None, cast)}
     elif str(lora):
@@ -131,7 +136,9 @@ def _merged(source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None)
     return parts_folder(source, [(part, merged)], dtype)
 
 
-def _run(component: str, run: Workdir, given: ExperimentConfig | None, dtype: np.dtype | None) -> PublishedFolder:
+def _run(
+    component: str, run: Workdir, step: str | int, given: ExperimentConfig | None, dtype: np.dtype | None
+) -> PublishedFolder:
     """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
     given = given or run.config()
     if given is None:
@@ -139,7 +146,7 @@ def _run(component: str, run: Workdir, given: ExperimentConfig | None, dtype: np
     config = assemble.resolve_parts(dataclasses.replace(given.model, delta=run.base_delta))
     model = assemble.model_config(config, signals=run.signals)
     state = assemble.abstract_state(model)
-    trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable))
+    trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable), step)
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, nextgpt_delta.table(model))
         return deltas.published_delta(tensors.cast(dtype), run.signals, tokenizer_files(config.llm))

@@ -20,7 +20,8 @@ _CONVERSION = {  # arguments that not every component takes
     "prediction_type": ("decoder",),
     "ema": ("decoder",),
 }
-_EXPORT = {"config": ("delta", "lora", SYSTEM), "workdir": ("delta", "lora"), "lora": ("llm",)}
+_TRAINED = ("delta", "lora")
+_EXPORT = {"config": ("delta", "lora", SYSTEM), "workdir": _TRAINED, "step": _TRAINED, "lora": ("llm",)}
 
 
 def check_options(component: str, given: Collection[str], *, export: bool = False) -> None:
@@ -44,5 +45,7 @@ def check_options(component: str, given: Collection[str], *, export: bool = Fals
         raise UserError("--growth goes with --delta, whose rows it is for")
     if "workdir" in given and "source" in given:
         raise UserError("give --source or --workdir, not both")
+    if "step" in given and "workdir" not in given:
+        raise UserError("--step goes with --workdir: it chooses a checkpoint of a training run")
     if export and kind == "lora" and "config" in given and "workdir" not in given:
         raise UserError("export lora takes --config with --workdir only: a converted adapter has its own")

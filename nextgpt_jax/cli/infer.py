@@ -14,6 +14,7 @@ from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, check_folder
 from nextgpt_jax.modalities import MODALITIES, output_modalities
+from nextgpt_jax.weights.run_steps import LATEST, parse_step
 
 if TYPE_CHECKING:  # imported where they are used: a typo in a flag should not wait for jax
     from nextgpt_jax.config import ExperimentConfig
@@ -37,7 +38,8 @@ def _define(values: flags.FlagValues) -> None:
     for name in MODALITIES:
         define("multi_string", name, [], f"{name} input file (repeatable)")
     define("string", "output", "outputs", "folder for generated media, and for replies.jsonl")
-    define("string", "workdir", "", "use the newest checkpoint of this training run")
+    define("string", "workdir", "", "use the weights of this training run")
+    define("string", "step", "latest", "with --workdir: the checkpoint to use: latest, best (lowest loss) or a step")
     names = ",".join(output_modalities())
     define("string", "modality", None, f"auto (the model decides), text (no media), or a list of some of {names}")
     define("integer", "seed", None, "random seed")
@@ -62,6 +64,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give one of --prompt=TEXT, --chat and --requests=FILE.jsonl (or --warmup alone)")
     if values.json and values.prompt is None:
         raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
+    step = parse_step(values.step, "--step")
+    if values["step"].present and not values.workdir:
+        raise UserError("--step chooses a checkpoint of --workdir (--steps: the number of denoising steps)")
     paths = {name: getattr(values, name) for name in MODALITIES}
     if values.prompt is None and (given := [name for name, files in paths.items() if files]):
         raise UserError(f"--{given[0]} goes with --prompt (in a chat, type /{given[0]} PATH)")
@@ -77,13 +82,13 @@ def main(argv: Sequence[str]) -> None:
     if values.prompt is not None:  # report bad input before loading the weights
         model = model_config(config.model)
         request = requests.make_request(values.prompt, paths, options, model, config.generation)
-        engine = load_engine(config, values.workdir)
+        engine = load_engine(config, values.workdir, step)
         if values.warmup:
             warm_up_for(engine, request)
         answer_one(engine, request, values.output, values.json)
         return
     records = requests.read_requests(values.requests) if values.requests is not None else []
-    engine = load_engine(config, values.workdir)
+    engine = load_engine(config, values.workdir, step)
     if values.warmup:
         start = time.perf_counter()
         engine.warm_up(rows=min(len(records), _BATCH) or 1, max_new_tokens=values.max_new_tokens)
@@ -94,8 +99,8 @@ def main(argv: Sequence[str]) -> None:
         chat(engine, options, values.output)
 
 
-def load_engine(config: "ExperimentConfig", workdir: str) -> "Engine":
-    """The engine of a config, with the trained weights of `workdir` if given."""
+def load_engine(config: "ExperimentConfig", workdir: str, step: str | int = LATEST) -> "Engine":
+    """The engine of a config, with the trained weights of `workdir` at `step` if given."""
     from nextgpt_jax.inference.engine import Engine
     from nextgpt_jax.mesh import make_mesh
     from nextgpt_jax.weights.load import load_trained
@@ -103,7 +108,8 @@ def load_engine(config: "ExperimentConfig", workdir: str) -> "Engine":
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
     mesh = make_mesh(config.mesh)
-    return Engine(load_trained(config.model, workdir, mesh=mesh if mesh.size > 1 else None), config.generation)
+    system = load_trained(config.model, workdir, step=step, mesh=mesh if mesh.size > 1 else None)
+    return Engine(system, config.generation)
 
 
 def warm_up_for(engine: "Engine", request: "Request") -> None:

@@ -10,6 +10,7 @@ from nextgpt_jax.cli import plan
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training import distributed
+from nextgpt_jax.weights.run_steps import parse_step
 
 USAGE = """{program} --config=NAME_OR_FILE:STAGE --workdir=DIR [--init_from=DIR] [--config.a.b=value ...]
 
@@ -20,6 +21,9 @@ of the step's memory and time on that topology instead. Options:"""
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder for this run's checkpoints and logs", flag_values=values)
     flags.DEFINE_string("init_from", "", "workdir of an earlier stage: start from its weights", flag_values=values)
+    flags.DEFINE_string(
+        "init_step", "latest", "its checkpoint: latest, best (lowest loss) or a step", flag_values=values
+    )
     flags.DEFINE_string("profile", "", "trace these steps (first,last), e.g. 10,12", flag_values=values)
     flags.DEFINE_bool(
         "compile_only", False, "compile for --topology and print the costs, without training", flag_values=values
@@ -35,12 +39,14 @@ def main(argv: Sequence[str]) -> int | None:
         return plan.run(values)
     if not values.workdir:
         raise UserError("--workdir=DIR is missing: the folder for this run's checkpoints and logs")
-    profile = _parse_profile(values.profile)
+    profile, init_step = _parse_profile(values.profile), parse_step(values.init_step, "--init_step")
+    if values["init_step"].present and not values.init_from:
+        raise UserError("--init_step chooses a checkpoint of --init_from: give both")
     configure_jax()
     distributed.initialize(values)
     from nextgpt_jax.training.loop import train  # after parsing, so that a typo is reported without slow imports
 
-    train(values.config, values.workdir, values.init_from, profile)
+    train(values.config, values.workdir, values.init_from, profile, init_step=init_step)
 
 
 def _parse_profile(text: str) -> tuple[int, int] | None:

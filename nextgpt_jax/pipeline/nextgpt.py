@@ -18,6 +18,7 @@ from nextgpt_jax.pipeline import saved
 from nextgpt_jax.pipeline.types import GenerationConfig, Request, RequestOptions, Response, StreamEvent
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.weights.load import load_trained
+from nextgpt_jax.weights.run_steps import LATEST
 
 OnStep = Callable[[int, int], None]
 
@@ -47,6 +48,7 @@ class NExTGPT:
         dtype: str | None = None,
         quantization: str | None = None,
         revision: str = "",
+        step: str | int = LATEST,
     ) -> Self:
         """Loads a model.
 
@@ -60,17 +62,18 @@ class NExTGPT:
             CPUs.
           quantization: "int8" or "nf4" for the language model's kernels; None: what the config says.
           revision: of a Hub repository.
+          step: of a workdir, the checkpoint: its number, "latest", or "best", that with the lowest loss.
 
         Raises:
           UserError: there is no such model, or a file is missing or does not fit.
         """
-        source = saved.find(name_or_path, config=config, revision=revision)
+        source = saved.find(name_or_path, config=config, revision=revision, step=step)
         experiment = source.config
         model = experiment.model
         model = dataclasses.replace(model, dtype=dtype or model.dtype, quantize=quantization or model.quantize)
         if mesh is None or isinstance(mesh, Mapping):
             mesh = make_mesh(MeshConfig(**mesh) if mesh else experiment.mesh)
-        system = load_trained(model, source.workdir, mesh=mesh if mesh.size > 1 else None)
+        system = load_trained(model, source.workdir, step=source.step, mesh=mesh if mesh.size > 1 else None)
         return cls(Engine(system, experiment.generation), source)
 
     @property

@@ -19,26 +19,39 @@ from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import hub, hub_files, orbax_params
 from nextgpt_jax.weights.assemble import part_folders, resolve_parts
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import LATEST, parse_step
 
 FILE, FORMAT = hub_files.SYSTEM_FILE, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An experiment config and, if the trained weights are a run's, its workdir (else "")."""
+    """An experiment config and, if the trained weights are a run's, its workdir (else "") and the checkpoint's step."""
 
     config: ExperimentConfig
     workdir: str = ""
+    step: str | int = LATEST
 
 
 def find(
-    name_or_path: str | os.PathLike, *, config: str | ExperimentConfig | None = None, revision: str = ""
+    name_or_path: str | os.PathLike,
+    *,
+    config: str | ExperimentConfig | None = None,
+    revision: str = "",
+    step: str | int = LATEST,
 ) -> Source:
     """The source that `NExTGPT.from_pretrained` is given.
 
     Raises:
       UserError: there is no such model, or it has no trained weights.
     """
+    found = _find(name_or_path, config, revision)
+    if (step := parse_step(step)) != LATEST and not found.workdir:
+        raise UserError(f"step={step} chooses a checkpoint of a training run, and {name_or_path} is none")
+    return dataclasses.replace(found, step=step)
+
+
+def _find(name_or_path: str | os.PathLike, config: str | ExperimentConfig | None, revision: str) -> Source:
     name, path = os.fspath(name_or_path), pathlib.Path(name_or_path)
     given = load_config(config) if isinstance(config, str) else config
     if path.is_dir() and (path / FILE).is_file():
@@ -112,7 +125,8 @@ def save(source: Source, folder: pathlib.Path) -> None:
                     shutil.copytree(part if part.is_dir() else part.parent, scratch / target)
             folders[name] = ",".join(targets)
         folders["delta"] = "delta"
-        trained = {"workdir": source.workdir} if source.workdir else {"source": model.delta}
+        run = {"workdir": source.workdir, "step": source.step}
+        trained = run if source.workdir else {"source": model.delta}
         if source.workdir or orbax_params.is_converted(pathlib.Path(model.delta)):
             convert.export_checkpoint("delta", output=scratch / "delta", config=source.config, **trained)
         else:

@@ -28,16 +28,23 @@ from nextgpt_jax.training.step import jit_step
 from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.weights.load import load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import LATEST, parse_step
 
 
 def train(
-    config: ExperimentConfig, workdir: str, init_from: str = "", profile: tuple[int, int] | None = None
+    config: ExperimentConfig,
+    workdir: str,
+    init_from: str = "",
+    profile: tuple[int, int] | None = None,
+    *,
+    init_step: str | int = LATEST,
 ) -> dict[str, float]:
     """Runs a stage to its end, resuming from the last checkpoint if the workdir has one.
 
     Args:
       init_from: workdir of an earlier stage, whose trained parameters this one starts from.
       profile: first and last step of a trace, which is written to WORKDIR/profile.
+      init_step: the checkpoint of `init_from`: a step's number, "latest", or "best", that with the lowest loss.
 
     Returns:
       The metrics of the last logging step.
@@ -48,11 +55,14 @@ def train(
     """
     with exit_with_peers():
         check_config(config)
-        _check_same_config(config, workdir, init_from)
+        init_step = parse_step(init_step, "init_step")
+        _check_same_config(config, workdir, init_from, str(init_step))
+        if init_from and Workdir(workdir).latest() is None:
+            Workdir(init_from).find_step(init_step)  # raises, before anything is loaded
         mesh = make_mesh(config.mesh)
         log_devices(mesh)
         with jax.set_mesh(mesh), StopSignal() as stop:
-            return _train(config, workdir, init_from, profile, mesh, stop)
+            return _train(config, workdir, init_from, init_step, profile, mesh, stop)
 
 
 def log_devices(mesh: Mesh) -> None:
@@ -66,7 +76,9 @@ def log_devices(mesh: Mesh) -> None:
     )
 
 
-def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: StopSignal) -> dict[str, float]:
+def _train(
+    config, workdir: str, init_from: str, init_step: str | int, profile, mesh: Mesh, stop: StopSignal
+) -> dict[str, float]:
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
     samples, spec, problems = read_usable(config, training_files(config))
     held_out = None
@@ -84,7 +96,7 @@ def _train(config, workdir: str, init_from: str, profile, mesh: Mesh, stop: Stop
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
     tx = make_optimizer(config.optim, steps)
-    state = begin(run, config, loaded, tx, init_from, mesh)
+    state = begin(run, config, loaded, tx, init_from, init_step, mesh)
     skipped = SkipLog(run.path / _skipped_file(), samples.counts(), config.data.max_skipped)
     skipped.start(problems if main else [], state.step)
     first, start = state.examples // config.data.batch_size, state.step

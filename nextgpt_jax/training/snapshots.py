@@ -9,6 +9,7 @@ from nextgpt_jax.training.report import Report
 from nextgpt_jax.training.state import RunState
 from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import LOSS, VALIDATION
 
 
 class Snapshots:
@@ -31,7 +32,7 @@ class Snapshots:
         jax.block_until_ready(state.trainable)  # the steps so far count as such
         with self._report.paused():
             found = self._validation(state.trainable, state.frozen)
-        self._validated[state.step] = found["validation_loss"]
+        self._validated[state.step] = found[VALIDATION]
         self._report.validation(state.step, found)
 
     def save(self) -> None:
@@ -45,8 +46,10 @@ class Snapshots:
         check_finite(state.step, last)
         self.validate()
         with self._report.paused():
-            loss = self._validated.get(state.step, last["loss"])
-            self._run.save(state.step, state.delta(), state.opt, {"examples": state.examples}, loss=loss)
+            losses = {LOSS: last["loss"]}
+            if state.step in self._validated:
+                losses[VALIDATION] = self._validated[state.step]
+            self._run.save(state.step, state.delta(), state.opt, {"examples": state.examples}, losses=losses)
         self.saved = state.step
 
 

@@ -56,18 +56,20 @@ def begin(
     loaded: LoadedModel,
     tx: optax.GradientTransformation,
     init_from: str,
+    init_step: str | int,
     mesh: Mesh,
 ) -> RunState:
     """Creates the workdir and the state of a new run, or restores those of a run that goes on, which is said.
 
     Args:
       init_from: workdir of an earlier stage, whose trained parameters a new run starts from; "": none.
+      init_step: of its checkpoint, see `Workdir.restore_delta`.
 
     Raises:
       UserError: the workdir, or that of `init_from`, belongs to another run or is damaged.
     """
     if init_from and run.latest() is None:
-        _init_from(loaded, init_from, config.model.delta)
+        _init_from(loaded, init_from, init_step, config.model.delta)
     stage, signals = STAGES[config.train.stage], loaded.model.config.signals
     run.init_or_validate(config.train.stage, nnx.state(loaded.model, is_trainable), config.model.delta, signals)
     state = RunState(*nnx.split(loaded.model, stage.trainable, ...), opt=None)
@@ -94,14 +96,14 @@ def sizes(state: nnx.State) -> str:
     return ", ".join(f"{name} ({n:,})" for name, n in found.items())
 
 
-def _init_from(loaded: LoadedModel, workdir: str, base_delta: str) -> None:
+def _init_from(loaded: LoadedModel, workdir: str, step: str | int, base_delta: str) -> None:
     """Replaces the trained parameters of a model by those of an earlier run."""
     source = Workdir(workdir)
     source.check_base(base_delta)
     source.check_signals(loaded.model.config.signals)
-    delta, step = source.restore_delta(nnx.state(loaded.model, is_trainable))
+    delta, number = source.restore_delta(nnx.state(loaded.model, is_trainable), step)
     nnx.update(loaded.model, delta)
-    print_on_main(f"starting from {normal_path(workdir)}, step {step}: loaded {sizes(delta)}")
+    print_on_main(f"starting from {normal_path(workdir)}, step {number}: loaded {sizes(delta)}")
 
 
 def _consequence(name: str) -> str:

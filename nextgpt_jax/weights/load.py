@@ -24,6 +24,7 @@ from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables, w
 from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import LATEST
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 from nextgpt_jax.weights.torch_checkpoint import open_checkpoint
 from nextgpt_jax.weights.weight_files import Layout
@@ -148,21 +149,30 @@ def _initialize(make: Callable[[], NExTGPTModel], leaves: dict[tuple, nnx.Variab
 
 
 def load_trained(
-    config: ModelConfig, workdir: str, *, decoder_parts: tuple[str, ...] | None = None, mesh: Mesh | None = None
+    config: ModelConfig,
+    workdir: str,
+    *,
+    step: str | int = LATEST,
+    decoder_parts: tuple[str, ...] | None = None,
+    mesh: Mesh | None = None,
 ) -> LoadedModel:
-    """A model with trained weights, prepared for inference: those of the newest checkpoint of the run in `workdir`, or
-    if that is empty, of `config.delta`.
+    """A model with trained weights, prepared for inference: of a checkpoint of the run in `workdir`, if that is not "",
+    or of `config.delta`.
+
+    Args:
+      step: of the checkpoint, see `Workdir.restore_delta`.
 
     Raises:
-      UserError: a file is missing or does not fit, or the run belongs to another model.
+      UserError: a file is missing or does not fit, there is no such checkpoint, or the run belongs to another model.
     """
     if not workdir:
         system = load_system(config, decoder_parts=decoder_parts, mesh=mesh)
     else:
         run = Workdir(workdir)
         config = dataclasses.replace(config, delta=run.base_delta)
+        run.find_step(step)  # raises, before weights are read
         system = load_system(config, decoder_parts=decoder_parts, mesh=mesh, signals=run.signals)
-        delta, _ = run.restore_delta(nnx.state(system.model, is_trainable))
+        delta, _ = run.restore_delta(nnx.state(system.model, is_trainable), step)
         nnx.update(system.model, delta)
     prepare_llm(system.model, mesh)
     return system

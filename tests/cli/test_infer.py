@@ -191,6 +191,8 @@ def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
         (["--prompt=<image> and <image>"], "2 <image> marks but 0 images"),
         (["--requests=nowhere.jsonl"], "no such file"),
         (["--prompt=hi", "--output=README.md"], "README.md is a file"),
+        (["--prompt=hi", "--step=30"], "--step chooses a checkpoint of --workdir .--steps: the number of denoising"),
+        (["--prompt=hi", "--workdir=runs", "--step=bset"], "--step: 'bset' is not best, latest or .*did you mean best"),
     ],
 )
 def test_bad_command_lines(argv, message, tmp_path, monkeypatch):

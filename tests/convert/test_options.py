@@ -23,6 +23,7 @@ CONVERSION = {  # argument -> a value, and the components that take it
 EXPORT = {
     "config": (ExperimentConfig(), {"delta", "nextgpt"}),
     "workdir": ("/nowhere", {"lora", "delta"}),
+    "step": ("best", {"lora", "delta"}),
     "lora": ("/nowhere", {"llm", "llama"}),
 }
 
@@ -61,4 +62,5 @@ def test_arguments_that_need_others():
     )
     config = ExperimentConfig()
     assert "--config with --workdir only" in line(export_checkpoint, "lora", OUTPUT, source="/nowhere", config=config)
+    assert line(export_checkpoint, "delta", OUTPUT, source="/x", step=3).startswith("--step goes with --workdir")
     assert "--workdir, not both" in line(convert, "export", "lora", "--source=a", "--workdir=b", f"--output={OUTPUT}")

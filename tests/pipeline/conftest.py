@@ -20,7 +20,7 @@ def workdir(tiny_root, tmp_path_factory):
         delta = nnx.state(system.model, is_trainable)
         run.init_or_validate("stage3", delta, "", system.model.config.signals)
         run.write_config(config)
-        run.save(1, delta, {"step": jnp.zeros(())}, {"examples": 4}, loss=1.0)
+        run.save(1, delta, {"step": jnp.zeros(())}, {"examples": 4}, losses={"loss": 1.0})
     return folder
 
 

@@ -55,7 +55,9 @@ def test_stages_chain_and_print_the_loaded_parts(tiny_root, tmp_path, capsys):
     train(config, str(tmp_path / "one"))
     first, _ = final_delta(config, tmp_path / "one")
     config = tiny.experiment(tiny_root, "stage2")
-    metrics = train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"))
+    with pytest.raises(UserError, match="one has no checkpoint of step 3: there are 2, 4"):
+        train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"), init_step=3)
+    metrics = train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"), init_step="latest")
     output = capsys.readouterr().out
     assert "loaded" in output and "input_proj" in output and "running on" in output
     assert {"loss", "loss_language", "loss_alignment", "token_accuracy", "tokens_per_second", "grad_norm",

@@ -34,7 +34,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
     with Workdir(path) as run:
         run.init_or_validate("stage1", delta(0), "")
         for step in STEPS:
-            run.save(step, delta(step), opt(step), {"examples": 8 * step}, loss=1.0)
+            run.save(step, delta(step), opt(step), {"examples": 8 * step}, losses={"loss": 1.0})
     return path
 
 
@@ -94,7 +94,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(run, name, message, caps
         notes = capsys.readouterr().err.splitlines()
         assert f"{run} is damaged ({message}): step 2 is used" in notes[0] and "is now damaged-4-1" in notes[1]
         check_restored(workdir, 2)
-        workdir.save(4, delta(4), opt(4), {"examples": 32}, loss=1.0)  # the damaged one is not in its way
+        workdir.save(4, delta(4), opt(4), {"examples": 32}, losses={"loss": 1.0})  # the damaged one is not in its way
     check_restored(Workdir(run), 4)
     assert Workdir(run).resume_step() == 4 and not capsys.readouterr().err
 

@@ -30,7 +30,7 @@ def test_the_newest_checkpoint_is_restored(run):
         assert workdir.latest() is None
         for step in (1, 2):
             values = nnx.map(lambda _, leaf, step=step: leaf * step, delta())
-            workdir.save(step, values, opt, {"examples": 4 * step}, loss=1.0 / step)
+            workdir.save(step, values, opt, {"examples": 4 * step}, losses={"loss": 1.0 / step})
     workdir = Workdir(run)
     assert workdir.latest() == 2
     found, step = workdir.restore_delta(delta())
