@@ -52,7 +52,7 @@ def _define(values: flags.FlagValues) -> None:
     string("tokenizer", "decoder in one file: folder or hub id with the tokenizer of its text encoder")
     enum("prediction_type", "", ["", *PREDICTION_TYPES], "decoder in one file: what its UNet predicts, not in the file")
     flags.DEFINE_bool(
-        "ema", False, "decoder in one file: take the moving average of the UNet's weights", flag_values=values
+        "ema", None, "decoder in one file, and --workdir: take the moving average of the weights", flag_values=values
     )
     string("base", "lora: folder or hub id of the language model that the adapter belongs to")
     string("lora", "export llm: adapter (published or converted) to add to the weights")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     component = words[0]
     check_component(component)
     given = [re.split("[.=]", word.lstrip("-"))[0] for word in words if word.startswith("-")]
-    check_options(component, given, export=export)
+    check_options(component, [name.replace("noema", "ema") for name in given], export=export)
     wants_config = "config" in given or (component in ("delta", SYSTEM) and not export)
     values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=wants_config)
     if not values.output and not values.dry_run:
@@ -89,12 +89,14 @@ def main(argv: Sequence[str]) -> None:
     config = values["config"].value if "config" in values else None
     options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}
     if export:
-        options |= {name: values[name].value for name in ("source", "workdir", "step", "lora", "dry_run", "report")}
+        options |= {
+            name: values[name].value for name in ("source", "workdir", "step", "ema", "lora", "dry_run", "report")
+        }
         export_checkpoint(component, values.output or None, **options, verbose=True)
     else:
         of_file = ("tokenizer", "prediction_type", "ema")
         names = ("revision", "base", "delta", "growth", "vocab_size", "allow_partial", *of_file, "dry_run", "report")
-        options |= {name: values[name].value for name in names}
+        options |= {name: values[name].value for name in names} | {"ema": bool(values.ema)}
         convert_checkpoint(component, values.source, values.output or None, **options, verbose=True)
 
 

@@ -36,6 +36,7 @@ def export_checkpoint(
     source: str | os.PathLike = "",
     workdir: str | os.PathLike = "",
     step: str | int = LATEST,
+    ema: bool | None = None,
     config: ExperimentConfig | None = None,
     lora: str | os.PathLike = "",
     dtype: str | None = None,
@@ -57,6 +58,7 @@ def export_checkpoint(
       source: a converted folder.
       workdir: for "delta" and "lora", in place of `source`: a training run, of which a checkpoint is exported.
       step: of `workdir`: the number of the checkpoint, "latest", or "best", that with the lowest loss.
+      ema: of `workdir`: whether to export the moving average of the weights; None: if the run makes one.
       config: for "delta", "nextgpt" and `workdir`: names the parts and the sizes of the projections; None: the one that
         the run, or the converted folder, recorded.
       lora: for "llm": an adapter, published or converted, whose updates are added to the weights.
@@ -76,6 +78,7 @@ def export_checkpoint(
     step = parse_step(step, "--step")
     options = {"source": str(source), "workdir": str(workdir), "config": config, "lora": str(lora)}
     options |= {} if step == LATEST else {"step": str(step)}
+    options |= {} if ema is None else {"ema": "given"}
     check_options(component, [name for name, value in options.items() if value], export=True)
     if not str(source) and not str(workdir):
         raise UserError(f"--source is missing: a folder that python -m convert {component} has written")
@@ -88,7 +91,7 @@ def export_checkpoint(
         config = deltas.system_config(folder, config)
         found = _system(folder, config, cast)
     elif str(workdir):
-        found = {component: _run(component, Workdir(workdir), step, config, cast)}
+        found = {component: _run(component, Workdir(workdir), step, ema, config, cast)}
     elif component == "delta":
         found = {component: deltas.converted_delta(folder, config.model if config else None, cast)}
     elif str(lora):
@@ -137,7 +140,12 @@ def _merged(source: pathlib.Path, adapter: pathlib.Path, dtype: np.dtype | None)
 
 
 def _run(
-    component: str, run: Workdir, step: str | int, given: ExperimentConfig | None, dtype: np.dtype | None
+    component: str,
+    run: Workdir,
+    step: str | int,
+    ema: bool | None,
+    given: ExperimentConfig | None,
+    dtype: np.dtype | None,
 ) -> PublishedFolder:
     """The trained weights of a run: all of them as a delta, or the LoRA updates as a peft adapter."""
     given = given or run.config()
@@ -146,7 +154,7 @@ def _run(
     config = assemble.resolve_parts(dataclasses.replace(given.model, delta=run.base_delta))
     model = assemble.model_config(config, signals=run.signals)
     state = assemble.abstract_state(model)
-    trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable), step)
+    trained, _ = run.restore_delta(nnx.filter_state(state, is_trainable), step, ema)
     if component == "delta":
         tensors = _trained_delta(trained, _base_rows(config, state), state, nextgpt_delta.table(model))
         return deltas.published_delta(tensors.cast(dtype), run.signals, tokenizer_files(config.llm))

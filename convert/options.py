@@ -21,7 +21,13 @@ _CONVERSION = {  # arguments that not every component takes
     "ema": ("decoder",),
 }
 _TRAINED = ("delta", "lora")
-_EXPORT = {"config": ("delta", "lora", SYSTEM), "workdir": _TRAINED, "step": _TRAINED, "lora": ("llm",)}
+_EXPORT = {
+    "config": ("delta", "lora", SYSTEM),
+    "workdir": _TRAINED,
+    "step": _TRAINED,
+    "ema": _TRAINED,
+    "lora": ("llm",),
+}
 
 
 def check_options(component: str, given: Collection[str], *, export: bool = False) -> None:
@@ -45,7 +51,8 @@ def check_options(component: str, given: Collection[str], *, export: bool = Fals
         raise UserError("--growth goes with --delta, whose rows it is for")
     if "workdir" in given and "source" in given:
         raise UserError("give --source or --workdir, not both")
-    if "step" in given and "workdir" not in given:
-        raise UserError("--step goes with --workdir: it chooses a checkpoint of a training run")
+    for name in ("step", "ema"):
+        if export and name in given and "workdir" not in given:
+            raise UserError(f"--{name} goes with --workdir: it chooses weights of a training run")
     if export and kind == "lora" and "config" in given and "workdir" not in given:
         raise UserError("export lora takes --config with --workdir only: a converted adapter has its own")

@@ -199,6 +199,7 @@ class TrainConfig(Section):
     keep_best: int = 0  # and this many with the lowest loss on data.validation, or in training
     remat: str = "none"  # activation checkpointing: none, dots, full, offload (see stacking.scan_layers)
     alignment_weight: float = 1.0
+    ema_decay: float = 0.0  # of a moving average of the trained weights, such as 0.999; 0: none
 
 
 _SAMPLER = {"steps": "num_inference_steps", "guidance": "guidance_scale"}

@@ -106,7 +106,7 @@ def training_program(
                 raise UserError(f"{name!r} is not one of {', '.join(known)}")
     model = _abstract_model(cfg, mesh, config, ("text_encoder",))
     graphdef, trainable, frozen = nnx.split(model, STAGES[config.train.stage].trainable, ...)
-    tx = make_optimizer(config.optim, 1000)
+    tx = make_optimizer(config.optim, 1000, config.train.ema_decay)
     opt = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(tx.init, trainable),

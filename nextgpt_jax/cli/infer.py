@@ -40,6 +40,8 @@ def _define(values: flags.FlagValues) -> None:
     define("string", "output", "outputs", "folder for generated media, and for replies.jsonl")
     define("string", "workdir", "", "use the weights of this training run")
     define("string", "step", "latest", "with --workdir: the checkpoint to use: latest, best (lowest loss) or a step")
+    text = "with --workdir: use the moving average of the weights; default: if the run makes one (train.ema_decay)"
+    define("boolean", "ema", None, text)
     names = ",".join(output_modalities())
     define("string", "modality", None, f"auto (the model decides), text (no media), or a list of some of {names}")
     define("integer", "seed", None, "random seed")
@@ -65,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
     if values.json and values.prompt is None:
         raise UserError("--json goes with --prompt (--requests writes replies.jsonl)")
     step = parse_step(values.step, "--step")
+    if values.ema is not None and not values.workdir:
+        raise UserError("--ema and --noema choose weights of --workdir")
     if values["step"].present and not values.workdir:
         raise UserError("--step chooses a checkpoint of --workdir (--steps: the number of denoising steps)")
     paths = {name: getattr(values, name) for name in MODALITIES}
@@ -82,13 +86,13 @@ def main(argv: Sequence[str]) -> None:
     if values.prompt is not None:  # report bad input before loading the weights
         model = model_config(config.model)
         request = requests.make_request(values.prompt, paths, options, model, config.generation)
-        engine = load_engine(config, values.workdir, step)
+        engine = load_engine(config, values.workdir, step, values.ema)
         if values.warmup:
             warm_up_for(engine, request)
         answer_one(engine, request, values.output, values.json)
         return
     records = requests.read_requests(values.requests) if values.requests is not None else []
-    engine = load_engine(config, values.workdir, step)
+    engine = load_engine(config, values.workdir, step, values.ema)
     if values.warmup:
         start = time.perf_counter()
         engine.warm_up(rows=min(len(records), _BATCH) or 1, max_new_tokens=values.max_new_tokens)
@@ -99,8 +103,10 @@ def main(argv: Sequence[str]) -> None:
         chat(engine, options, values.output)
 
 
-def load_engine(config: "ExperimentConfig", workdir: str, step: str | int = LATEST) -> "Engine":
-    """The engine of a config, with the trained weights of `workdir` at `step` if given."""
+def load_engine(
+    config: "ExperimentConfig", workdir: str, step: str | int = LATEST, ema: bool | None = None
+) -> "Engine":
+    """The engine of a config, with the trained weights of a checkpoint of `workdir` if given (see `load_trained`)."""
     from nextgpt_jax.inference.engine import Engine
     from nextgpt_jax.mesh import make_mesh
     from nextgpt_jax.weights.load import load_trained
@@ -108,7 +114,7 @@ def load_engine(config: "ExperimentConfig", workdir: str, step: str | int = LATE
     if not workdir and not config.model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
     mesh = make_mesh(config.mesh)
-    system = load_trained(config.model, workdir, step=step, mesh=mesh if mesh.size > 1 else None)
+    system = load_trained(config.model, workdir, step=step, ema=ema, mesh=mesh if mesh.size > 1 else None)
     return Engine(system, config.generation)
 
 

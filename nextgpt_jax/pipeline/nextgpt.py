@@ -49,6 +49,7 @@ class NExTGPT:
         quantization: str | None = None,
         revision: str = "",
         step: str | int = LATEST,
+        ema: bool | None = None,
     ) -> Self:
         """Loads a model.
 
@@ -63,17 +64,19 @@ class NExTGPT:
           quantization: "int8" or "nf4" for the language model's kernels; None: what the config says.
           revision: of a Hub repository.
           step: of a workdir, the checkpoint: its number, "latest", or "best", that with the lowest loss.
+          ema: of a workdir, whether to load the moving average of the weights; None: if the run makes one.
 
         Raises:
           UserError: there is no such model, or a file is missing or does not fit.
         """
-        source = saved.find(name_or_path, config=config, revision=revision, step=step)
+        source = saved.find(name_or_path, config=config, revision=revision, step=step, ema=ema)
         experiment = source.config
         model = experiment.model
         model = dataclasses.replace(model, dtype=dtype or model.dtype, quantize=quantization or model.quantize)
         if mesh is None or isinstance(mesh, Mapping):
             mesh = make_mesh(MeshConfig(**mesh) if mesh else experiment.mesh)
-        system = load_trained(model, source.workdir, step=source.step, mesh=mesh if mesh.size > 1 else None)
+        used = mesh if mesh.size > 1 else None
+        system = load_trained(model, source.workdir, step=source.step, ema=source.ema, mesh=used)
         return cls(Engine(system, experiment.generation), source)
 
     @property

@@ -26,11 +26,13 @@ FILE, FORMAT = hub_files.SYSTEM_FILE, 1
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An experiment config and, if the trained weights are a run's, its workdir (else "") and the checkpoint's step."""
+    """An experiment config and, if the trained weights are a run's, its workdir (else "") and which of its weights (see
+    `Workdir.restore_delta`)."""
 
     config: ExperimentConfig
     workdir: str = ""
     step: str | int = LATEST
+    ema: bool | None = None
 
 
 def find(
@@ -39,6 +41,7 @@ def find(
     config: str | ExperimentConfig | None = None,
     revision: str = "",
     step: str | int = LATEST,
+    ema: bool | None = None,
 ) -> Source:
     """The source that `NExTGPT.from_pretrained` is given.
 
@@ -48,7 +51,9 @@ def find(
     found = _find(name_or_path, config, revision)
     if (step := parse_step(step)) != LATEST and not found.workdir:
         raise UserError(f"step={step} chooses a checkpoint of a training run, and {name_or_path} is none")
-    return dataclasses.replace(found, step=step)
+    if ema is not None and not found.workdir:
+        raise UserError(f"ema={ema} chooses weights of a training run, and {name_or_path} is none")
+    return dataclasses.replace(found, step=step, ema=ema)
 
 
 def _find(name_or_path: str | os.PathLike, config: str | ExperimentConfig | None, revision: str) -> Source:
@@ -125,7 +130,7 @@ def save(source: Source, folder: pathlib.Path) -> None:
                     shutil.copytree(part if part.is_dir() else part.parent, scratch / target)
             folders[name] = ",".join(targets)
         folders["delta"] = "delta"
-        run = {"workdir": source.workdir, "step": source.step}
+        run = {"workdir": source.workdir, "step": source.step, "ema": source.ema}
         trained = run if source.workdir else {"source": model.delta}
         if source.workdir or orbax_params.is_converted(pathlib.Path(model.delta)):
             convert.export_checkpoint("delta", output=scratch / "delta", config=source.config, **trained)

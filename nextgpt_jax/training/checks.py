@@ -45,6 +45,8 @@ def check_config(config: ExperimentConfig) -> None:
         )
     if optim.schedule not in SCHEDULES:
         raise UserError(f"optim.schedule: {optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if not 0 <= train.ema_decay < 1:
+        raise UserError("train.ema_decay should be at least 0 and below 1, such as 0.999; 0: no moving average")
     if not 0 < train.epochs < math.inf:
         raise UserError("train.epochs should be positive")
     if not 0 <= train.seed < 2**31:

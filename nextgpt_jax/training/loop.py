@@ -95,7 +95,7 @@ def _train(
         check_examples(builder, held_out, config.data.max_truncated)
 
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
-    tx = make_optimizer(config.optim, steps)
+    tx = make_optimizer(config.optim, steps, config.train.ema_decay)
     state = begin(run, config, loaded, tx, init_from, init_step, mesh)
     skipped = SkipLog(run.path / _skipped_file(), samples.counts(), config.data.max_skipped)
     skipped.start(problems if main else [], state.step)

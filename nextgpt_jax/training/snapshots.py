@@ -31,7 +31,7 @@ class Snapshots:
             return
         jax.block_until_ready(state.trainable)  # the steps so far count as such
         with self._report.paused():
-            found = self._validation(state.trainable, state.frozen)
+            found = self._validation(state.evaluated, state.frozen)
         self._validated[state.step] = found[VALIDATION]
         self._report.validation(state.step, found)
 
@@ -49,7 +49,7 @@ class Snapshots:
             losses = {LOSS: last["loss"]}
             if state.step in self._validated:
                 losses[VALIDATION] = self._validated[state.step]
-            self._run.save(state.step, state.delta(), state.opt, {"examples": state.examples}, losses=losses)
+            state.save(self._run, losses)
         self.saved = state.step
 
 

@@ -4,18 +4,21 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.files import normal_path
-from nextgpt_jax.models.nextgpt import is_trainable
+from nextgpt_jax.models.nextgpt import NExTGPTModel, is_trainable
 from nextgpt_jax.training.distributed import print_on_main
+from nextgpt_jax.training.optimizer import Average, join_average, split_average
 from nextgpt_jax.training.stages import STAGES, param_group
 from nextgpt_jax.training.step import optimizer_shardings
 from nextgpt_jax.weights.load import LoadedModel
 from nextgpt_jax.weights.run_checkpoints import Workdir
+from nextgpt_jax.weights.run_steps import Losses
 
 
 @dataclasses.dataclass
@@ -26,7 +29,7 @@ class RunState:
       graphdef: of the model; merged with `trainable` and `frozen` it is the model.
       trainable: the parameters that the stage trains.
       frozen: all others.
-      opt: state of the optimizer.
+      opt: state of the optimizer, with the moving average of `trainable` if there is one.
       step: steps made.
       examples: examples consumed, the position in the data.
       metrics: of the last step, on the devices; empty before the first one.
@@ -40,9 +43,40 @@ class RunState:
     examples: int = 0
     metrics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
-    def delta(self) -> nnx.State:
+    @property
+    def evaluated(self) -> nnx.State:
+        """What stands for `trainable` when the model is judged or used: the moving average, if there is one."""
+        _, average = split_average(self.opt)
+        return self.trainable if average is None else average.params
+
+    def save(self, run: Workdir, losses: Losses) -> None:
+        """Starts to save a checkpoint."""
+        opt, average = split_average(self.opt)
+        data, averaged = {"examples": self.examples}, None
+        if average is not None:
+            data["ema_updates"], averaged = int(jax.device_get(average.count)), self._delta(average.params)
+        run.save(self.step, self._delta(self.trainable), opt, data, losses=losses, average=averaged)
+
+    def restore(self, run: Workdir, model: NExTGPTModel, trainable: Any) -> None:
+        """Reads the checkpoint of `step`, also into the model, whose part that the filter `trainable` selects is
+        trained."""
+        opt, average = split_average(self.opt)
+        like = nnx.state(model, is_trainable)
+        delta, opt, data = run.restore(self.step, like, opt)
+        nnx.update(model, delta)
+        self.graphdef, self.trainable, self.frozen = nnx.split(model, trainable, ...)
+        self.examples = data["examples"]
+        if average is not None:
+            average = Average(average.count, jax.tree.map(jnp.copy, self.trainable))
+            if run.has_average(self.step):
+                found = dict(nnx.to_flat_state(run.restore_average(self.step, like)))
+                flat = [(path, leaf.replace(found[path][...])) for path, leaf in nnx.to_flat_state(self.trainable)]
+                average = Average(average.count + data["ema_updates"], nnx.from_flat_state(flat))
+        self.opt = join_average(opt, average)
+
+    def _delta(self, trainable: nnx.State) -> nnx.State:
         """The parameters that any stage trains."""
-        return nnx.state(nnx.merge(self.graphdef, self.trainable, self.frozen), is_trainable)
+        return nnx.state(nnx.merge(self.graphdef, trainable, self.frozen), is_trainable)
 
     def advance(self, trainable: nnx.State, opt: Any, metrics: dict[str, jax.Array], examples: int) -> None:
         """Takes the results of a step on this many examples."""
@@ -76,10 +110,7 @@ def begin(
     state.opt = jax.jit(tx.init, out_shardings=optimizer_shardings(tx, state.trainable, mesh))(state.trainable)
     state.step = run.resume_step()
     if state.step:
-        delta, state.opt, position = run.restore(state.step, nnx.state(loaded.model, is_trainable), state.opt)
-        nnx.update(loaded.model, delta)
-        state.graphdef, state.trainable, state.frozen = nnx.split(loaded.model, stage.trainable, ...)
-        state.examples = position["examples"]
+        state.restore(run, loaded.model, stage.trainable)
         print_on_main(f"resuming {run.path} at step {state.step}")
         for name, before, now in run.changed_settings(config):
             print_on_main(f"changed since then: {name}: {before!r} -> {now!r}{_consequence(name)}")
@@ -103,13 +134,16 @@ def _init_from(loaded: LoadedModel, workdir: str, step: str | int, base_delta: s
     source.check_signals(loaded.model.config.signals)
     delta, number = source.restore_delta(nnx.state(loaded.model, is_trainable), step)
     nnx.update(loaded.model, delta)
-    print_on_main(f"starting from {normal_path(workdir)}, step {number}: loaded {sizes(delta)}")
+    average = ", its moving average" if source.has_average(number) else ""
+    print_on_main(f"starting from {normal_path(workdir)}, step {number}{average}: loaded {sizes(delta)}")
 
 
 def _consequence(name: str) -> str:
     """What it does to a run that a setting changes on the way."""
     if name.startswith("data.") and name not in ("data.num_workers", "data.max_skipped", "data.max_truncated"):
         return " (this epoch may repeat or miss examples)"
+    if name == "train.ema_decay":
+        return " (a moving average that begins here begins with these weights)"
     if name == "train.seed":
         return " (another order of examples and other dropout from here)"
     if name in ("train.steps", "train.epochs", "optim.warmup_ratio", "optim.schedule"):

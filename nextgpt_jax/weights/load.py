@@ -153,6 +153,7 @@ def load_trained(
     workdir: str,
     *,
     step: str | int = LATEST,
+    ema: bool | None = None,
     decoder_parts: tuple[str, ...] | None = None,
     mesh: Mesh | None = None,
 ) -> LoadedModel:
@@ -160,7 +161,7 @@ def load_trained(
     or of `config.delta`.
 
     Args:
-      step: of the checkpoint, see `Workdir.restore_delta`.
+      step, ema: of the checkpoint, see `Workdir.restore_delta`.
 
     Raises:
       UserError: a file is missing or does not fit, there is no such checkpoint, or the run belongs to another model.
@@ -172,7 +173,7 @@ def load_trained(
         config = dataclasses.replace(config, delta=run.base_delta)
         run.find_step(step)  # raises, before weights are read
         system = load_system(config, decoder_parts=decoder_parts, mesh=mesh, signals=run.signals)
-        delta, _ = run.restore_delta(nnx.state(system.model, is_trainable), step)
+        delta, _ = run.restore_delta(nnx.state(system.model, is_trainable), step, ema)
         nnx.update(system.model, delta)
     prepare_llm(system.model, mesh)
     return system

@@ -1,6 +1,7 @@
 """Checkpoints of training runs, by Orbax; run_record.py has the other files of a workdir.
 
 WORKDIR/<step>/delta    the parameters that any stage trains, so that every stage can start from every other
+WORKDIR/<step>/ema      the same with the moving average of those that the stage trains, if the run makes one
 WORKDIR/<step>/opt      optimizer state of the run's stage
 WORKDIR/<step>/data     position of the data iterator, and the losses at this step
 WORKDIR/damaged-<step>-<n>     a checkpoint that was not whole when the run was resumed
@@ -10,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -87,7 +88,7 @@ class Workdir(RunRecord):
         step, error = -1, UserError(f"process 0 found no whole checkpoint in {self.path}")
         if not jax.process_index():
             try:
-                step, damaged = self._newest_whole(("delta", "opt", "data"))
+                step, damaged = self._newest_whole(lambda step: ("delta", "opt", "data", *self._average_item(step)))
                 for number in damaged:
                     self._set_aside(number)
             except UserError as found:
@@ -98,11 +99,11 @@ class Workdir(RunRecord):
             raise error
         return step
 
-    def _newest_whole(self, items: Sequence[str]) -> tuple[int, list[int]]:
-        """The newest step whose `items` are whole (0: there is no checkpoint), and the damaged ones after it."""
+    def _newest_whole(self, items: Callable[[int], Sequence[str]]) -> tuple[int, list[int]]:
+        """The newest step whose items are whole (0: there is no checkpoint), and the damaged ones after it."""
         damage = {}
         for step in self.steps():
-            if not (found := find_damage(self.path / str(step), items)):
+            if not (found := find_damage(self.path / str(step), items(step))):
                 if damage and not jax.process_index():
                     print(f"note: {self.path} is damaged ({_listed(damage)}): step {step} is used", file=sys.stderr)
                 return step, list(damage)
@@ -122,10 +123,13 @@ class Workdir(RunRecord):
             raise UserError(f"{source} is damaged and can't be renamed: {first_line(error)}") from None
         print(f"note: {source} is now {target.name}", file=sys.stderr)
 
-    def save(self, step: int, delta: nnx.State, opt: Any, data: dict, *, losses: Losses) -> None:
+    def save(
+        self, step: int, delta: nnx.State, opt: Any, data: dict, *, losses: Losses, average: nnx.State | None = None
+    ) -> None:
         """Starts an asynchronous, atomic save of a checkpoint.
 
         Args:
+          average: `delta` with a moving average of the weights.
           data: position in the data, as JSON values.
           losses: run_steps.LOSS in training, and if there are held-out samples run_steps.VALIDATION.
         """
@@ -134,6 +138,8 @@ class Workdir(RunRecord):
             "opt": ocp.args.StandardSave(jax.tree.leaves(opt)),
             "data": ocp.args.JsonSave(data | {_LOSSES: dict(losses)}),
         }
+        if average is not None:
+            items["ema"] = ocp.args.StandardSave(nnx.to_pure_dict(average))
         manager = self._manager
         self._losses[step] = losses
         manager.save(step, args=ocp.args.Composite(**items))
@@ -162,28 +168,57 @@ class Workdir(RunRecord):
         leaves, treedef = jax.tree.flatten(opt)
         found = self._restore(step, "opt", leaves)
         data = {name: value for name, value in self._data(step).items() if name != _LOSSES}
-        return self._restored_delta(step, delta), jax.tree.unflatten(treedef, found), data
+        return self._restored(step, "delta", delta), jax.tree.unflatten(treedef, found), data
 
-    def restore_delta(self, delta: nnx.State, step: str | int = LATEST) -> tuple[nnx.State, int]:
+    def has_average(self, step: int) -> bool:
+        """Whether a checkpoint has a moving average of the weights."""
+        return bool(self._average_item(step))
+
+    def _average_item(self, step: int) -> tuple[str, ...]:
+        folder = self.path / str(step)
+        if (folder / "ema").is_dir():
+            return ("ema",)
+        try:
+            return ("ema",) if "ema_updates" in self._data(step) else ()  # a copy may lack the folder
+        except (UserError, TypeError):
+            return ()
+
+    def restore_average(self, step: int, delta: nnx.State) -> nnx.State:
+        """`delta` with a moving average of the weights; see `has_average`."""
+        return self._restored(step, "ema", delta)
+
+    def restore_delta(
+        self, delta: nnx.State, step: str | int = LATEST, ema: bool | None = None
+    ) -> tuple[nnx.State, int]:
         """The trainable parameters of a checkpoint, and its step.
 
         Args:
           step: its number; BEST: that with the lowest loss; LATEST: the newest one in which the parameters are whole. A
             note is printed if that is not the newest one.
+          ema: True: their moving average; False: they themselves; None: their moving average, if the run makes one.
 
         Raises:
-          UserError: there is no such checkpoint, it is damaged, or it belongs to another model.
+          UserError: there is no such checkpoint, it is damaged, or it belongs to another model; or it has no average.
         """
+
+        def items(step: int) -> tuple[str, ...]:
+            return (ema is not False and self._average_item(step)) or ("delta",)
+
         self.check(delta)
         number = self.find_step(step)
         if step == LATEST:
-            number, _ = self._newest_whole(("delta",))
-        elif damage := find_damage(self.path / str(number), ("delta",)):
+            number, _ = self._newest_whole(items)
+        elif damage := find_damage(self.path / str(number), items(number)):
             raise UserError(
                 f"{self.path} is damaged (step {number}: {damage}): copy the files again, or take another step "
                 f"({describe_steps(self.steps())})"
             )
-        return self._restored_delta(number, delta), number
+        (item,) = items(number)
+        if ema and item != "ema":
+            raise UserError(
+                f"{self.path} has no moving average of the weights at step {number} (train.ema_decay was 0)"
+            )
+        return self._restored(number, item, delta), number
 
     def find_step(self, step: str | int) -> int:
         """The number of the checkpoint that `step` means: LATEST, BEST, or a number.
@@ -207,8 +242,8 @@ class Workdir(RunRecord):
             raise UserError(f"{self.path} has no checkpoint of step {step}: {describe_steps(steps)}")
         return int(step)
 
-    def _restored_delta(self, step: int, delta: nnx.State) -> nnx.State:
-        return _filled(delta, self._restore(step, "delta", nnx.to_pure_dict(delta)))
+    def _restored(self, step: int, item: str, delta: nnx.State) -> nnx.State:
+        return _filled(delta, self._restore(step, item, nnx.to_pure_dict(delta)))
 
     def _restore(self, step: int, item: str, tree: Any) -> Any:
         path = self.path / str(step) / item

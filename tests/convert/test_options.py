@@ -62,5 +62,6 @@ def test_arguments_that_need_others():
     )
     config = ExperimentConfig()
     assert "--config with --workdir only" in line(export_checkpoint, "lora", OUTPUT, source="/nowhere", config=config)
+    assert "--ema goes with --workdir" in line(convert, "export", "lora", "--source=a", f"--output={OUTPUT}", "--noema")
     assert line(export_checkpoint, "delta", OUTPUT, source="/x", step=3).startswith("--step goes with --workdir")
     assert "--workdir, not both" in line(convert, "export", "lora", "--source=a", "--workdir=b", f"--output={OUTPUT}")

@@ -41,7 +41,7 @@ def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[
     Recorder.losses = {}
     report.MetricsLog = Recorder
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
-    config.train = dataclasses.replace(config.train, steps=20, log_every=1, save_every=10, max_to_keep=9)
+    config.train = dataclasses.replace(config.train, ema_decay=0.9, steps=20, log_every=1, save_every=10, max_to_keep=9)
     if steps < 20:
         run_to(config, str(workdir), steps)
     else:

@@ -17,13 +17,15 @@ from tests import tiny
 from tests.training.running import load
 
 
-def final_delta(config, workdir):
+def final_delta(config, workdir, **options):
     loaded = load(config.model)
-    return Workdir(workdir).restore_delta(nnx.state(loaded.model, is_trainable))
+    return Workdir(workdir).restore_delta(nnx.state(loaded.model, is_trainable), **options)
 
 
 def test_resuming_equals_a_straight_run(tiny_root, tmp_path, capsys):
+    """With the moving average of the weights."""
     config = tiny.experiment(tiny_root, "stage3", tiny.PICTURES)
+    config.train.ema_decay = 0.9
     train(config, str(tmp_path / "straight"))
 
     class Interrupted(Exception):
@@ -44,10 +46,15 @@ def test_resuming_equals_a_straight_run(tiny_root, tmp_path, capsys):
     capsys.readouterr()
     train(config, str(tmp_path / "resumed"))
     assert "resuming" in capsys.readouterr().out
-    straight, step = final_delta(config, tmp_path / "straight")
-    resumed, same = final_delta(config, tmp_path / "resumed")
-    assert step == same == 4
-    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+    like = nnx.state(load(config.model).model, is_trainable)
+    found = {}
+    for ema in (None, False):
+        found[ema], step = Workdir(tmp_path / "straight").restore_delta(like, ema=ema)
+        resumed, same = Workdir(tmp_path / "resumed").restore_delta(like, ema=ema)
+        assert step == same == 4
+        jax.tree.map(np.testing.assert_array_equal, found[ema], resumed)
+    averaged, raw = (np.asarray(found[ema]["signal_embed"][...]) for ema in (None, False))
+    assert 0 < np.abs(averaged - raw).max() < 0.1
 
 
 def test_stages_chain_and_print_the_loaded_parts(tiny_root, tmp_path, capsys):

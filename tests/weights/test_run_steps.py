@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -15,7 +16,7 @@ from nextgpt_jax.weights.run_steps import best_step, parse_step
 
 
 def delta(value: float) -> nnx.State:
-    return nnx.State({"input_proj": {"kernel": nnx.Param(jnp.full(2, value))}})
+    return nnx.State({"input_proj": {"kernel": nnx.Param(jnp.full(2, float(value)))}})
 
 
 def save(path: pathlib.Path, losses: dict[int, dict[str, float]], keep: int = 1, keep_best: int = 0) -> None:
@@ -81,3 +82,27 @@ def test_steps_that_are_not_there(tmp_path):
     (run.path / "20" / "delta" / "_METADATA").unlink()
     with pytest.raises(UserError, match=r"is damaged \(step 20: .*_METADATA is missing\).*there are 10, 20"):
         run.restore_delta(delta(0), 20)
+
+
+def test_the_moving_average_of_the_weights(tmp_path):
+    with Workdir(tmp_path / "run", keep=3) as run:
+        run.init_or_validate("stage1", delta(0), "")
+        for step, data in ((1, {}), (2, {"ema_updates": 2}), (3, {"ema_updates": 3})):
+            average = delta(step + 0.5) if data else None
+            opt = {"count": jnp.int32(step)}
+            run.save(step, delta(step), opt, {"examples": step} | data, losses={"loss": 1.0}, average=average)
+
+    def value(step, ema):
+        found, number = run.restore_delta(delta(0), step, ema)
+        assert number == (3 if step == "latest" else step)
+        return float(found["input_proj"]["kernel"][0])
+
+    assert [value(step, ema) for step in (1, 2, "latest") for ema in (None, False)] == [1.0, 1.0, 2.5, 2.0, 3.5, 3.0]
+    assert run.resume_step() == 3 and float(run.restore_average(3, delta(0))["input_proj"]["kernel"][0]) == 3.5
+    with pytest.raises(UserError, match=r"no moving average of the weights at step 1 \(train.ema_decay was 0\)"):
+        value(1, True)
+    shutil.rmtree(run.path / "3" / "ema")
+    with pytest.raises(UserError, match="step 3: ema/ is missing"):
+        value(3, None)
+    assert value(3, False) == 3.0 and run.restore_delta(delta(0))[1] == 2
+    assert run.resume_step() == 2  # and not without the average
