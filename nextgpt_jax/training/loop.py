@@ -23,7 +23,7 @@ from nextgpt_jax.training.samples import check_examples, make_example_builder, r
 from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.snapshots import Snapshots, check_finite
 from nextgpt_jax.training.stages import STAGES
-from nextgpt_jax.training.state import begin, sizes
+from nextgpt_jax.training.state import RunState, begin, sizes
 from nextgpt_jax.training.step import jit_step
 from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.weights.load import load_system
@@ -104,7 +104,7 @@ def _train(
     data = batches(samples, builder, config.data, seed, numbers, host_batch.indices, skipped.add)
     print_on_main(
         f"{config.train.stage} ({stage.description}): {len(samples)} samples, {steps} steps of "
-        f"{config.data.batch_size}, trainable parameters: {sizes(state.trainable)}"
+        f"{config.data.batch_size}, trainable parameters: {sizes(state.trainable)}{_share(state)}"
     )
 
     update, logged = jit_step(state.graphdef, tx, config, state.trainable, state.opt, mesh), {}
@@ -114,18 +114,19 @@ def _train(
         if not start:
             snapshots.validate()
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
-        for number, step, batch in zip(numbers, range(start + 1, steps + 1), map(host_batch.to_global, data)):
+        data = report.waiting(map(host_batch.to_global, data))
+        for number, step, batch in zip(numbers, range(start + 1, steps + 1), data):
             try:
-                found = skipped.settle(number, step)
+                left_out = skipped.settle(number, step)
             except UserError:
                 if state.step > snapshots.saved and jax.process_count() == 1:  # the others do not know of it
                     snapshots.save()
                 raise
-            for problem in found:
+            for problem in left_out:
                 report.say(f"step {step}: skipped {problem.source}, {problem.record}: {problem.reason}")
             arguments = state.trainable, state.opt, state.frozen, batch, np.uint32(step)
-            report.begin_step(step, update, arguments, batch["tokens"].shape)
-            state.advance(*update(*arguments), examples=config.data.batch_size)
+            found = report.call(step, update, arguments, batch["tokens"].shape)
+            state.advance(*found, examples=config.data.batch_size)
             report.end_step(step, state.metrics)
             last = step == steps or stop.should_stop(step)
             if step % config.train.log_every == 0 or last:
@@ -145,6 +146,11 @@ def _train(
         raise SystemExit(128 + received)
     print_on_main(f"finished {config.train.stage}: {run.path}")
     return logged
+
+
+def _share(state: RunState) -> str:
+    trained, rest = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (state.trainable, state.frozen))
+    return f"; {trained:,} of {trained + rest:,} ({trained / (trained + rest):.2%})"
 
 
 def _skipped_file() -> str:

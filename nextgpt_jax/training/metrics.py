@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from tensorboardX import SummaryWriter
+from tqdm import tqdm
 
 
 def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -29,18 +30,24 @@ def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def describe(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """One line for people."""
+def describe(step: int, steps: int, metrics: Mapping[str, float], remaining: float = 0.0) -> str:
+    """One line for people.
+
+    Args:
+      remaining: seconds to the end of the run; 0: not said.
+    """
     m = metrics
     parts = [f"{name.removeprefix('loss_alignment_')} {value:.4f}" for name, value in m.items()
              if name.startswith("loss_alignment_")]  # fmt: skip
     of_each = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     alignment = f"{m['loss_alignment']:.4f}{of_each}"
+    eta = f"  ETA {tqdm.format_interval(remaining)}" if remaining else ""
     mfu = f", MFU {m['mfu']:.1%}" if "mfu" in m else ""
     return (
         f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, alignment {alignment})  "
         f"accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, {m['tokens_per_second']:,.0f} tokens/s{mfu}  "
-        f"grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}"
+        f"waiting for data {m['data_wait_share']:.0%}, padding {m['padding_share']:.0%}  "
+        f"grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}{eta}"
     )
 
 

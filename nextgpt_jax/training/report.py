@@ -2,8 +2,9 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +15,8 @@ from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate
 from nextgpt_jax.training.throughput import ThroughputMeter
+
+_T = TypeVar("_T")
 
 
 class Report:
@@ -36,7 +39,8 @@ class Report:
           steps: of the whole run.
           profile: first and last step of a trace, which is written to FOLDER/profile.
         """
-        self._folder, self._steps, self._profile = folder, steps, profile
+        self._folder, self._start, self._steps, self._profile = folder, start, steps, profile
+        self._began = 0.0  # when the first step was compiled
         self._main = jax.process_index() == 0
         self._schedule = learning_rate(config.optim, steps)
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last line
@@ -54,14 +58,30 @@ class Report:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def begin_step(self, step: int, update: Callable, arguments: tuple, shape: tuple[int, ...]) -> None:
-        """Before the call update(*arguments) with a batch whose tokens have this shape."""
+    def waiting(self, batches: Iterable[_T]) -> Iterator[_T]:
+        """The same batches; the time that each is waited for is measured."""
+        return self._meter.waiting(batches)
+
+    def call(self, step: int, update: Callable, arguments: tuple, shape: tuple[int, ...]) -> Any:
+        """update(*arguments) with a batch whose tokens have this shape; what it compiles is said, and is no time of the
+        step."""
         if self._profile and step == self._profile[0]:
             jax.profiler.start_trace(str(self._folder / "profile"))
-        self._meter.count(update, arguments, shape)
+        if not self._meter.is_new(shape):
+            self._meter.count(update, arguments, shape)
+            return update(*arguments)
+        begin = time.perf_counter()
+        with self._meter.paused():
+            self._meter.count(update, arguments, shape)
+            found = update(*arguments)
+        if self._main:
+            seconds = time.perf_counter() - begin
+            self.say(f"step {step}: compiled for {shape[0]} examples of {shape[1]} tokens in {seconds:.1f} s")
+        self._began = self._began or time.perf_counter()
+        return found
 
     def end_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """After the call, whose results are still being computed; waits for those of the step before."""
+        """After `call`, whose results are still being computed; waits for those of the step before."""
         if self._window:
             jax.block_until_ready(self._window[-1])  # at most one step ahead of the device, to hold few batches
         self._window.append(metrics)
@@ -76,12 +96,14 @@ class Report:
         """Shows and writes the means over the steps since the last call."""
         values = jax.device_get(self._window)  # waits for the steps: before reading the clock
         found = window_means(values)
-        found |= self._meter.rates(tokens=sum(float(m["tokens"]) for m in values))
+        sums = {name: sum(float(m[name]) for m in values) for name in ("tokens", "media")}
+        found |= self._meter.rates(**sums)
         found |= {"learning_rate": float(self._schedule(step - 1))}
         self._window = []
         self._log.write(step, found)
         if self._main:
-            self.say(describe(step, self._steps, found))
+            of_each = (time.perf_counter() - self._began) / (step - self._start)
+            self.say(describe(step, self._steps, found, of_each * (self._steps - step)))
         return found
 
     def validation(self, step: int, found: Mapping[str, float]) -> None:

@@ -71,6 +71,8 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
         (grads, metrics), _ = jax.lax.scan(add, zeros, split)
         updates, opt = tx.update(grads, opt, trainable)
         metrics |= {"grad_norm": optax.tree.norm(grads), "tokens": batch["lengths"].sum()}
+        inputs = [entry["positions"] < batch["tokens"].shape[1] for entry in batch["media"].values()]
+        metrics["media"] = sum((valid.sum() for valid in inputs), jnp.zeros((), jnp.int32))
         metrics |= {f"groups_{name}": denominators[name] for name in batch["signals"]}
         return optax.apply_updates(trainable, updates), opt, metrics
 

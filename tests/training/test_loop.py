@@ -1,6 +1,7 @@
 """Training runs of the tiny system: resuming, chaining stages, workdirs, unreadable media."""
 
 import json
+import re
 import signal
 
 import jax
@@ -66,9 +67,13 @@ def test_stages_chain_and_print_the_loaded_parts(tiny_root, tmp_path, capsys):
         train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"), init_step=3)
     metrics = train(config, str(tmp_path / "two"), init_from=str(tmp_path / "one"), init_step="latest")
     output = capsys.readouterr().out
+    assert len(re.findall(r"step 1: compiled for 4 examples of 96 tokens in [0-9.]+ s\n", output)) == 2  # runs
+    assert re.search(r"step 2/4 .* waiting for data \d+%, padding \d+%  .*ETA 00:\d\d\n", output)
+    assert re.search(r"parameters: .*output_proj \([0-9,]+\).*; [0-9,]+ of [0-9,]+ \([0-9.]+%\)\n", output)
     assert "loaded" in output and "input_proj" in output and "running on" in output
     assert {"loss", "loss_language", "loss_alignment", "token_accuracy", "tokens_per_second", "grad_norm",
             "loss_alignment_image", "loss_alignment_video", "loss_alignment_audio",
+            "media", "media_per_second", "padding_share", "data_wait_share",
             "learning_rate", "tokens", "step_seconds", "examples_per_second", "tokens_per_second_per_device",
             "model_tflops_per_device"} == metrics.keys()  # fmt: skip
     second, _ = final_delta(config, tmp_path / "two")

@@ -45,3 +45,27 @@ def test_rates_count_the_time_of_steps_without_saving(tiny_root, tmp_path, monke
     tokens = [int(batch["lengths"].sum()) for batch in first_batches(config, load(config.model), 4)]
     metrics = train(config, str(tmp_path / "run"))
     assert metrics["tokens_per_second"] == pytest.approx((tokens[2] + tokens[3]) / 20.0)
+    assert metrics["media_per_second"] == pytest.approx(8 / 20.0)
+    assert metrics["padding_share"] == pytest.approx(1 - (tokens[2] + tokens[3]) / (8 * 96))
+    assert metrics["data_wait_share"] == 0.0  # by this clock
+
+
+def test_the_time_that_batches_are_waited_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(throughput, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    meter = throughput.ThroughputMeter(mesh, 2)
+    update = jax.jit(lambda x: x + 1)
+
+    def data():
+        for _ in range(4):
+            now[0] += 1.0
+            yield np.zeros((2, 8))
+
+    for batch in meter.waiting(data()):
+        assert meter.is_new(batch.shape) == (now[0] == 1.0)
+        meter.count(update, (batch,), batch.shape)
+        now[0] += 3.0
+    assert not meter.is_new((2, 8)) and meter.is_new((2, 4))
+    rates = meter.rates(tokens=48.0, media=4.0)
+    assert (rates["data_wait_share"], rates["padding_share"], rates["media_per_second"]) == (0.25, 0.25, 0.25)
