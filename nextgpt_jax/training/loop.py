@@ -18,7 +18,9 @@ from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import make_optimizer
+from nextgpt_jax.training.provenance import provenance
 from nextgpt_jax.training.report import Report
+from nextgpt_jax.training.resuming import check_changes, data_record, record_process, say_changes
 from nextgpt_jax.training.samples import check_examples, make_example_builder, read_usable, training_files
 from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.snapshots import Snapshots, check_finite
@@ -86,6 +88,10 @@ def _train(
         held_out, other, _ = read_usable(config, config.data.validation)
         spec = spec.union(other)
     steps = config.train.steps or math.ceil(config.train.epochs * len(samples) / config.data.batch_size)
+    files = [[file.records.path for file in some.files] if some else [] for some in (samples, held_out)]
+    run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
+    recorded = data_record(*files)
+    changes = check_changes(run, config, recorded)
     main = jax.process_index() == 0
     seed = config.train.seed
     loaded = load_system(config.model, decoder_parts=("text_encoder",), seed=seed, mesh=mesh, verbose=main)
@@ -94,9 +100,11 @@ def _train(
     if held_out:
         check_examples(builder, held_out, config.data.max_truncated)
 
-    run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
+
     tx = make_optimizer(config.optim, steps, config.train.ema_decay)
     state = begin(run, config, loaded, tx, init_from, init_step, mesh)
+    say_changes(changes)
+    record_process(run, config, recorded, provenance(state.step), changes)
     skipped = SkipLog(run.path / _skipped_file(), samples.counts(), config.data.max_skipped)
     skipped.start(problems if main else [], state.step)
     first, start = state.examples // config.data.batch_size, state.step

@@ -112,10 +112,6 @@ def begin(
     if state.step:
         state.restore(run, loaded.model, stage.trainable)
         print_on_main(f"resuming {run.path} at step {state.step}")
-        for name, before, now in run.changed_settings(config):
-            print_on_main(f"changed since then: {name}: {before!r} -> {now!r}{_consequence(name)}")
-    if jax.process_index() == 0:
-        run.write_config(config)
     return state
 
 
@@ -136,16 +132,3 @@ def _init_from(loaded: LoadedModel, workdir: str, step: str | int, base_delta: s
     nnx.update(loaded.model, delta)
     average = ", its moving average" if source.has_average(number) else ""
     print_on_main(f"starting from {normal_path(workdir)}, step {number}{average}: loaded {sizes(delta)}")
-
-
-def _consequence(name: str) -> str:
-    """What it does to a run that a setting changes on the way."""
-    if name.startswith("data.") and name not in ("data.num_workers", "data.max_skipped", "data.max_truncated"):
-        return " (this epoch may repeat or miss examples)"
-    if name == "train.ema_decay":
-        return " (a moving average that begins here begins with these weights)"
-    if name == "train.seed":
-        return " (another order of examples and other dropout from here)"
-    if name in ("train.steps", "train.epochs", "optim.warmup_ratio", "optim.schedule"):
-        return " (the learning rate follows the new schedule from here)"
-    return ""

@@ -1,12 +1,14 @@
 """What identifies a training run, in its workdir.
 
-WORKDIR/run.json        stage, base delta, signal tokens, shapes of the trainable parameters
+WORKDIR/run.json        stage, base delta, signal tokens, shapes of the trainable parameters; the data files and the
+                        fingerprint of their contents; history: an entry for each time that the run was begun or resumed
 WORKDIR/config.json     the experiment config, with the absolute paths of the components
 """
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -55,6 +57,32 @@ class RunRecord:
           UserError: no run here.
         """
         return signals_from_json(self._run().get("signal_tokens", signals_to_json(RELEASED)), str(self.path / _RUN))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The recorded data files; empty for a run of a version that recorded none.
+
+        Raises:
+          UserError: no run here.
+        """
+        return self._run().get("data", {})
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """An entry for each process that began the run or went on with it.
+
+        Raises:
+          UserError: no run here.
+        """
+        return self._run().get("history", [])
+
+    def add_history(self, entry: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Adds an entry to the history, and records the data files; to be called by one process."""
+        self._write(self._run() | {"data": dict(data), "history": [*self.history, dict(entry)]})
+
+    def _write(self, run: dict[str, Any]) -> None:
+        with atomic_write(self.path / _RUN) as temporary:
+            temporary.write_text(json.dumps(run, indent=1))
 
     def exists(self) -> bool:
         """Whether a run has begun in the folder."""
@@ -126,8 +154,7 @@ class RunRecord:
         check_folder(self.path, "--workdir")
         if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: give a new --workdir")
-        with atomic_write(self.path / _RUN) as temporary:
-            temporary.write_text(json.dumps(run, indent=1))
+        self._write(run)
 
     def check_base(self, base_delta: str) -> None:
         """Checks that the run started from the same delta, which replaces the frozen embedding and head.

@@ -111,17 +111,20 @@ def test_settings_that_change_on_the_way_are_named(tiny_root, tmp_path, capsys):
     train(config, str(tmp_path / "run"))
     assert "2 steps of 4, trainable parameters: input_proj (" in capsys.readouterr().out
     config.train.epochs, config.optim.lr, config.optim.schedule = 1.0, 1e-3, "cosine"
-    config.data.batch_size, config.train.seed = 6, 1
+    config.data.batch_size = 6
     train(config, str(tmp_path / "run"))
     printed = capsys.readouterr().out
     for line in (
         "optim.lr: 0.003 -> 0.001",
         "optim.schedule: 'linear' -> 'cosine' (the learning rate follows",
         "data.batch_size: 4 -> 6 (this epoch may repeat or miss examples)",
-        "train.seed: 0 -> 1 (another order",
     ):
         assert f"changed since then: {line}" in printed
-    assert printed.count("changed since then") == 5
+    assert printed.count("changed since then") == 4
+    assert [entry["step"] for entry in Workdir(tmp_path / "run").history] == [0, 2]
+    config.train.seed = 1
+    with pytest.raises(UserError, match="was trained with train.seed=0, and the order of the samples"):
+        train(config, str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
