@@ -199,6 +199,10 @@ class TrainConfig(Section):
     keep_best: int = 0  # and this many with the lowest loss on data.validation, or in training
     remat: str = "none"  # activation checkpointing: none, dots, full, offload (see stacking.scan_layers)
     alignment_weight: float = 1.0
+    sample_every: int = 0  # steps between answers to a few prompts; 0: none
+    sample_prompts: str = ""  # a file of them: text, one a line, or JSONL as infer.py --requests takes it; empty: the
+    # first samples of data.validation
+    sample_media: bool = False  # answers with media: loads the decoders whole
     ema_decay: float = 0.0  # of a moving average of the trained weights, such as 0.999; 0: none
 
 

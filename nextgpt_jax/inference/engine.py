@@ -46,8 +46,15 @@ class Engine:
       defaults: settings that requests can override, and sizes of generated media.
     """
 
-    def __init__(self, system: LoadedModel, defaults: GenerationDefaults):
-        """Raises UserError if `defaults` do not fit the model."""
+    def __init__(self, system: LoadedModel, defaults: GenerationDefaults, *, keep_stacked: bool = False):
+        """
+        Args:
+          keep_stacked: leave stacked layers of the language model as they are: it takes no memory, and decoding is
+            slower where unstacked ones are faster (see `runs_unstacked`).
+
+        Raises:
+          UserError: `defaults` do not fit the model.
+        """
         self.config, self.defaults = system.model.config, defaults
         self._mesh = system.mesh
         self._data_parallel_mesh = system.mesh and data_parallel_mesh(system.mesh)  # for encoders and decoders
@@ -55,7 +62,7 @@ class Engine:
         model = nnx.merge(*nnx.split(system.model))  # a module of its own: the caller's is not changed
         if self._mesh:
             move_to_data_parallel(model, self._mesh)
-        if runs_unstacked(self._mesh) and not isinstance(model.llm.layers, nnx.List):
+        if not keep_stacked and runs_unstacked(self._mesh) and not isinstance(model.llm.layers, nnx.List):
             model.llm.layers = unstack(model.llm.layers)
         for name, decoder in model.decoders.items():
             if chunk := getattr(getattr(defaults, name), "feed_forward_chunk", 0):

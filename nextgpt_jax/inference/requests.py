@@ -84,10 +84,13 @@ def make_request(
     return dataclasses.replace(request, turns=(*history, turn))
 
 
-def read_requests(path: str) -> list[Record | UserError]:
+def read_requests(path: str, flag: str = "--requests") -> list[Record | UserError]:
     """The records of a requests file, one per line; an error in place of a line that is not valid.
 
     Paths of media are relative to the file.
+
+    Args:
+      flag: the option that gave `path`, for error messages.
 
     Raises:
       UserError: the file is missing, unreadable or has no requests.
@@ -95,9 +98,9 @@ def read_requests(path: str) -> list[Record | UserError]:
     try:
         lines = json_lines(read_text(path))
     except UserError as error:
-        raise UserError(f"--requests: {error}") from None
+        raise UserError(f"{flag}: {error}") from None
     if not lines:
-        raise UserError(f"--requests: {path} has no requests")
+        raise UserError(f"{flag}: {path} has no requests")
     records: list[Record | UserError] = []
     for _, line in lines:
         try:

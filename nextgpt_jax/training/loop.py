@@ -22,6 +22,7 @@ from nextgpt_jax.training.provenance import provenance
 from nextgpt_jax.training.report import Report
 from nextgpt_jax.training.resuming import check_changes, data_record, record_process, say_changes
 from nextgpt_jax.training.samples import check_examples, make_example_builder, read_usable, training_files
+from nextgpt_jax.training.sampling import Sampler, check_sampling
 from nextgpt_jax.training.skipped import SkipLog
 from nextgpt_jax.training.snapshots import Snapshots, check_finite
 from nextgpt_jax.training.stages import STAGES
@@ -57,6 +58,7 @@ def train(
     """
     with exit_with_peers():
         check_config(config)
+        check_sampling(config)
         init_step = parse_step(init_step, "init_step")
         _check_same_config(config, workdir, init_from, str(init_step))
         if init_from and Workdir(workdir).latest() is None:
@@ -94,12 +96,15 @@ def _train(
     changes = check_changes(run, config, recorded)
     main = jax.process_index() == 0
     seed = config.train.seed
-    loaded = load_system(config.model, decoder_parts=("text_encoder",), seed=seed, mesh=mesh, verbose=main)
+    sampling = config.train.sample_every > 0
+    parts = None if sampling and config.train.sample_media else ("text_encoder",)
+    loaded = load_system(config.model, decoder_parts=parts, seed=seed, mesh=mesh, verbose=main)
     builder = make_example_builder(config, loaded, spec)
     check_examples(builder, samples, config.data.max_truncated)
     if held_out:
         check_examples(builder, held_out, config.data.max_truncated)
 
+    sampler = Sampler(config, loaded, run.path, held_out) if sampling else None
 
     tx = make_optimizer(config.optim, steps, config.train.ema_decay)
     state = begin(run, config, loaded, tx, init_from, init_step, mesh)
@@ -118,7 +123,7 @@ def _train(
     update, logged = jit_step(state.graphdef, tx, config, state.trainable, state.opt, mesh), {}
     validation = Validation(held_out, builder, config, host_batch, state.graphdef, mesh) if held_out else None
     with Report(run.path, config, mesh, start=start, steps=steps, profile=profile) as report, run:
-        snapshots = Snapshots(run, state, report, validation)
+        snapshots = Snapshots(run, state, report, validation, sampler)
         if not start:
             snapshots.validate()
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
@@ -142,6 +147,8 @@ def _train(
                 check_finite(step, logged)
             if step % config.train.eval_every == 0:
                 snapshots.validate()
+            if sampling and step % config.train.sample_every == 0:
+                snapshots.sample()
             if step % config.train.save_every == 0 or last:
                 snapshots.save()
             if last:

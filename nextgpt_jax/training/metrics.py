@@ -4,8 +4,10 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from nextgpt_jax.training.sampling import Sample
+from nextgpt_jax.training.tensorboard import TensorBoard
 
 
 def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -72,7 +74,7 @@ class MetricsLog:
           enabled: False: nothing is written (all processes but the first).
         """
         self._file, self._enabled = folder / "metrics.jsonl", enabled
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1, write_to_disk=enabled)
+        self._tensorboard = TensorBoard(folder, start, enabled)
         if enabled and self._file.exists():
             lines = self._file.read_text().splitlines(keepends=True)
             self._file.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
@@ -81,12 +83,15 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self._tensorboard.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of a step."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        self._tensorboard.write(step, metrics)
         if self._enabled:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Shows answers to prompts."""
+        self._tensorboard.write_samples(step, samples)

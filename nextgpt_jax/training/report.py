@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import jax
@@ -11,12 +11,15 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.errors import printable
 from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate
+from nextgpt_jax.training.sampling import Sample
 from nextgpt_jax.training.throughput import ThroughputMeter
 
 _T = TypeVar("_T")
+_SHOWN = 100  # characters of an answer
 
 
 class Report:
@@ -111,6 +114,13 @@ class Report:
         self._log.write(step, found)
         if self._main:
             self.say(describe_validation(step, found))
+
+    def samples(self, step: int, found: Sequence[Sample]) -> None:
+        """Shows and writes answers to prompts; the first one is printed."""
+        self._log.write_samples(step, found)
+        first, n = found[0], sum(len(sample.media) for sample in found)
+        text = " ".join(printable(first.text).split())
+        self.say(f"samples at step {step} ({len(found)} answers, {n} media): {text[:_SHOWN]}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""

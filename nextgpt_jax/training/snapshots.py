@@ -1,4 +1,4 @@
-"""What is made of a run's state between steps: losses on held-out samples, checkpoints."""
+"""What is made of a run's state between steps: losses on held-out samples, answers to prompts, checkpoints."""
 
 import math
 
@@ -6,6 +6,7 @@ import jax
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training.report import Report
+from nextgpt_jax.training.sampling import Sampler
 from nextgpt_jax.training.state import RunState
 from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.weights.run_checkpoints import Workdir
@@ -13,14 +14,17 @@ from nextgpt_jax.weights.run_steps import LOSS, VALIDATION
 
 
 class Snapshots:
-    """Validates and saves the state of a run.
+    """Validates, samples and saves the state of a run.
 
     Attributes:
       saved: the step that was saved last, or where the run went on.
     """
 
-    def __init__(self, run: Workdir, state: RunState, report: Report, validation: Validation | None):
+    def __init__(
+        self, run: Workdir, state: RunState, report: Report, validation: Validation | None, sampler: Sampler | None
+    ):
         self._run, self._state, self._report, self._validation = run, state, report, validation
+        self._sampler = sampler
         self._validated: dict[int, float] = {}  # loss by step
         self.saved = state.step
 
@@ -34,6 +38,16 @@ class Snapshots:
             found = self._validation(state.evaluated, state.frozen)
         self._validated[state.step] = found[VALIDATION]
         self._report.validation(state.step, found)
+
+    def sample(self) -> None:
+        """Answers the prompts, if there are any."""
+        state = self._state
+        if self._sampler is None:
+            return
+        jax.block_until_ready(state.trainable)
+        with self._report.paused():
+            found = self._sampler(state.step, state.graphdef, state.evaluated, state.frozen)
+            self._report.samples(state.step, found)
 
     def save(self) -> None:
         """Validates, and starts to save a checkpoint.
