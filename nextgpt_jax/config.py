@@ -203,6 +203,7 @@ class TrainConfig(Section):
     sample_prompts: str = ""  # a file of them: text, one a line, or JSONL as infer.py --requests takes it; empty: the
     # first samples of data.validation
     sample_media: bool = False  # answers with media: loads the decoders whole
+    wandb_project: str = ""  # of Weights & Biases, to log to; empty: none; needs nextgpt-jax[wandb]
     ema_decay: float = 0.0  # of a moving average of the trained weights, such as 0.999; 0: none
 
 

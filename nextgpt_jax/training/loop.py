@@ -29,6 +29,7 @@ from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.state import RunState, begin, sizes
 from nextgpt_jax.training.step import jit_step
 from nextgpt_jax.training.validation import Validation
+from nextgpt_jax.training.wandb_log import check_wandb
 from nextgpt_jax.weights.load import load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.run_steps import LATEST, parse_step
@@ -59,6 +60,7 @@ def train(
     with exit_with_peers():
         check_config(config)
         check_sampling(config)
+        check_wandb(config.train.wandb_project)
         init_step = parse_step(init_step, "init_step")
         _check_same_config(config, workdir, init_from, str(init_step))
         if init_from and Workdir(workdir).latest() is None:

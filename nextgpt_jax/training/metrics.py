@@ -3,11 +3,13 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from nextgpt_jax.training.sampling import Sample
 from nextgpt_jax.training.tensorboard import TensorBoard
+from nextgpt_jax.training.wandb_log import WandbLog
 
 
 def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -61,20 +63,32 @@ def describe_validation(step: int, metrics: Mapping[str, float]) -> str:
 
 
 class MetricsLog:
-    """Context manager that writes metrics to TensorBoard's files and to metrics.jsonl in a folder.
+    """Context manager that writes metrics to metrics.jsonl in a folder, to TensorBoard's files and to wandb.
 
     A resumed run drops what was written for steps that it makes again.
     """
 
-    def __init__(self, folder: pathlib.Path, start: int, enabled: bool):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        start: int,
+        enabled: bool,
+        *,
+        wandb_project: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ):
         """
         Args:
           folder: of the run.
           start: the step where it goes on.
           enabled: False: nothing is written (all processes but the first).
+          wandb_project: to log to as well; "": none.
+          settings: the experiment config, for wandb.
         """
         self._file, self._enabled = folder / "metrics.jsonl", enabled
-        self._tensorboard = TensorBoard(folder, start, enabled)
+        self._others: list[TensorBoard | WandbLog] = [TensorBoard(folder, start, enabled)]
+        if enabled and wandb_project:
+            self._others.append(WandbLog(folder, wandb_project, settings or {}))
         if enabled and self._file.exists():
             lines = self._file.read_text().splitlines(keepends=True)
             self._file.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
@@ -83,15 +97,18 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tensorboard.close()
+        for other in self._others:
+            other.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of a step."""
-        self._tensorboard.write(step, metrics)
+        for other in self._others:
+            other.write(step, metrics)
         if self._enabled:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Shows answers to prompts."""
-        self._tensorboard.write_samples(step, samples)
+        for other in self._others:
+            other.write_samples(step, samples)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.config_files import config_to_dict
 from nextgpt_jax.errors import printable
 from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
@@ -50,7 +51,8 @@ class Report:
         self._meter = ThroughputMeter(mesh, config.data.batch_size)
         disable = None if self._main else True
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=disable, leave=False)
-        self._log = MetricsLog(folder, start, self._main)
+        settings = config_to_dict(config)
+        self._log = MetricsLog(folder, start, self._main, wandb_project=config.train.wandb_project, settings=settings)
 
     def __enter__(self) -> Self:
         self._stack = contextlib.ExitStack()
