@@ -1,11 +1,16 @@
-"""Atomic file and folder writes, and one-line errors for files that cannot be read or written."""
+"""Atomic file and folder writes, and one-line errors for files that cannot be read or written.
+
+Some functions take gs://BUCKET/NAME, too; see `is_remote`.
+"""
 
 import concurrent.futures
 import contextlib
 import contextvars
 import errno
+import functools
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,11 +26,78 @@ def normal_path(path: str | os.PathLike) -> pathlib.Path:
 
     Symbolic links are followed, as the system does before "..", but for that of a file: its target may have another
     suffix, as in the hub's cache.
+
+    Of gs://BUCKET/NAME it is an etils.epath.Path, which has the methods of pathlib.Path.
+
+    Raises:
+      UserError: a URL of another kind, or one that cannot be reached.
     """
+    if is_remote(path):
+        return _reachable(path)
     path = pathlib.Path(path)
     if path.is_file() or not path.name:
         return path.parent.resolve() / path.name
     return path.resolve()
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether `path` names an object of a bucket, gs://BUCKET/NAME, where training runs can be kept.
+
+    Raises:
+      UserError: it is a URL of another kind, or one that was made a pathlib.Path, which drops a slash.
+    """
+    text = os.fspath(path)
+    scheme, slashes = found.groups() if (found := re.match(r"([a-z][a-z0-9]+):(//?)", text)) else ("", "")
+    if scheme and slashes == "//" and scheme != "gs":
+        raise UserError(f"{text}: {scheme}:// cannot be used here: give a folder or gs://BUCKET/NAME")
+    if scheme == "gs" and slashes == "/":
+        raise UserError(f"{text}: write a URL as text, gs://BUCKET/NAME, not as a pathlib.Path")
+    return scheme == "gs"
+
+
+def _reachable(path: str | os.PathLike) -> pathlib.Path:
+    from etils import epath
+
+    text = os.fspath(path)
+    if not (bucket := text.removeprefix("gs://").split("/")[0]):
+        raise UserError(f"{text}: which bucket? Write gs://BUCKET/NAME")
+    _probe(f"gs://{bucket}")
+    return epath.Path(text.rstrip("/"))
+
+
+@functools.lru_cache(8)
+def _probe(bucket: str) -> None:
+    from etils import epath
+
+    try:
+        (epath.Path(bucket) / ".nextgpt").exists()
+    except ImportError:
+        raise UserError(f"{bucket} needs gcsfs: pip install 'nextgpt-jax[gcs]'") from None
+    except Exception as error:  # of the network, or a refusal
+        raise UserError(f"{bucket} cannot be reached: {first_line(error)}") from None
+
+
+def append_text(path: pathlib.Path, text: str) -> None:
+    """Adds to the end of a file. Objects of a bucket are written anew: they cannot grow."""
+    if is_remote(path):
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    with path.open("a") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def local_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder on this machine for the files of `path`: itself, or if it is remote one whose files are copied to it in
+    the end."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield pathlib.Path(name)
+        for file in sorted(pathlib.Path(name).rglob("*")):
+            if file.is_file():
+                (path / str(file.relative_to(name))).write_bytes(file.read_bytes())
 
 
 def base_name(path: str | os.PathLike) -> str:
@@ -49,6 +121,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises:
       UserError: an OSError, in the body or while creating or renaming the file.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield pathlib.Path(folder) / "file"
+            _upload(pathlib.Path(folder) / "file", normal_path(path))
+        return
     path, temporary = pathlib.Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +140,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _upload(file: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        target.write_bytes(file.read_bytes())
+    except Exception as error:  # of the network, or a refusal
+        raise UserError(f"{target} can't be written: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -163,6 +247,8 @@ def check_folder(path: str | pathlib.Path, flag: str) -> pathlib.Path:
       UserError: `path`, or its nearest existing parent, is a file or not writable.
     """
     path = normal_path(path)
+    if is_remote(path):
+        return path
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{flag}: {existing} is {'not writable' if existing.is_dir() else 'a file'}: give a folder")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nextgpt_jax.errors import UserError, first_line
+from nextgpt_jax.files import is_remote, normal_path
 
 _MAX_DEPTH = 100  # levels of lists and objects
 _TOO_DEEP = f"not valid JSON: nested more than {_MAX_DEPTH} levels deep"
@@ -56,6 +57,8 @@ def read_text(path: str | pathlib.Path) -> str:
       UserError: the file is missing, cannot be read or is not UTF-8.
     """
     try:
+        if is_remote(path):
+            return normal_path(path).read_bytes().decode("utf-8-sig")
         return pathlib.Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None

@@ -21,8 +21,8 @@ LAYERS = (
     ("weights", "data", "generation"),
     ("models", "media"),
     ("compiler", "templates"),
-    ("sharding", "mesh", "prompts", "files", "json_files", "config_files"),
-    ("config", "modalities"),
+    ("sharding", "mesh", "prompts", "json_files", "config_files"),
+    ("config", "modalities", "files"),
     ("errors", "chips", "flops"),
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}

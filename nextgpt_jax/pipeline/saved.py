@@ -14,7 +14,7 @@ import nextgpt_jax
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.config_files import config_from_dict, config_names, config_to_dict, load_config
 from nextgpt_jax.errors import UserError, nearest
-from nextgpt_jax.files import atomic_folder, base_name
+from nextgpt_jax.files import atomic_folder, base_name, is_remote, normal_path
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.weights import hub, hub_files, orbax_params
 from nextgpt_jax.weights.assemble import part_folders, resolve_parts
@@ -57,15 +57,19 @@ def find(
 
 
 def _find(name_or_path: str | os.PathLike, config: str | ExperimentConfig | None, revision: str) -> Source:
-    name, path = os.fspath(name_or_path), pathlib.Path(name_or_path)
+    name = os.fspath(name_or_path)
+    remote = is_remote(name)
+    path = normal_path(name) if remote else pathlib.Path(name)
     given = load_config(config) if isinstance(config, str) else config
-    if path.is_dir() and (path / FILE).is_file():
+    if not remote and path.is_dir() and (path / FILE).is_file():
         return Source(read(path))
     if path.is_dir():
         run = Workdir(path)
         if (found := given or run.config()) is None:
             raise UserError(f"{path} does not record its config: give config=, such as config='keypad:stage3'")
         return Source(found, str(path))
+    if remote:
+        raise UserError(f"{name} holds no training run")
     if path.is_file() or name.split(":")[0] in config_names():
         found = load_config(name)
         if not found.model.delta:

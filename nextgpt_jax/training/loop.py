@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.pipeline import batches
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import is_remote
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
@@ -61,6 +62,9 @@ def train(
         check_config(config)
         check_sampling(config)
         check_wandb(config.train.wandb_project)
+        Workdir(workdir)  # raises, if it is a URL that cannot be used
+        if profile and is_remote(workdir):
+            raise UserError(f"--profile writes to this machine: give a --workdir here, not {workdir}")
         init_step = parse_step(init_step, "init_step")
         _check_same_config(config, workdir, init_from, str(init_step))
         if init_from and Workdir(workdir).latest() is None:

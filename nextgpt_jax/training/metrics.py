@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nextgpt_jax.files import append_text
 from nextgpt_jax.training.sampling import Sample
 from nextgpt_jax.training.tensorboard import TensorBoard
 from nextgpt_jax.training.wandb_log import WandbLog
@@ -105,8 +106,7 @@ class MetricsLog:
         for other in self._others:
             other.write(step, metrics)
         if self._enabled:
-            with self._file.open("a") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
+            append_text(self._file, json.dumps({"step": step, **metrics}) + "\n")
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Shows answers to prompts."""

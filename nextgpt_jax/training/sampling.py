@@ -14,7 +14,7 @@ from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.media_files import EmbeddedMedium, local_path, resolve_media_path
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_write
+from nextgpt_jax.files import atomic_write, local_folder
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import Record, make_request, read_requests
 from nextgpt_jax.inference.types import MediaOutput, Request
@@ -124,6 +124,11 @@ class Sampler:
 
 def write_samples(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
     """Writes replies.jsonl, as infer.py --requests does, and the media that it names."""
+    with local_folder(folder) as target:
+        _write_samples(target, samples)
+
+
+def _write_samples(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
     lines = []
     for i, sample in enumerate(samples):
         names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(sample.media)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from nextgpt_jax.data.readers import Problem
 from nextgpt_jax.data.survey import too_many
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import append_text
 
 
 class SkipLog:
@@ -59,8 +60,7 @@ class SkipLog:
             found = self._found.pop(batch, [])
         if not found:
             return found
-        with self._path.open("a") as file:
-            file.writelines(_line(step, problem) for problem in found)
+        append_text(self._path, "".join(_line(step, problem) for problem in found))
         for problem in found:
             seen, count = self._skipped[problem.source], self._counts[problem.source]
             seen.add(problem.record)

@@ -1,7 +1,11 @@
 """Metrics and samples of a run for TensorBoard."""
 
 import io
-import os
+import pathlib
+import shutil
+import tempfile
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,24 +13,34 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
+from nextgpt_jax.files import is_remote
 from nextgpt_jax.training.sampling import Sample
+
+_COPY_SECONDS = 60
 
 
 class TensorBoard:
-    """Writes event files in a folder."""
+    """Writes event files in a folder. To a remote one they are copied, at most once a minute and in the end."""
 
-    def __init__(self, folder: os.PathLike, start: int, enabled: bool):
+    def __init__(self, folder: pathlib.Path, start: int, enabled: bool):
         """
         Args:
           start: the step where the run goes on: what was written for later ones is hidden.
           enabled: False: nothing is written.
         """
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1, write_to_disk=enabled)
+        self._remote = folder if enabled and is_remote(folder) else None
+        self._local = pathlib.Path(tempfile.mkdtemp()) if self._remote else folder
+        self._copied = time.monotonic()
+        suffix = f".{uuid.uuid4().hex[:8]}" if self._remote else ""
+        options = {"purge_step": start + 1, "write_to_disk": enabled, "filename_suffix": suffix}
+        self._writer = SummaryWriter(str(self._local), **options)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of a step."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+        if self._remote and time.monotonic() - self._copied > _COPY_SECONDS:
+            self._copy()
 
     def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Writes answers to prompts: texts, images, sounds, and videos as animated images."""
@@ -46,6 +60,16 @@ class TensorBoard:
     def close(self) -> None:
         """Closes the files."""
         self._writer.close()
+        if self._remote:
+            self._copy()
+            shutil.rmtree(self._local, ignore_errors=True)
+
+    def _copy(self) -> None:
+        self._writer.flush()
+        for file in self._local.iterdir():
+            assert self._remote
+            (self._remote / file.name).write_bytes(file.read_bytes())
+        self._copied = time.monotonic()
 
 
 def _animation(tag: str, video: Any) -> Summary:

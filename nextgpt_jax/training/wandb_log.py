@@ -10,7 +10,7 @@ from typing import Any
 
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.files import atomic_write
+from nextgpt_jax.files import atomic_write, is_remote
 from nextgpt_jax.training.sampling import Sample
 
 _ID = "wandb_id.txt"  # in the workdir
@@ -49,7 +49,7 @@ class WandbLog:
                 project=project,
                 id=file.read_text().strip(),
                 name=folder.name,
-                dir=str(folder),
+                dir=None if is_remote(folder) else str(folder),
                 config=dict(settings),
                 resume="allow",
             )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorstore as ts
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.files import is_remote
 from nextgpt_jax.json_files import read_json
 
 _ARRAY_METADATA, _STEP_METADATA = "_METADATA", "_CHECKPOINT_METADATA"
@@ -61,7 +62,7 @@ def _array_damage(step: pathlib.Path, item: str) -> str:
 
 def _readable_arrays(folder: pathlib.Path) -> set[str]:
     """The names of the arrays in a store; none if any value cannot be read."""
-    base = {"driver": "file", "path": f"{folder}/"}
+    base = f"{folder}/" if is_remote(folder) else {"driver": "file", "path": f"{folder}/"}
     try:
         store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
         keys = store.list().result()
