@@ -210,7 +210,7 @@ def fill(state: nnx.State, parameters: Mapping[str, Parameter], dtype=jnp.float3
         array = parameters[names[path]].cast(dtype).read()
         sharding = sharding_of(leaf)
         if sharding is None:
-            return leaf.replace(jnp.asarray(array))
+            return leaf.replace(jax.device_put(array))  # jnp.asarray compiles a program for each shape
         return leaf.replace(jax.make_array_from_callback(array.shape, sharding, lambda index: array[index]))
 
     return nnx.from_flat_state([(path, filled(path, leaf)) for path, leaf in nnx.to_flat_state(state)])
