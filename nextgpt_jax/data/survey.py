@@ -101,7 +101,8 @@ def survey(samples: Sequence[Conversation], limit: int, max_share: float = 1.0) 
 
 def _surveyed(samples: Samples, limit: int, kinds: Kinds) -> list[Arrays]:
     """What was found in each file, kept from an earlier start or found now."""
-    shared = (Samples(samples.files, samples.task, samples.format), limit, kinds)
+    quick = [file._replace(folder=_Folder(file.folder)) for file in samples.files]
+    shared = (Samples(quick, samples.task, samples.format), limit, kinds)
     names = tuple((kind.__name__, name) for kind, name in kinds)
 
     def request(file: DataFile) -> Request:
@@ -163,6 +164,20 @@ def _look(read: Callable[[int], Conversation], numbers: range, limit: int, kinds
                            "problems": problems})  # fmt: skip
 
 
+class _Folder(str):
+    """A folder that makes texts of names in it. A pathlib.Path takes as long as all else that is done to a record."""
+
+    def __truediv__(self, name: str) -> "_File":
+        return _File(os.path.join(self, name))
+
+    def __new__(cls, path: str | pathlib.Path) -> "_Folder":
+        return super().__new__(cls, path)
+
+
+class _File(str):
+    """A path in a _Folder."""
+
+
 def _joined(parts: Sequence[Arrays]) -> Arrays:
     """What was found in consecutive parts of a file."""
     folders: dict[tuple[str, str], int] = {}
@@ -186,7 +201,7 @@ def _contents(conversation: Conversation, limit: int) -> tuple[dict[tuple[type, 
                     continue
                 kind = type(segment), segment.modality
                 counts[kind] = counts.get(kind, 0) + 1
-                if isinstance(segment, Input) and isinstance(segment.content, pathlib.Path):
+                if isinstance(segment, Input) and isinstance(segment.content, pathlib.Path | _File):
                     files.append((str(segment.content), segment.modality))
     for (kind, name), count in counts.items():
         if count > limit:

@@ -45,23 +45,24 @@ class TextRecords(Sequence[Any]):
         self.path, self.identity = path, identity
         self.unit = "line" if index.notes["lines"] else "record"
         self._index = index
+        self._starts, self._ends, self._numbers = index["starts"], index["ends"], index.get("numbers")
         self._file: int | None = None
         self._process = 0
 
     def __len__(self) -> int:
-        return len(self._index["starts"])
+        return len(self._starts)
 
     def __getitem__(self, index: Any) -> Any:
         return self.parse(self.text(index))
 
     def place(self, index: int) -> str:
         """How messages call a record: "record 0", "line 1"."""
-        numbers = self._index.get("numbers")
-        return f"{self.unit} {self._index.notes['first'] + index if numbers is None else numbers[index]}"
+        number = self._index.notes["first"] + index if self._numbers is None else self._numbers[index]
+        return f"{self.unit} {number}"
 
     def text(self, index: int) -> str:
         """A record as it is in the file."""
-        start, end = int(self._index["starts"][index]), int(self._index["ends"][index])
+        start, end = int(self._starts[index]), int(self._ends[index])
         if self._file is None or self._process != os.getpid():
             self._file, self._process = os.open(self.path, os.O_RDONLY), os.getpid()
         content = os.pread(self._file, end - start, start)
@@ -81,7 +82,12 @@ class TextRecords(Sequence[Any]):
         return parse_json(text)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_starts": None, "_ends": None, "_numbers": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._starts, self._ends = self._index["starts"], self._index["ends"]
+        self._numbers = self._index.get("numbers")
 
     def __del__(self, getpid: Callable[[], int] = os.getpid, close: Callable[[int], None] = os.close) -> None:
         file = getattr(self, "_file", None)
