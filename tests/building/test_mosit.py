@@ -18,7 +18,8 @@ from nextgpt_jax.building.replies import Rejected
 from nextgpt_jax.building.topics import PATTERNS, TOPICS, parse_pattern, read_patterns, read_topics
 from nextgpt_jax.cli import build_mosit, export_data
 from nextgpt_jax.cli.flags import run_command
-from nextgpt_jax.data.readers import read_samples, survey
+from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write
 from nextgpt_jax.prompts import Input, Output, Turn

@@ -14,7 +14,8 @@ from nextgpt_jax.building.t2m import from_templates, mentions, record_of
 from nextgpt_jax.building.t2m_templates import PIECES, request_and_reply, tidy
 from nextgpt_jax.cli import build_t2m, export_data
 from nextgpt_jax.cli.flags import run_command
-from nextgpt_jax.data.readers import read_samples, survey
+from nextgpt_jax.data.readers import read_samples
+from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.prompts import Output
