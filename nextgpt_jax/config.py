@@ -138,6 +138,7 @@ class DataConfig(Section):
     max_length: int = 512  # tokens per example; longer ones are cut
     max_truncated: float = 0.05  # share of a file's target tokens, or of its media, that may be cut off
     bucket_boundaries: tuple[int, ...] = ()  # shorter padded lengths: examples are batched by length
+    group_by_modality: bool = False  # batches of examples with inputs of the same modalities
     max_media: int = 8  # inputs (or outputs) of one modality per conversation, 255 at most; more are refused
     num_workers: int = 2  # threads that read and preprocess media
 

@@ -6,11 +6,13 @@ loss_mask  bool [B, T]       True for target tokens
 media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; positions >= T: unused slot
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
 
-M and G are the largest numbers in any example of the run, by modality (`BatchSpec`): all batches have one shape.
+M and G are the slots of the batch's `BatchSpec`, by modality; modalities without slots are absent (layouts.py).
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, to
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-    """Slots per example for inputs and outputs of each modality; modalities that no sample has are absent."""
+    """Slots per example for inputs and outputs of each modality; modalities without any are absent."""
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
@@ -41,7 +43,7 @@ class BatchSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleBuilder:
-    """Builds a training example from a conversation.
+    """Builds a training example from a conversation, with room for `spec`, or for another spec that is within it.
 
     Raises:
       UserError: the spec has a modality that this model cannot read or generate.
@@ -79,8 +81,9 @@ class ExampleBuilder:
         with local_path(medium) as path:
             return media.load(name, path, self.encoders[name])
 
-    def empty(self) -> dict:
+    def empty(self, spec: BatchSpec | None = None) -> dict:
         """An example without tokens, media or targets, in the place of one that cannot be made."""
+        spec = spec or self.spec
         example = {
             "tokens": np.zeros(self.max_length, np.int32),
             "lengths": np.int32(0),
@@ -88,10 +91,10 @@ class ExampleBuilder:
             "media": {},
             "signals": {},
         }
-        for name, slots in self.spec.inputs.items():
+        for name, slots in spec.inputs.items():
             found = np.zeros((slots, *self.encoders[name].input_shape(name)), np.float32)
             example["media"][name] = {"input": found, "positions": np.full(slots, self.max_length, np.int32)}
-        for name, slots in self.spec.outputs.items():
+        for name, slots in spec.outputs.items():
             count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
             example["signals"][name] = {
                 "positions": np.zeros((slots, count), np.int32),
@@ -100,26 +103,30 @@ class ExampleBuilder:
             }
         return example
 
-    def __call__(self, conversation: Conversation) -> dict:
+    def __call__(self, conversation: Conversation, spec: BatchSpec | None = None) -> dict:
         """An example, as numpy arrays without the batch axis, truncated to `max_length`.
 
         Raises:
           UserError: a medium cannot be read.
         """
-        tokenized, example = self.tokenize(conversation), self.empty()
+        tokenized, example = self.tokenize(conversation), self.empty(spec)
         length = min(len(tokenized.ids), self.max_length)
         example["lengths"] = np.int32(length)
         example["tokens"][:length], example["loss_mask"][:length] = tokenized.ids[:length], tokenized.loss[:length]
         inputs, outputs = self._inside(tokenized)
-        for name, entry in example["media"].items():
-            for i, (position, medium) in enumerate((p, m) for p, m in inputs if m.modality == name):
-                entry["input"][i], entry["positions"][i] = self._load(name, medium.content), position
-        for name, entry in example["signals"].items():
-            count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
-            for i, (position, output) in enumerate((p, o) for p, o in outputs if o.modality == name):
-                entry["positions"][i] = np.arange(position, position + count)
-                entry["captions"][i] = caption_ids(self.caption_tokenizers[name], output.caption, width)
-                entry["mask"][i] = True
+        free: dict[tuple[str, str], Iterator[int]] = collections.defaultdict(itertools.count)  # slots
+        for position, medium in inputs:
+            name = medium.modality
+            entry, slot = example["media"][name], next(free["media", name])
+            entry["input"][slot], entry["positions"][slot] = self._load(name, medium.content), position
+        for position, output in outputs:
+            name = output.modality
+            entry, slot = example["signals"][name], next(free["signals", name])
+            entry["positions"][slot] = np.arange(position, position + len(self.vocabulary.signal_ids(name)))
+            entry["captions"][slot] = caption_ids(
+                self.caption_tokenizers[name], output.caption, self.caption_lengths[name]
+            )
+            entry["mask"][slot] = True
         return example
 
     def _inside(self, tokenized: TokenizedConversation) -> tuple[list[tuple[int, Input]], list[tuple[int, Output]]]:

@@ -1,18 +1,21 @@
 """Samples to batches with Grain: reshuffled every epoch, prefetched by threads, resumable at any batch."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.examples import ExampleBuilder
+from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
+from nextgpt_jax.data.layouts import Layouts, similarity
 from nextgpt_jax.data.lengths import lengths
+from nextgpt_jax.data.order import BatchOrder
 from nextgpt_jax.data.pairs import Conversation
-from nextgpt_jax.data.readers import Problem, problem_of
+from nextgpt_jax.data.readers import Problem, Samples, problem_of
 from nextgpt_jax.errors import UserError
+
+_FIRST_EXAMPLES = 2**15  # of a run; the layouts of its batches are chosen by these
 
 
 def batches(
@@ -24,7 +27,7 @@ def batches(
     indices: Sequence[int] | None = None,
     on_problem: Callable[[int, Problem], None] | None = None,
 ) -> Iterator[dict]:
-    """The batches (see examples.py) of a run by their numbers.
+    """The batches (see examples.py) of a run by their numbers (see order.py).
 
     A batch depends on the seed and its number alone, so the number is enough to resume.
 
@@ -34,7 +37,7 @@ def batches(
       on_problem: called with the number of the batch for each sample that cannot be read, from several threads; the
         batch has an example without tokens in its place. None: the error is raised.
     """
-    source = BatchSource(samples, builder, config, seed, numbers.stop, indices, on_problem)
+    source = shuffled(samples, builder, config, seed, numbers.stop, indices, on_problem)
     return _read_ahead(grain.MapDataset.source(source)[numbers.start :], config)
 
 
@@ -46,7 +49,16 @@ def ordered_batches(
     Args:
       indices: see `batches`.
     """
-    return _read_ahead(grain.MapDataset.source(_OrderedSource(samples, builder, config.batch_size, indices)), config)
+    size, count = config.batch_size, len(samples)
+
+    def members(number: int) -> np.ndarray:
+        return np.arange(number * size, min((number + 1) * size, count))
+
+    numbers = range(-(-count // size))
+    layouts = _layouts(samples, builder, map(members, numbers[: _first_batches(size)]))
+    indices = np.arange(size) if indices is None else indices
+    source = BatchSource(samples, builder, members, len(numbers), indices, layouts)
+    return _read_ahead(grain.MapDataset.source(source), config)
 
 
 def _read_ahead(dataset: grain.MapDataset, config: DataConfig) -> Iterator[dict]:
@@ -54,83 +66,97 @@ def _read_ahead(dataset: grain.MapDataset, config: DataConfig) -> Iterator[dict]
     return iter(dataset.to_iter_dataset(options))
 
 
-class _OrderedSource:
-    def __init__(self, samples: Sequence[Conversation], builder: ExampleBuilder, size: int, indices):
-        self._samples, self._builder, self._size = samples, builder, size
-        self._indices = range(size) if indices is None else indices
+def shuffled(
+    samples: Sequence[Conversation],
+    builder: ExampleBuilder,
+    config: DataConfig,
+    seed: int,
+    num_batches: int,
+    indices: Sequence[int] | None = None,
+    on_problem: Callable[[int, Problem], None] | None = None,
+) -> "BatchSource":
+    """The first `num_batches` batches of a run, by number. The other arguments are those of `batches`.
 
-    def __len__(self) -> int:
-        return -(-len(self._samples) // self._size)
+    With `config.bucket_boundaries`, examples are batched by length and padded to the end of their bucket: one compiled
+    step per bucket, and little padding. With `config.group_by_modality` they are batched by the media they have.
+    """
+    padded, groups = None, np.zeros(len(samples), int)
+    if config.bucket_boundaries:
+        ends = np.array([*sorted(config.bucket_boundaries), builder.max_length])
+        groups = np.searchsorted(ends, lengths(samples, builder))
+        padded = ends[groups]
+    media = samples.media if isinstance(samples, Samples) else None
+    if config.group_by_modality and media is not None:
+        kinds = similarity(media, builder)
+        groups = groups * (int(kinds.max(initial=0)) + 1) + kinds
+    grouped = bool(config.bucket_boundaries or config.group_by_modality)
+    members = BatchOrder(np.zeros(len(samples), int), config.batch_size, seed, groups=groups if grouped else None)
+    layouts = _layouts(samples, builder, map(members, range(_first_batches(config.batch_size))))
+    indices = np.arange(config.batch_size) if indices is None else indices
+    return BatchSource(samples, builder, members, num_batches, indices, layouts, padded, on_problem)
 
-    def __getitem__(self, number: int) -> dict:
-        members = [number * self._size + int(i) for i in self._indices]
-        count = len(self._samples)
-        examples = [self._builder(self._samples[m]) if m < count else self._builder.empty() for m in members]
-        return _stacked(examples)
+
+def _first_batches(size: int) -> int:
+    return min(1000, -(-_FIRST_EXAMPLES // size))
 
 
-def _stacked(examples: Sequence[dict]) -> dict:
-    return jax.tree.map(lambda *x: np.stack(x), *examples)
+def _layouts(
+    samples: Sequence[Conversation], builder: ExampleBuilder, batches: Iterable[np.ndarray]
+) -> Callable[[np.ndarray], BatchSpec]:
+    """The layout for the samples of a batch. That of the builder for all, where media have not been counted."""
+    if isinstance(samples, Samples) and samples.media is not None:
+        return Layouts(samples.media, builder, batches)
+    return lambda _: builder.spec
 
 
 class BatchSource:
-    """The first `num_batches` batches of a run by number, epoch after epoch. Every epoch contains every sample.
-
-    With `config.bucket_boundaries`, examples are batched by length and padded to the end of their bucket: one compiled
-    step per bucket, and little padding. The remainder of a bucket goes to the next longer one, and the last batch of an
-    epoch is filled up from the epoch's beginning.
-    """
+    """Batches by number, for Grain."""
 
     def __init__(
         self,
         samples: Sequence[Conversation],
         builder: ExampleBuilder,
-        config: DataConfig,
-        seed: int,
+        members: Callable[[int], np.ndarray],
         num_batches: int,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray,
+        layouts: Callable[[np.ndarray], BatchSpec],
+        lengths: np.ndarray | None = None,
         on_problem: Callable[[int, Problem], None] | None = None,
     ):
+        """
+        Args:
+          members: the numbers of the samples of a global batch. The places of those that are missing stay empty.
+          num_batches: that there are.
+          indices, on_problem: see `batches`.
+          layouts: the room for media, by the samples of a global batch.
+          lengths: that each sample should be padded to, at least; None: all to the builder's maximum.
+        """
+        self._samples, self._builder, self._members, self._num_batches = samples, builder, members, num_batches
+        self._indices, self._layouts, self._lengths = np.asarray(indices), layouts, lengths
         self._on_problem = on_problem
-        self._indices = np.arange(config.batch_size) if indices is None else np.asarray(indices)
-        self._samples, self._builder, self._seed = samples, builder, seed
-        self._batch_size, self._num_batches = config.batch_size, num_batches
-        self._lengths = np.array([*sorted(config.bucket_boundaries), builder.max_length])
-        self._bucket = np.zeros(len(samples), int)  # of each sample
-        if config.bucket_boundaries:
-            self._bucket = np.searchsorted(self._lengths, lengths(samples, builder))
-        self._epoch_batches = functools.lru_cache(4)(self._epoch_batches)
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __getitem__(self, number: int) -> dict:
-        epoch, i = divmod(number, -(-len(self._samples) // self._batch_size))
-        length, members = self._epoch_batches(epoch)[i]
-        examples = [self._example(number, int(member)) for member in members[self._indices]]
-        batch = _stacked(examples)
+        members = self._members(number)
+        spec = self._layouts(members)
+        places = [int(members[i]) if i < len(members) else None for i in self._indices]
+        examples = [self._example(number, member, spec) for member in places]
+        batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+        if self._lengths is None:
+            return batch
+        length = self._lengths[members].max()
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
 
-    def _example(self, number: int, member: int) -> dict:
+    def _example(self, number: int, member: int | None, spec: BatchSpec) -> dict:
+        if member is None:
+            return self._builder.empty(spec)
         try:
-            return self._builder(self._samples[member])
+            return self._builder(self._samples[member], spec)
         except UserError as error:
             # Not raised here: a resumed Grain iterator would meet it again for ever.
             if self._on_problem is None:
                 raise
             self._on_problem(number, problem_of(self._samples, member, error))
-            return self._builder.empty()
-
-    def _epoch_batches(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        """Padded length and sample numbers of each batch of an epoch."""
-        rng = np.random.default_rng((self._seed, epoch))
-        order, found = rng.permutation(len(self._samples)), []
-        remainder = order[:0]
-        for bucket, length in enumerate(self._lengths):
-            members = np.concatenate([remainder, order[self._bucket[order] == bucket]])
-            if bucket == len(self._lengths) - 1:
-                members = np.concatenate([members, np.resize(order, -len(members) % self._batch_size)])
-            full = len(members) // self._batch_size * self._batch_size
-            found += [(int(length), batch) for batch in members[:full].reshape(-1, self._batch_size)]
-            remainder = members[full:]
-        return [found[i] for i in rng.permutation(len(found))]
+            return self._builder.empty(spec)

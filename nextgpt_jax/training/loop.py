@@ -144,7 +144,7 @@ def _train(
             for problem in left_out:
                 report.say(f"step {step}: skipped {problem.source}, {problem.record}: {problem.reason}")
             arguments = state.trainable, state.opt, state.frozen, batch, np.uint32(step)
-            found = report.call(step, update, arguments, batch["tokens"].shape)
+            found = report.call(step, update, arguments, batch)
             state.advance(*found, examples=config.data.batch_size)
             report.end_step(step, state.metrics)
             last = step == steps or stop.should_stop(step)

@@ -17,19 +17,20 @@ def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The means of the metrics of several steps.
 
     The alignment loss of a modality is a mean over the groups of signal tokens, and absent if there were none: a step
-    without any says nothing about it.
+    without any says nothing about it. Steps whose batch has no room for a modality have no such metrics.
     """
-    names = window[0].keys()
+    names = dict.fromkeys(name for step in window for name in step)  # in order
     found = {}
     for name in names:
         modality = name.removeprefix("loss_alignment_")
         if name.startswith("groups_"):
             continue
         if f"groups_{modality}" in names:
-            groups = sum(float(step[f"groups_{modality}"]) for step in window)
-            if groups:
-                total = sum(float(step[name]) * float(step[f"groups_{modality}"]) for step in window)
-                found[name] = total / groups
+            weights = [float(step.get(f"groups_{modality}", 0)) for step in window]
+            if sum(weights):
+                found[name] = sum(w * float(step[name]) for w, step in zip(weights, window, strict=True) if w) / sum(
+                    weights
+                )
         else:
             found[name] = sum(float(step[name]) for step in window) / len(window)
     return found

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.config_files import config_to_dict
+from nextgpt_jax.data.layouts import describe_layout
 from nextgpt_jax.errors import printable
 from nextgpt_jax.training.distributed import print_on_main
+from nextgpt_jax.training.losses import Batch
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate
 from nextgpt_jax.training.sampling import Sample
@@ -67,21 +69,20 @@ class Report:
         """The same batches; the time that each is waited for is measured."""
         return self._meter.waiting(batches)
 
-    def call(self, step: int, update: Callable, arguments: tuple, shape: tuple[int, ...]) -> Any:
-        """update(*arguments) with a batch whose tokens have this shape; what it compiles is said, and is no time of the
-        step."""
+    def call(self, step: int, update: Callable, arguments: tuple, batch: Batch) -> Any:
+        """update(*arguments), which trains on a batch; what it compiles is said, and is no time of the step."""
         if self._profile and step == self._profile[0]:
             jax.profiler.start_trace(str(self._folder / "profile"))
-        if not self._meter.is_new(shape):
-            self._meter.count(update, arguments, shape)
+        if not self._meter.is_new(batch):
+            self._meter.count(update, arguments, batch)
             return update(*arguments)
         begin = time.perf_counter()
         with self._meter.paused():
-            self._meter.count(update, arguments, shape)
+            self._meter.count(update, arguments, batch)
             found = update(*arguments)
         if self._main:
             seconds = time.perf_counter() - begin
-            self.say(f"step {step}: compiled for {shape[0]} examples of {shape[1]} tokens in {seconds:.1f} s")
+            self.say(f"step {step}: compiled for {describe_layout(batch)} in {seconds:.1f} s")
         self._began = self._began or time.perf_counter()
         return found
 

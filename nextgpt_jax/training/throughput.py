@@ -3,12 +3,14 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import jax
 from jax.sharding import Mesh
 
 from nextgpt_jax import chips, flops
+from nextgpt_jax.training.losses import Batch
 
 _T = TypeVar("_T")
 
@@ -37,15 +39,16 @@ class ThroughputMeter:
             self._waited += time.perf_counter() - begin
             yield batch
 
-    def is_new(self, shape: tuple[int, ...]) -> bool:
+    def is_new(self, batch: Batch) -> bool:
         """Whether no batch of this shape was counted yet: its call compiles."""
-        return shape not in self._flops_of_shape
+        return _shape(batch) not in self._flops_of_shape
 
-    def count(self, update: Callable, arguments: tuple, shape: tuple[int, ...]) -> None:
-        """Counts a call of a jitted function. FLOPs are counted once per `shape` of the batch."""
+    def count(self, update: Callable, arguments: tuple, batch: Batch) -> None:
+        """Counts a call of a jitted function, which trains on a batch. FLOPs are counted once per shape."""
+        shape = _shape(batch)
         if shape not in self._flops_of_shape:
             self._flops_of_shape[shape] = flops.count(update.trace(*arguments).jaxpr, branch=min).model
-        self._steps, self._size = self._steps + 1, self._size + math.prod(shape)
+        self._steps, self._size = self._steps + 1, self._size + math.prod(batch["tokens"].shape)
         self._flops += self._flops_of_shape[shape]
 
     def rates(self, tokens: float, media: float) -> dict[str, float]:
@@ -78,3 +81,8 @@ class ThroughputMeter:
         begin = time.perf_counter()
         yield
         self._since += time.perf_counter() - begin
+
+
+def _shape(batch: Batch) -> Hashable:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, *(leaf.shape for leaf in leaves)

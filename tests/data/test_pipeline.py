@@ -1,5 +1,6 @@
 """Batches: shuffling, length buckets, resuming, read-ahead."""
 
+import collections
 import time
 
 import numpy as np
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextgpt_jax.config import DataConfig
-from nextgpt_jax.data.pipeline import BatchSource, batches
+from nextgpt_jax.data.examples import BatchSpec
+from nextgpt_jax.data.pipeline import batches, shuffled
 from nextgpt_jax.prompts import Turn
 from tests.data.test_examples import builder
 
@@ -35,9 +37,11 @@ def test_no_more_batches_are_prefetched_than_there_are_threads():
     class Counted:
         max_length = 96
 
-        def __call__(self, sample):
+        spec = BatchSpec({}, {})
+
+        def __call__(self, sample, spec):
             made.append(sample)
-            return builder()(sample)
+            return builder()(sample, spec)
 
     data = batches(samples, Counted(), DataConfig(batch_size=1, num_workers=2), 0, range(50))
     next(data)
@@ -47,16 +51,18 @@ def test_no_more_batches_are_prefetched_than_there_are_threads():
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), size=st.integers(1, 5))
 def test_epochs_have_every_sample_in_batches_of_similar_length(lengths, size):
-    """And a batch is as long as its bucket, which is long enough."""
+    """And a batch is as long as its bucket, which is long enough; what fills up an epoch is of the next one."""
     samples = [(Turn(("h" * n,), (str(i),)),) for i, n in enumerate(lengths)]
     make, count = builder(samples, max_length=128), -(-len(samples) // size)
-    source = BatchSource(samples, make, DataConfig(batch_size=size, bucket_boundaries=(48, 60)), 1, 2 * count)
+    source = shuffled(samples, make, DataConfig(batch_size=size, bucket_boundaries=(48, 60)), 1, 2 * count)
     full = {make(s)["tokens"][: make.length(s)].tobytes() for s in samples}
+    seen = []
     for epoch in range(2):
-        seen = []
         for k in range(count):
             batch = source[epoch * count + k]
             assert batch["tokens"].shape == batch["loss_mask"].shape and len(batch["tokens"]) == size
             assert batch["tokens"].shape[1] in (48, 60, 128) and batch["lengths"].max() <= batch["tokens"].shape[1]
             seen += [row[:n].tobytes() for row, n in zip(batch["tokens"], batch["lengths"], strict=True)]
-        assert len(seen) == count * size and set(seen) == full
+        times = collections.Counter(seen)
+        assert len(seen) == (epoch + 1) * count * size and set(seen) == full
+        assert min(times.values()) >= epoch + 1 and max(times.values()) <= -(-len(seen) // len(samples))

@@ -18,13 +18,13 @@ from nextgpt_jax.weights.load import load_system
 load = functools.partial(load_system, decoder_parts=("text_encoder",))
 
 
-def first_batches(config, loaded, n):
-    """The first `n` batches of a run."""
+def first_batches(config, loaded, n, room=None):
+    """The first `n` batches of a run, all with room for all media, or that of a BatchSpec."""
     stage = STAGES[config.train.stage]
     path = config.data.instructions if stage.task == "conversation" else config.data.captions
     samples = read_samples(stage.task, path, config.data.media_root)
     found = survey(samples, config.data.max_media)
-    builder = make_example_builder(config, loaded, BatchSpec(found.inputs, found.outputs))
+    builder = make_example_builder(config, loaded, room or BatchSpec(found.inputs, found.outputs))
     return list(batches(samples, builder, config.data, config.train.seed, range(n)))
 
 

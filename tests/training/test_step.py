@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from nextgpt_jax.data.examples import BatchSpec
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.training.step import make_step
 from tests import tiny
@@ -15,11 +16,13 @@ from tests.training.running import first_batches, load, run_steps
 
 
 def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
-    """Dropout included, which depends on the row."""
+    """Dropout included, which depends on the row; and slots for media that no example has."""
     config = tiny.experiment(tiny_root, "stage3", tiny.PICTURES)
     config.model.lora_dropout = 0.3
     loaded = load(config.model)
-    (batch,) = first_batches(config, loaded, 1)
+    (narrow,) = first_batches(config, loaded, 1)
+    (wide,) = first_batches(config, loaded, 1, BatchSpec({"image": 2, "audio": 1}, {"image": 3}))
+    assert [*wide["media"]] == ["audio", "image"] and [*narrow["media"]] == ["image"]
     graphdef, trainable, frozen = nnx.split(loaded.model, STAGES["stage3"].trainable, ...)
     trainable = jax.tree.map(lambda x: x + 0.01, trainable)  # lora_b is initialized to 0, where lora_a has no gradient
     # An optimizer that changes nothing and keeps the gradients as its state.
@@ -28,7 +31,7 @@ def test_accumulated_gradients_equal_the_whole_batch(tiny_root):
         update=lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
     )
     results = []
-    for config.optim.grad_accum_steps in (1, 4):
+    for config.optim.grad_accum_steps, batch in ((1, narrow), (4, wide)):
         update = jax.jit(make_step(graphdef, tx, config))
         _, gradients, metrics = update(trainable, tx.init(trainable), frozen, batch, 1)
         results.append((gradients, metrics))

@@ -60,12 +60,12 @@ def test_the_time_that_batches_are_waited_for(monkeypatch):
     def data():
         for _ in range(4):
             now[0] += 1.0
-            yield np.zeros((2, 8))
+            yield {"tokens": np.zeros((2, 8))}
 
     for batch in meter.waiting(data()):
-        assert meter.is_new(batch.shape) == (now[0] == 1.0)
-        meter.count(update, (batch,), batch.shape)
+        assert meter.is_new(batch) == (now[0] == 1.0)
+        meter.count(update, (batch["tokens"],), batch)
         now[0] += 3.0
-    assert not meter.is_new((2, 8)) and meter.is_new((2, 4))
+    assert not meter.is_new(batch) and meter.is_new({"tokens": np.zeros((2, 4))})
     rates = meter.rates(tokens=48.0, media=4.0)
     assert (rates["data_wait_share"], rates["padding_share"], rates["media_per_second"]) == (0.25, 0.25, 0.25)

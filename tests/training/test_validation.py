@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from nextgpt_jax.data import layouts
 from nextgpt_jax.data.examples import BatchSpec
+from nextgpt_jax.data.pipeline import ordered_batches
 from nextgpt_jax.data.survey import survey
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.sharding import HostBatch
@@ -22,9 +24,14 @@ from tests import tiny
 from tests.training.running import load
 
 
-def test_it_is_a_mean_over_all_targets_whatever_the_batches(tiny_root):
-    """And that of one batch of all samples; batches of five leave three places empty."""
+def test_it_is_a_mean_over_all_targets_whatever_the_batches(tiny_root, tmp_path, monkeypatch):
+    """And that of one batch of all samples: batches of five leave three places empty, and the first has no media."""
+    monkeypatch.setattr(layouts, "MIN_SAVED_BYTES", 0)
+    monkeypatch.setattr(layouts, "CHEAP_BYTES", 0)
     config = tiny.experiment(tiny_root, "stage3", tiny.PICTURES)
+    talk = [{"from": "human", "value": "say yes"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "talk.json").write_text(json.dumps([{"conversations": talk}] * 5))
+    config.data.instructions = f"{tmp_path / 'talk.json'},{config.data.instructions}"
     loaded = load(config.model)
     samples, spec, _ = read_usable(config, config.data.instructions)
     builder = make_example_builder(config, loaded, spec)
@@ -35,6 +42,8 @@ def test_it_is_a_mean_over_all_targets_whatever_the_batches(tiny_root):
     weights = alignment_weights(config)
     expected = losses.loss(loaded.model, batch, losses.target_counts(batch), alignment_weights=weights)[1]
     config.data.batch_size = 5
+    first, second, *_ = ordered_batches(samples, builder, config.data)
+    assert not first["media"] and not first["signals"] and [*second["media"]] == [*second["signals"]] == ["image"]
     with jax.set_mesh(mesh):
         found = Validation(samples, builder, config, HostBatch(mesh, 5), graphdef, mesh)(trainable, frozen)
     names = ("loss", "loss_language", "loss_alignment_image", "token_accuracy")
