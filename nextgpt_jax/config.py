@@ -126,7 +126,8 @@ class ModelConfig(Section):
 
 @_section(renamed={"media": "media_root", "buckets": "bucket_boundaries", "threads": "num_workers"})
 class DataConfig(Section):
-    """Training files and the shape of a batch. Several files are separated by commas; their records are mixed."""
+    """Training files and the shape of a batch. Several files are separated by commas; their records are mixed, by
+    weight if each has one: llava.json:0.5,t2m/*.json:0.3,mosit.json:0.2 (docs/data.md)."""
 
     captions: str = ""  # stages 1 and 2: pairs of a medium and its caption, or conversations
     instructions: str = ""  # stage 3: conversations
@@ -138,6 +139,7 @@ class DataConfig(Section):
     max_length: int = 512  # tokens per example; longer ones are cut
     max_truncated: float = 0.05  # share of a file's target tokens, or of its media, that may be cut off
     bucket_boundaries: tuple[int, ...] = ()  # shorter padded lengths: examples are batched by length
+    alternate: bool = False  # each batch from one source: an entry of the list of files
     group_by_modality: bool = False  # batches of examples with inputs of the same modalities
     max_media: int = 8  # inputs (or outputs) of one modality per conversation, 255 at most; more are refused
     num_workers: int = 2  # threads that read and preprocess media

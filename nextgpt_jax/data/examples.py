@@ -5,6 +5,7 @@ lengths    int32 [B]         tokens per example without padding; for throughput 
 loss_mask  bool [B, T]       True for target tokens
 media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; positions >= T: unused slot
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
+sources    bool [B, S]       where each example is from; if there are several sources
 
 M and G are the slots of the batch's `BatchSpec`, by modality; modalities without slots are absent (layouts.py).
 """

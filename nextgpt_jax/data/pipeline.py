@@ -13,6 +13,7 @@ from nextgpt_jax.data.lengths import lengths
 from nextgpt_jax.data.order import BatchOrder
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.readers import Problem, Samples, problem_of
+from nextgpt_jax.data.sources import Mixture
 from nextgpt_jax.errors import UserError
 
 _FIRST_EXAMPLES = 2**15  # of a run; the layouts of its batches are chosen by these
@@ -57,7 +58,8 @@ def ordered_batches(
     numbers = range(-(-count // size))
     layouts = _layouts(samples, builder, map(members, numbers[: _first_batches(size)]))
     indices = np.arange(size) if indices is None else indices
-    source = BatchSource(samples, builder, members, len(numbers), indices, layouts)
+    mixture = samples.mixture() if isinstance(samples, Samples) else None
+    source = BatchSource(samples, builder, members, len(numbers), indices, layouts, mixture=mixture)
     return _read_ahead(grain.MapDataset.source(source), config)
 
 
@@ -78,22 +80,32 @@ def shuffled(
     """The first `num_batches` batches of a run, by number. The other arguments are those of `batches`.
 
     With `config.bucket_boundaries`, examples are batched by length and padded to the end of their bucket: one compiled
-    step per bucket, and little padding. With `config.group_by_modality` they are batched by the media they have.
+    step per bucket, and little padding. With `config.group_by_modality` they are batched by the media they have, and
+    with `config.alternate` by source.
     """
     padded, groups = None, np.zeros(len(samples), int)
     if config.bucket_boundaries:
         ends = np.array([*sorted(config.bucket_boundaries), builder.max_length])
         groups = np.searchsorted(ends, lengths(samples, builder))
         padded = ends[groups]
-    media = samples.media if isinstance(samples, Samples) else None
+    media, mixture = None, Mixture(("all",), None, np.zeros(len(samples), int))
+    if isinstance(samples, Samples):
+        media, mixture = samples.media, samples.mixture()
     if config.group_by_modality and media is not None:
         kinds = similarity(media, builder)
         groups = groups * (int(kinds.max(initial=0)) + 1) + kinds
     grouped = bool(config.bucket_boundaries or config.group_by_modality)
-    members = BatchOrder(np.zeros(len(samples), int), config.batch_size, seed, groups=groups if grouped else None)
+    members = BatchOrder(
+        mixture.sources,
+        config.batch_size,
+        seed,
+        shares=mixture.shares,
+        alternate=config.alternate,
+        groups=groups if grouped else None,
+    )
     layouts = _layouts(samples, builder, map(members, range(_first_batches(config.batch_size))))
     indices = np.arange(config.batch_size) if indices is None else indices
-    return BatchSource(samples, builder, members, num_batches, indices, layouts, padded, on_problem)
+    return BatchSource(samples, builder, members, num_batches, indices, layouts, padded, on_problem, mixture)
 
 
 def _first_batches(size: int) -> int:
@@ -122,6 +134,7 @@ class BatchSource:
         layouts: Callable[[np.ndarray], BatchSpec],
         lengths: np.ndarray | None = None,
         on_problem: Callable[[int, Problem], None] | None = None,
+        mixture: Mixture | None = None,
     ):
         """
         Args:
@@ -130,10 +143,12 @@ class BatchSource:
           indices, on_problem: see `batches`.
           layouts: the room for media, by the samples of a global batch.
           lengths: that each sample should be padded to, at least; None: all to the builder's maximum.
+          mixture: of the samples: if it has several sources, batches say of each example where it is from.
         """
         self._samples, self._builder, self._members, self._num_batches = samples, builder, members, num_batches
         self._indices, self._layouts, self._lengths = np.asarray(indices), layouts, lengths
         self._on_problem = on_problem
+        self._mixture = mixture if mixture and len(mixture.names) > 1 else None
 
     def __len__(self) -> int:
         return self._num_batches
@@ -144,6 +159,11 @@ class BatchSource:
         places = [int(members[i]) if i < len(members) else None for i in self._indices]
         examples = [self._example(number, member, spec) for member in places]
         batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+        if self._mixture:
+            batch["sources"] = np.zeros((len(places), len(self._mixture.names)), bool)
+            for row, member in zip(batch["sources"], places, strict=True):
+                if member is not None:
+                    row[self._mixture.sources[member]] = True
         if self._lengths is None:
             return batch
         length = self._lengths[members].max()

@@ -14,6 +14,7 @@ from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, fo
 from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.pairs import Conversation, Place
+from nextgpt_jax.data.sources import Mixture, Source, mixture_of, parse_sources
 from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, output_modalities
@@ -38,11 +39,13 @@ class DataFile(NamedTuple):
       records: by number.
       folder: that names of media are relative to.
       unused: columns of a table that no format has.
+      source: what named the file.
     """
 
     records: Any
     folder: pathlib.Path
     unused: tuple[str, ...] = ()
+    source: Source = Source("", "")
 
 
 class Problem(NamedTuple):
@@ -125,6 +128,15 @@ class Samples(Sequence[Conversation]):
         found = np.concatenate([*by_file])
         return found if self._kept is None else found[self._kept]
 
+    def mixture(self) -> Mixture:
+        """The source of each sample, and how they are mixed.
+
+        Raises:
+          UserError: a source has a weight but no sample; or weights have too many digits.
+        """
+        files = self.files
+        return mixture_of([file.source for file in files], [len(file.records) for file in files], self._kept)
+
     def chosen(self, keep: np.ndarray, media: np.ndarray) -> "Samples":
         """Those of the samples for which `keep` (bool) is true.
 
@@ -154,7 +166,8 @@ def read_samples(task: str, paths: str, media_root: str = "", format: str = "") 
     Args:
       task: "captioning" or "generation" for pairs of a medium and its caption, "conversation" for the others; formats
         that are conversations serve all of them.
-      paths: files, folders, patterns with * or {00..99}, or several separated by commas.
+      paths: files, folders, patterns with * or {00..99}, or several separated by commas, with or without weights
+        (sources.py).
       media_root: the folder that media paths are relative to; empty: the folder of their file.
       format: a key of Formats; empty: each record's own.
 
@@ -164,27 +177,33 @@ def read_samples(task: str, paths: str, media_root: str = "", format: str = "") 
     if not paths.strip():
         raise UserError(f"no training file: set data.{'instructions' if task == 'conversation' else 'captions'}")
     Formats().check(format)
-    files = [file for path in expand(paths) for file in _open(path, media_root)]
+    files = [
+        file._replace(source=source)
+        for source in parse_sources(paths)
+        for path in _matches(source.files)
+        for file in _open(path, media_root)
+    ]
     return Samples(files, task, format)
 
 
 def expand(paths: str) -> list[str]:
-    """The files and folders that a comma-separated list with patterns names.
+    """The files and folders that a comma-separated list with patterns names; weights are left out.
 
     Raises:
-      UserError: a pattern matches nothing.
+      UserError: a pattern matches nothing, or a weight is no number.
     """
+    return [name for source in parse_sources(paths) for name in _matches(source.files)]
+
+
+def _matches(files: str) -> list[str]:
     found = []
-    for path in re.split(r",(?![^{]*\})", paths):
-        if not path.strip():
-            continue
-        for name in _braces(path.strip()):
-            if any(mark in name for mark in "*?[") and not pathlib.Path(name).exists():
-                if not (matches := sorted(glob.glob(name))):
-                    raise UserError(f"no file matches {name}")
-                found += matches
-            else:
-                found.append(name)
+    for name in _braces(files):
+        if any(mark in name for mark in "*?[") and not pathlib.Path(name).exists():
+            if not (matches := sorted(glob.glob(name))):
+                raise UserError(f"no file matches {name}")
+            found += matches
+        else:
+            found.append(name)
     return found
 
 

@@ -5,6 +5,7 @@ import math
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig
+from nextgpt_jax.data.sources import parse_sources
 from nextgpt_jax.data.survey import MAX_MEDIA
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.stacking import REMAT_POLICIES
@@ -30,6 +31,10 @@ def check_config(config: ExperimentConfig) -> None:
     for name in ("max_skipped", "max_truncated"):
         if not 0 <= getattr(data, name) <= 1:
             raise UserError(f"data.{name} is a share: it should be at least 0 and at most 1")
+    for name in ("captions", "instructions", "validation"):
+        weights = [source.weight for source in parse_sources(getattr(data, name))]
+        if name == "validation" and any(weights):
+            raise UserError("data.validation: held-out files have no weights, all their samples are used once")
     if not all(0 < length < data.max_length for length in data.bucket_boundaries):
         raise UserError(f"data.bucket_boundaries {data.bucket_boundaries} should be lengths below data.max_length")
     if train.remat not in REMAT_POLICIES:

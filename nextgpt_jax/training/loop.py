@@ -95,6 +95,7 @@ def _train(
     if config.data.validation:
         held_out, other, _ = read_usable(config, config.data.validation)
         spec = spec.union(other)
+    mixture = samples.mixture()
     steps = config.train.steps or math.ceil(config.train.epochs * len(samples) / config.data.batch_size)
     files = [[file.records.path for file in some.files] if some else [] for some in (samples, held_out)]
     run = Workdir(workdir, config.train.max_to_keep, config.train.keep_best)
@@ -126,9 +127,12 @@ def _train(
         f"{config.data.batch_size}, trainable parameters: {sizes(state.trainable)}{_share(state)}"
     )
 
+    if len(mixture.names) > 1:
+        print_on_main(mixture.describe(steps * config.data.batch_size))
     update, logged = jit_step(state.graphdef, tx, config, state.trainable, state.opt, mesh), {}
     validation = Validation(held_out, builder, config, host_batch, state.graphdef, mesh) if held_out else None
-    with Report(run.path, config, mesh, start=start, steps=steps, profile=profile) as report, run:
+    report = Report(run.path, config, mesh, start=start, steps=steps, sources=mixture.names, profile=profile)
+    with report, run:
         snapshots = Snapshots(run, state, report, validation, sampler)
         if not start:
             snapshots.validate()

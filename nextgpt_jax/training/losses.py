@@ -11,6 +11,7 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.sharding import batch_shards, constrain
 
 Batch = dict  # see data/examples.py
+BY_SOURCE = "by_source_"
 CHUNK = 8  # media, or captions, per call of a frozen encoder
 LOGITS_BYTES = 2**28  # of logits per device at a time
 
@@ -30,7 +31,8 @@ def loss(
     dropout_keys: Array | None = None,
     remat: str = "none",
 ) -> tuple[Array, dict[str, Array]]:
-    """Language loss plus weighted alignment loss, and their parts as metrics.
+    """Language loss plus weighted alignment loss, and their parts as metrics. If the batch has `sources`, metrics named
+    BY_SOURCE and the rest are sums over the examples of each, [S].
 
     Language: cross-entropy of the target tokens. Alignment: at each output position of a signal group, the L2 distance
     of the projected hidden states to the frozen text encoder's embedding of the caption, averaged over positions and
@@ -82,26 +84,32 @@ def loss_of_embedded(
     joined = {kind: tuple(jnp.concatenate(x, 1) for x in zip(*found)) for kind, found in by_encoder.items()}
     hidden, _ = model.llm(model.embed_prompt(batch["tokens"], joined), dropout_keys=dropout_keys, remat=remat)
 
-    language, correct = (
-        total / jnp.maximum(counts["tokens"], 1)
-        for total in next_token_losses(model, hidden, batch["tokens"], batch["loss_mask"])
-    )
+    by_example = next_token_losses(model, hidden, batch["tokens"], batch["loss_mask"])
+    language, correct = (total.sum() / jnp.maximum(counts["tokens"], 1) for total in by_example)
+    sums = {"language": by_example[0], "tokens": batch["loss_mask"][:, 1:].sum(1)}  # of each example
 
     alignment, by_modality = jnp.zeros(()), {}
     for name, signals in batch["signals"].items():
         distance = alignment_distance(model, name, hidden, batch["tokens"], signals, targets[name])  # [B, G]
-        mean = jnp.sum(distance * signals["mask"]) / jnp.maximum(counts[name], 1)
+        distances = (distance * signals["mask"]).sum(1)
+        sums |= {f"alignment_{name}": distances, f"groups_{name}": signals["mask"].sum(1)}
+        mean = distances.sum() / jnp.maximum(counts[name], 1)
         by_modality[f"loss_alignment_{name}"] = mean
         alignment = alignment + (alignment_weights or {}).get(name, 1.0) * mean
     total = language + alignment
     metrics = {"loss": total, "loss_language": language, "loss_alignment": alignment, "token_accuracy": correct}
+    if "sources" in batch:  # a sum, not a matrix product, which TPUs would round
+        by_modality |= {
+            f"{BY_SOURCE}{name}": jnp.where(batch["sources"], x[:, None], 0).sum(0) for name, x in sums.items()
+        }
     return total, metrics | by_modality
 
 
 def next_token_losses(
     model, hidden: Float[Array, "b t d"], tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
 ) -> tuple[Array, Array]:
-    """Sums over the targets in `mask`: of the cross-entropy, and of correct predictions (the target is the argmax).
+    """Sums over each example's targets in `mask`: of the cross-entropy, and of correct predictions (the target is the
+    argmax). Returns [B] each.
 
     Logits are computed for a chunk of positions at a time, and again in the backward pass: [B, T, vocabulary] in
     float32 would be the largest array of the step.
@@ -124,9 +132,8 @@ def next_token_losses(
         hidden, targets, mask = chunk
         return jax.tree.map(jnp.add, totals, _token_losses(model, head, hidden, targets, mask)), None
 
-    return jax.lax.scan(add, (jnp.zeros(()), jnp.zeros(())), (split(hidden), split(shift(tokens)), split(shift(mask))))[
-        0
-    ]
+    zeros = constrain(jnp.zeros(b), "batch")
+    return jax.lax.scan(add, (zeros, zeros), (split(hidden), split(shift(tokens)), split(shift(mask))))[0]
 
 
 def _token_losses(model, head, hidden, targets, mask):
@@ -141,7 +148,7 @@ def _token_losses(model, head, hidden, targets, mask):
 
     chosen = jnp.where(targets < base_size, at(base, targets), at(new, targets - base_size))
     best = jnp.where(base.max(-1) >= new.max(-1), base.argmax(-1), base_size + new.argmax(-1))
-    return jnp.sum((normalizer - chosen) * mask), jnp.sum((best == targets) * mask, dtype=jnp.float32)
+    return jnp.sum((normalizer - chosen) * mask, 1), jnp.sum((best == targets) * mask, 1, dtype=jnp.float32)
 
 
 def encode_valid(encode: Callable[[Array], Array], x: Array, valid: Bool[Array, "b m"]) -> Array:

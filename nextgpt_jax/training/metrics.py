@@ -8,7 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 from nextgpt_jax.files import append_text
+from nextgpt_jax.training.losses import BY_SOURCE
 from nextgpt_jax.training.sampling import Sample
+from nextgpt_jax.training.source_losses import describe_sources
 from nextgpt_jax.training.tensorboard import TensorBoard
 from nextgpt_jax.training.wandb_log import WandbLog
 
@@ -23,7 +25,7 @@ def window_means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
     found = {}
     for name in names:
         modality = name.removeprefix("loss_alignment_")
-        if name.startswith("groups_"):
+        if name.startswith(("groups_", BY_SOURCE)):
             continue
         if f"groups_{modality}" in names:
             weights = [float(step.get(f"groups_{modality}", 0)) for step in window]
@@ -44,7 +46,7 @@ def describe(step: int, steps: int, metrics: Mapping[str, float], remaining: flo
     """
     m = metrics
     parts = [f"{name.removeprefix('loss_alignment_')} {value:.4f}" for name, value in m.items()
-             if name.startswith("loss_alignment_")]  # fmt: skip
+             if name.startswith("loss_alignment_") and "/" not in name]  # fmt: skip
     of_each = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     alignment = f"{m['loss_alignment']:.4f}{of_each}"
     eta = f"  ETA {tqdm.format_interval(remaining)}" if remaining else ""
@@ -53,15 +55,16 @@ def describe(step: int, steps: int, metrics: Mapping[str, float], remaining: flo
         f"step {step}/{steps}  loss {m['loss']:.4f} (language {m['loss_language']:.4f}, alignment {alignment})  "
         f"accuracy {m['token_accuracy']:.3f}  {m['step_seconds']:.3g} s, {m['tokens_per_second']:,.0f} tokens/s{mfu}  "
         f"waiting for data {m['data_wait_share']:.0%}, padding {m['padding_share']:.0%}  "
-        f"grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}{eta}"
+        f"grad norm {m['grad_norm']:.3g}  lr {m['learning_rate']:.2e}{eta}{describe_sources(m)}"
     )
 
 
 def describe_validation(step: int, metrics: Mapping[str, float]) -> str:
     """The same for the losses on held-out samples."""
     shown = {name.removeprefix("validation_").replace("_", " "): value for name, value in metrics.items()}
-    parts = [f"{name} {value:.4f}" for name, value in shown.items() if name != "loss"]
-    return f"validation at step {step}  loss {shown['loss']:.4f} ({', '.join(parts)})"
+    parts = [f"{name} {value:.4f}" for name, value in shown.items() if name != "loss" and "/" not in name]
+    sources = describe_sources(metrics, "validation_")
+    return f"validation at step {step}  loss {shown['loss']:.4f} ({', '.join(parts)}){sources}"
 
 
 class MetricsLog:

@@ -19,6 +19,8 @@ from nextgpt_jax.training.losses import Batch
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate
 from nextgpt_jax.training.sampling import Sample
+from nextgpt_jax.training.source_losses import losses_by_source
+from nextgpt_jax.training.step import alignment_weights
 from nextgpt_jax.training.throughput import ThroughputMeter
 
 _T = TypeVar("_T")
@@ -36,6 +38,7 @@ class Report:
         *,
         start: int,
         steps: int,
+        sources: Sequence[str] = (),
         profile: tuple[int, int] | None = None,
     ):
         """
@@ -43,12 +46,14 @@ class Report:
           folder: of the run.
           start: the step where it goes on.
           steps: of the whole run.
+          sources: names of those of the samples.
           profile: first and last step of a trace, which is written to FOLDER/profile.
         """
         self._folder, self._start, self._steps, self._profile = folder, start, steps, profile
         self._began = 0.0  # when the first step was compiled
         self._main = jax.process_index() == 0
         self._schedule = learning_rate(config.optim, steps)
+        self._sources, self._weights = sources, alignment_weights(config)
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last line
         self._meter = ThroughputMeter(mesh, config.data.batch_size)
         disable = None if self._main else True
@@ -101,7 +106,7 @@ class Report:
     def log(self, step: int) -> dict[str, float]:
         """Shows and writes the means over the steps since the last call."""
         values = jax.device_get(self._window)  # waits for the steps: before reading the clock
-        found = window_means(values)
+        found = window_means(values) | losses_by_source(values, self._sources, self._weights)
         sums = {name: sum(float(m[name]) for m in values) for name in ("tokens", "media")}
         found |= self._meter.rates(**sums)
         found |= {"learning_rate": float(self._schedule(step - 1))}

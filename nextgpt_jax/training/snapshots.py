@@ -56,7 +56,8 @@ class Snapshots:
           UserError: the last loss is not finite: a good checkpoint is never replaced.
         """
         state = self._state
-        last = {name: float(value) for name, value in jax.device_get(state.metrics).items()}
+        names = ("loss", "grad_norm")
+        last = {name: float(value) for name, value in jax.device_get({n: state.metrics[n] for n in names}).items()}
         check_finite(state.step, last)
         self.validate()
         with self._report.paused():

@@ -14,6 +14,7 @@ from nextgpt_jax.data.pipeline import ordered_batches
 from nextgpt_jax.data.readers import Samples
 from nextgpt_jax.sharding import HostBatch, replicated
 from nextgpt_jax.training import losses
+from nextgpt_jax.training.source_losses import losses_by_source
 from nextgpt_jax.training.step import alignment_weights
 
 PREFIX = "validation_"
@@ -42,7 +43,7 @@ class Validation:
         self._evaluate = compiler.jit(evaluate, out_shardings=replicated(mesh))
 
     def __call__(self, trainable: Any, frozen: Any) -> dict[str, float]:
-        """The losses, each a mean over all targets: validation_loss, ..., as in training.
+        """The losses, each a mean over all targets: validation_loss, ..., as in training; and by source.
 
         Raises:
           UserError: a medium cannot be read.
@@ -52,7 +53,8 @@ class Validation:
         found = [self._evaluate(trainable, frozen, self._host_batch.to_global(batch)) for batch in made]
         sums: collections.Counter[str] = collections.Counter()
         totals: collections.Counter[str] = collections.Counter()
-        for metrics, counts in jax.device_get(found):
+        found = jax.device_get(found)
+        for metrics, counts in found:
             for name, count in counts.items():
                 names = ("loss_language", "token_accuracy") if name == "tokens" else (f"loss_alignment_{name}",)
                 for metric in names:
@@ -65,4 +67,5 @@ class Validation:
             if name.startswith("loss_alignment_")
         )
         means["loss"] = means.get("loss_language", 0.0) + aligned
+        means |= losses_by_source([metrics for metrics, _ in found], self._samples.mixture().names, self._weights)
         return {PREFIX + name: means[name] for name in sorted(means)}

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextgpt_jax.data.order import BatchOrder, interleave
@@ -30,6 +30,7 @@ def test_sources_are_interleaved_by_their_shares(shares, first):
         assert (np.abs(counts - n * np.array(shares) / sum(shares)) < len(shares)).all()
 
 
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 40),
     size=st.integers(1, 7),

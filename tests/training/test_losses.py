@@ -72,6 +72,6 @@ def test_next_token_losses_in_chunks(monkeypatch, limit):
     tokens, mask = rng.integers(0, 26, (3, 37)), rng.random((3, 37)) < 0.7
     logits = hidden[:, :-1] @ model.kernel
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)[..., 0]
-    expected = -(chosen * mask[:, 1:]).sum(), ((logits.argmax(-1) == tokens[:, 1:]) * mask[:, 1:]).sum()
+    expected = -(chosen * mask[:, 1:]).sum(1), ((logits.argmax(-1) == tokens[:, 1:]) * mask[:, 1:]).sum(1)
     found = losses.next_token_losses(model, hidden, jnp.asarray(tokens), jnp.asarray(mask))
     np.testing.assert_allclose(found, expected, rtol=1e-5)

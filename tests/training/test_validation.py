@@ -47,8 +47,14 @@ def test_it_is_a_mean_over_all_targets_whatever_the_batches(tiny_root, tmp_path,
     with jax.set_mesh(mesh):
         found = Validation(samples, builder, config, HostBatch(mesh, 5), graphdef, mesh)(trainable, frozen)
     names = ("loss", "loss_language", "loss_alignment_image", "token_accuracy")
-    assert found.keys() == {f"validation_{name}" for name in names}
-    for name, value in found.items():
+    of_sources = ("loss/talk", "loss_language/talk", *(f"{name}/instructions" for name in names[:3]))
+    assert found.keys() == {f"validation_{name}" for name in (*names, *of_sources)}
+    shares = batch["loss_mask"][:5, 1:].sum() / batch["loss_mask"][:, 1:].sum()
+    of_both = [found[f"validation_loss_language/{name}"] for name in ("talk", "instructions")]
+    np.testing.assert_allclose(np.dot(of_both, [shares, 1 - shares]), expected["loss_language"], rtol=1e-5)
+    assert abs(of_both[0] - of_both[1]) > 1e-3
+    for name in (f"validation_{name}" for name in names):
+        value = found[name]
         np.testing.assert_allclose(value, expected[name.removeprefix("validation_")], rtol=1e-5, err_msg=name)
 
 
