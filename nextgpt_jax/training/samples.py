@@ -1,5 +1,9 @@
 """The samples of a run: read, checked and counted before anything is loaded, and the builder of their examples."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data import truncation
 from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
@@ -11,7 +15,7 @@ from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.weights.load import LoadedModel
 
 _MANY = 100_000  # samples, which take seconds
-_FIRST = 8  # samples, of which one has to be readable
+_FIRST = 8  # samples of each source, of which one has to be readable
 
 
 def read_usable(config: ExperimentConfig, files: str) -> tuple[Samples, BatchSpec, list[Problem]]:
@@ -57,18 +61,27 @@ def check_examples(builder: ExampleBuilder, samples: Samples, max_truncated: flo
     """Says what is cut off, and fails before anything is written if it is too much, or if media cannot be read at all.
 
     Raises:
-      UserError: it is; or none of the first samples can be read.
+      UserError: it is; or none of the first samples of a source can be read.
     """
     found = truncation.measure(samples, builder)
     truncation.check(found, builder.max_length, max_truncated)
     for source, row in found.items():
         if row.cut:
             print_on_main(row.describe(source, builder.max_length))
-    error = UserError("the data files hold no record that can be used")
-    for index in reversed(range(min(_FIRST, len(samples)))):
+    if not len(samples):
+        raise UserError("the data files hold no record that can be used")
+    mixture = samples.mixture()
+    for source in range(len(mixture.names)):
+        _check_readable(builder, samples, np.flatnonzero(mixture.sources == source)[:_FIRST].tolist())
+
+
+def _check_readable(builder: ExampleBuilder, samples: Samples, indices: Sequence[int]) -> None:
+    error = None
+    for index in reversed(indices):
         try:
             builder(samples[index])
             return
         except UserError as failed:
             error = failed
-    raise error
+    if error:
+        raise error

@@ -170,8 +170,8 @@ def test_unreadable_media_are_skipped_and_written_down(tiny_root, tmp_path, caps
     assert (tmp_path / "resumed" / "skipped.jsonl").read_text() == straight
 
 
-def test_too_many_unreadable_media_stop_the_run(tiny_root, tmp_path):
-    """After a checkpoint, so that nothing is lost."""
+def test_too_many_unreadable_media_of_a_source_stop_the_run(tiny_root, tmp_path, capsys):
+    """After a checkpoint, so that nothing is lost. The other source of the mixture is whole."""
     (tmp_path / "hub").symlink_to(tiny_root / "hub")
     tiny.write_data(tmp_path / "pictures", kinds=tiny.PICTURES)
     for i in range(12):
@@ -179,11 +179,20 @@ def test_too_many_unreadable_media_stop_the_run(tiny_root, tmp_path):
             (tmp_path / "pictures" / "images" / f"{i}.png").write_text("not a picture")
     config = tiny.experiment(tmp_path, "stage1", tiny.PICTURES)
     config.data.max_skipped, config.train.save_every = 0.2, 100
+    config.data.captions = f"{tiny_root / 'pictures' / 'captions.json'}:0.5,{config.data.captions}:0.5"
+    config.train.steps, config.train.log_every = 8, 1
     with pytest.raises(UserError, match=r"\.png is not an image.* \(3 of its 12 records.*data.max_skipped allows 20"):
         train(config, str(tmp_path / "run"))
     lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     stopped = max(json.loads(line)["step"] for line in lines)
     assert Workdir(tmp_path / "run").latest() == (stopped - 1 or None)
+    assert "sources: pictures-captions (12 samples, 50.0% of the examples, 1.33 epochs), " in capsys.readouterr().out
+    written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(written) == stopped - 1 > 0
+    of_each = [[value for name, value in json.loads(line).items() if name.startswith("loss/")] for line in written]
+    assert max(map(len, of_each)) == 2
+    for losses, line in zip(of_each, written, strict=True):
+        assert min(losses) - 1e-5 <= json.loads(line)["loss"] <= max(losses) + 1e-5
 
 
 def test_nothing_readable_is_found_before_anything_is_written(tiny_root, tmp_path):
@@ -191,8 +200,10 @@ def test_nothing_readable_is_found_before_anything_is_written(tiny_root, tmp_pat
     tiny.write_data(tmp_path / "pictures", kinds=tiny.PICTURES)
     for file in (tmp_path / "pictures" / "images").iterdir():
         file.write_text("not a picture")
+    config = tiny.experiment(tmp_path, "stage1", tiny.PICTURES)
+    config.data.captions = f"{tiny_root / 'pictures' / 'captions.json'},{config.data.captions}"  # the first one is
     with pytest.raises(UserError, match=r"0\.png is not an image"):
-        train(tiny.experiment(tmp_path, "stage1", tiny.PICTURES), str(tmp_path / "run"))
+        train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
