@@ -91,7 +91,8 @@ def describe_skipped(found: Captions) -> str:
     if not found.skipped:
         return ""
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.most_common())
-    return f": {found.skipped.total()} skipped ({reasons}; such as {'; '.join(found.examples)})"
+    examples = f"; such as {'; '.join(found.examples)}" if found.examples else ""
+    return f": {found.skipped.total()} skipped ({reasons}{examples})"
 
 
 def _collect(samples: Samples, captions_of, modalities: Sequence[str], number: int, seed: int) -> Captions:
