@@ -62,23 +62,29 @@ def write_records(path: pathlib.Path, records: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def read_records(path: str) -> list[dict[str, Any]]:
-    """The records of a file in this project's schema, as they are there.
+def read_records(path: str) -> Iterator[dict[str, Any]]:
+    """The records of a file in this project's schema, as they are there but for fields that are null.
 
     Raises:
-      UserError: it cannot be read, or has records of another schema.
+      UserError: it cannot be read, or has records that are malformed or of another schema.
     """
-    row, records = Formats()["instructions"], []
+    formats = Formats()
+    row = formats["instructions"]
     for file in read_samples("conversation", path).files:
         for number in range(len(file.records)):
-            record = file.records[number]
-            if not isinstance(record, dict) or not row.fits(record) or not set(record) <= {*row.known, *row.unused}:
+            place = f"{path}, {file.records.place(number)}"
+            try:
+                record = file.records[number]
+                formats.conversation(record, Place("conversation", file.folder), "instructions")
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from None
+            record = {name: value for name, value in record.items() if value is not None}
+            if not set(record) <= {*row.known, *row.unused} or any(len(m) > 2 for m in record["conversations"]):
                 raise UserError(
-                    f"{path}, {file.records.place(number)} is of another schema: give a file with conversations, "
-                    "input_images, image_captions, ... (docs/data.md)"
+                    f"{place} is of another schema: give a file with conversations, input_images, image_captions, ... "
+                    "(docs/data.md)"
                 )
-            records.append(record)
-    return records
+            yield record
 
 
 def usable_records(

@@ -173,8 +173,10 @@ def test_export_and_back(captions, tmp_path):
     record = json.loads(other.read_text().splitlines()[1])
     assert record["video_caption_embeddings"] == ["t2m_v_0000001_00.mp4.npy"]
     assert record["conversations"][1]["caption"] == "A boy flies a kite on the beach"
-    with pytest.raises(UserError, match="is of another schema"):
-        export_data.main(["export", str(captions), f"--output={tmp_path / 'x.json'}"])
+    for path, message in ((captions, "record 0: unknown field 'image_name'"), (other, "line 1 is of another schema")):
+        with pytest.raises(UserError, match=message):
+            export_data.main(["export", str(path), f"--output={tmp_path / 'x.json'}"])
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_records_are_read_without_being_changed():
