@@ -37,6 +37,7 @@ class MediaFormat:
       preprocess: (what `read` returns, config) to one input of the encoder, float32. Raises UserError.
       write: (path, content) to a file. None: the modality is never an output.
       decode: as `read`, but to whatever `preprocess` takes fastest. None: `read` itself.
+      fill: as `preprocess`, with an array to write the result into. None: it is copied there.
     """
 
     read: Callable[[Path, Any], np.ndarray]
@@ -44,6 +45,7 @@ class MediaFormat:
     preprocess: Callable[[np.ndarray, Any], np.ndarray]
     write: Callable[[Path, Any], None] | None = None
     decode: Callable[[Path, Any], Any] | None = None
+    fill: Callable[[Any, Any, np.ndarray], Any] | None = None
 
 
 def _clips(config: Any) -> dict[str, Any]:
@@ -73,12 +75,14 @@ FORMATS: dict[str, MediaFormat] = {
         preprocess=lambda image, config: preprocess_image(image, config.image_size),
         write=write_png,
         decode=lambda path, config: read_picture(path),
+        fill=lambda image, config, out: preprocess_image(image, config.image_size, out),
     ),
     "video": MediaFormat(
         read=lambda path, config: read_clips(path, **_clips(config)),
         from_content=lambda content, config: clips_from_content(content, **_clips(config)),
         preprocess=lambda clips, config: preprocess_clips(clips, config.image_size, config.video_crops),
         write=lambda path, video: write_mp4(path, video.frames, video.fps),
+        fill=lambda clips, config, out: preprocess_clips(clips, config.image_size, config.video_crops, out),
     ),
     "audio": MediaFormat(
         read=lambda path, config: read_audio(path),
@@ -139,20 +143,27 @@ def preprocess(modality: str, content: np.ndarray, config: Any) -> np.ndarray:
     return _format(modality).preprocess(content, config)
 
 
-def load(modality: str, source: Any, config: Any) -> np.ndarray:
+def load(modality: str, source: Any, config: Any, out: np.ndarray | None = None) -> np.ndarray:
     """One input of the encoder from a path (a str or PathLike) or from content in memory: `read`, then `preprocess`.
+
+    Args:
+      out: an array of the result's shape and dtype to write it into.
 
     Raises:
       UserError: as `read`, `from_content` and `preprocess`; the line names the file.
     """
-    if not isinstance(source, Path):
-        return preprocess(modality, from_content(modality, source, config), config)
-    row = _format(modality)
-    content = (row.decode or row.read)(source, config)
+    row, is_file = _format(modality), isinstance(source, Path)
+    content = (row.decode or row.read)(source, config) if is_file else row.from_content(source, config)
     try:
-        return row.preprocess(content, config)
+        if out is None:
+            return row.preprocess(content, config)
+        if row.fill is None:
+            out[...] = row.preprocess(content, config)
+        else:
+            row.fill(content, config, out)
+        return out
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") if is_file else error from None
 
 
 def write(modality: str, path: Path, content: Any) -> None:

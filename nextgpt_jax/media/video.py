@@ -130,13 +130,19 @@ def _indices(
 
 
 def preprocess_clips(
-    clips: UInt8[np.ndarray, "c f h w 3"], size: int, crops: int = 3
+    clips: UInt8[np.ndarray, "c f h w 3"],
+    size: int,
+    crops: int = 3,
+    out: Float[np.ndarray, "c*{crops} f {size} {size} 3"] | None = None,
 ) -> Float[np.ndarray, "c*{crops} f {size} {size} 3"]:
     """Shorter side to `size` (bilinear), `crops` crops along the longer side, CLIP's mean and deviation: float32.
 
     Three crops are left, center, right (or top, center, bottom), consecutive for each clip; one is the center. As in
     ImageBind: pytorchvideo's ShortSideScale, which interpolates between the four nearest pixels at any scale (no
     antialiasing), and SpatialCrop.
+
+    Args:
+      out: an array of the result's shape and dtype to write it into.
 
     Raises:
       UserError: the frames are more than MAX_ASPECT times as long as wide.
@@ -154,13 +160,13 @@ def preprocess_clips(
     rows, columns = _neighbours(short, size, np.arange(size)), _neighbours(long, scaled, places)
     if height > width:
         rows, columns = columns, rows
-    views = np.empty((len(clips), crops, clips.shape[1], size, size, 3), np.float32)
+    out = np.empty((len(clips) * crops, clips.shape[1], size, size, 3), np.float32) if out is None else out
     starts = np.searchsorted(places, offsets).tolist()
     for i, frame in enumerate(_interpolated(clips.reshape(-1, height, width, 3), rows, columns)):
         clip, number = divmod(i, clips.shape[1])
         for k, at in enumerate(starts):
-            views[clip, k, number] = frame[at : at + size] if height > width else frame[:, at : at + size]
-    return views.reshape(-1, *views.shape[2:])
+            out[clip * crops + k, number] = frame[at : at + size] if height > width else frame[:, at : at + size]
+    return out
 
 
 def _neighbours(source: int, target: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
