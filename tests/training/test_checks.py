@@ -11,6 +11,8 @@ from tests import tiny
     "field, value, message",
     [
         ("data.captions", "nowhere.json", "no such file: nowhere.json"),
+        ("data.captions", "a.json:2,b.json", "b.json has no weight, but others have"),
+        ("data.validation", "a.json:2", "data.validation: held-out files have no weights"),
         ("model.llm", "nowhere", "model.llm: no such folder"),
         ("train.stage", "stage9", "not one of stage1"),
         ("optim.grad_accum_steps", 3, "does not divide"),
