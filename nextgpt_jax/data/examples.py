@@ -76,33 +76,33 @@ class ExampleBuilder:
         counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
-    def _load(self, name: str, medium: Source) -> np.ndarray:
+    def _load(self, name: str, medium: Source, out: np.ndarray) -> None:
         if not isinstance(medium, EmbeddedMedium):
             medium = resolve_media_path(medium, name)
         with local_path(medium) as path:
-            return media.load(name, path, self.encoders[name])
+            media.load(name, path, self.encoders[name], out)
 
-    def empty(self, spec: BatchSpec | None = None) -> dict:
-        """An example without tokens, media or targets, in the place of one that cannot be made."""
-        spec = spec or self.spec
-        example = {
-            "tokens": np.zeros(self.max_length, np.int32),
-            "lengths": np.int32(0),
-            "loss_mask": np.zeros(self.max_length, bool),
+    def empty(self, spec: BatchSpec | None = None, count: int | None = None) -> dict:
+        """An example without tokens, media or targets, as numpy arrays; with `count`, a batch of so many."""
+        spec, batch = spec or self.spec, () if count is None else (count,)
+        made: dict[str, Any] = {
+            "tokens": np.zeros((*batch, self.max_length), np.int32),
+            "lengths": np.zeros(batch, np.int32),
+            "loss_mask": np.zeros((*batch, self.max_length), bool),
             "media": {},
             "signals": {},
         }
-        for name, slots in spec.inputs.items():
-            found = np.zeros((slots, *self.encoders[name].input_shape(name)), np.float32)
-            example["media"][name] = {"input": found, "positions": np.full(slots, self.max_length, np.int32)}
-        for name, slots in spec.outputs.items():
-            count, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
-            example["signals"][name] = {
-                "positions": np.zeros((slots, count), np.int32),
-                "captions": np.zeros((slots, width), np.int32),
-                "mask": np.zeros(slots, bool),
+        for name, slots in sorted(spec.inputs.items()):
+            found = np.zeros((*batch, slots, *self.encoders[name].input_shape(name)), np.float32)
+            made["media"][name] = {"input": found, "positions": np.full((*batch, slots), self.max_length, np.int32)}
+        for name, slots in sorted(spec.outputs.items()):
+            signals, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
+            made["signals"][name] = {
+                "positions": np.zeros((*batch, slots, signals), np.int32),
+                "captions": np.zeros((*batch, slots, width), np.int32),
+                "mask": np.zeros((*batch, slots), bool),
             }
-        return example
+        return made
 
     def __call__(self, conversation: Conversation, spec: BatchSpec | None = None) -> dict:
         """An example, as numpy arrays without the batch axis, truncated to `max_length`.
@@ -110,16 +110,30 @@ class ExampleBuilder:
         Raises:
           UserError: a medium cannot be read.
         """
-        tokenized, example = self.tokenize(conversation), self.empty(spec)
-        length = min(len(tokenized.ids), self.max_length)
-        example["lengths"] = np.int32(length)
-        example["tokens"][:length], example["loss_mask"][:length] = tokenized.ids[:length], tokenized.loss[:length]
+        example = self.empty(spec)
+        self.fill(example, conversation)
+        return example
+
+    def fill(self, example: dict, conversation: Conversation) -> None:
+        """Writes a conversation's example into the arrays of an empty one, which may be views of a batch.
+
+        Raises:
+          UserError: a medium cannot be read; the example is as it was.
+        """
+        tokenized = self.tokenize(conversation)
         inputs, outputs = self._inside(tokenized)
         free: dict[tuple[str, str], Iterator[int]] = collections.defaultdict(itertools.count)  # slots
-        for position, medium in inputs:
-            name = medium.modality
-            entry, slot = example["media"][name], next(free["media", name])
-            entry["input"][slot], entry["positions"][slot] = self._load(name, medium.content), position
+        try:
+            for position, medium in inputs:
+                name = medium.modality
+                entry, slot = example["media"][name], next(free["media", name])
+                self._load(name, medium.content, entry["input"][slot])
+                entry["positions"][slot] = position
+        except UserError:
+            for entry in example["media"].values():
+                entry["input"].fill(0)
+                entry["positions"].fill(self.max_length)
+            raise
         for position, output in outputs:
             name = output.modality
             entry, slot = example["signals"][name], next(free["signals", name])
@@ -128,7 +142,9 @@ class ExampleBuilder:
                 self.caption_tokenizers[name], output.caption, self.caption_lengths[name]
             )
             entry["mask"][slot] = True
-        return example
+        length = min(len(tokenized.ids), self.max_length)
+        example["lengths"][...] = length
+        example["tokens"][:length], example["loss_mask"][:length] = tokenized.ids[:length], tokenized.loss[:length]
 
     def _inside(self, tokenized: TokenizedConversation) -> tuple[list[tuple[int, Input]], list[tuple[int, Output]]]:
         """The inputs and outputs that are not cut off, with their positions."""

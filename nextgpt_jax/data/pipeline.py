@@ -157,8 +157,10 @@ class BatchSource:
         members = self._members(number)
         spec = self._layouts(members)
         places = [int(members[i]) if i < len(members) else None for i in self._indices]
-        examples = [self._example(number, member, spec) for member in places]
-        batch = jax.tree.map(lambda *x: np.stack(x), *examples)
+        batch = self._builder.empty(spec, len(places))
+        for i, member in enumerate(places):
+            if member is not None:
+                self._fill(batch, i, number, member)
         if self._mixture:
             batch["sources"] = np.zeros((len(places), len(self._mixture.names)), bool)
             for row, member in zip(batch["sources"], places, strict=True):
@@ -169,14 +171,12 @@ class BatchSource:
         length = self._lengths[members].max()
         return batch | {name: batch[name][:, :length] for name in ("tokens", "loss_mask")}
 
-    def _example(self, number: int, member: int | None, spec: BatchSpec) -> dict:
-        if member is None:
-            return self._builder.empty(spec)
+    def _fill(self, batch: dict, place: int, number: int, member: int) -> None:
+        example = jax.tree.map(lambda array: array[place, ...], batch)  # views
         try:
-            return self._builder(self._samples[member], spec)
+            self._builder.fill(example, self._samples[member])
         except UserError as error:
             # Not raised here: a resumed Grain iterator would meet it again for ever.
             if self._on_problem is None:
                 raise
             self._on_problem(number, problem_of(self._samples, member, error))
-            return self._builder.empty(spec)

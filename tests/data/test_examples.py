@@ -79,6 +79,7 @@ def test_an_example(folder):
     row = builder([conversation])(conversation)
     assert {k: v.dtype.name for k, v in row.items() if isinstance(v, np.ndarray)} == {
         "tokens": "int32",
+        "lengths": "int32",
         "loss_mask": "bool",
     }
     n = row["lengths"]

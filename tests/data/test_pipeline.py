@@ -39,9 +39,12 @@ def test_no_more_batches_are_prefetched_than_there_are_threads():
 
         spec = BatchSpec({}, {})
 
-        def __call__(self, sample, spec):
+        def empty(self, *shape):
+            return builder().empty(*shape)
+
+        def fill(self, example, sample):
             made.append(sample)
-            return builder()(sample, spec)
+            builder().fill(example, sample)
 
     data = batches(samples, Counted(), DataConfig(batch_size=1, num_workers=2), 0, range(50))
     next(data)
