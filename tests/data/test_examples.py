@@ -159,3 +159,12 @@ def test_too_many_media_are_refused(folder):
     assert found.inputs == {} and not found.media.any()
     (problem,) = found.problems
     assert problem.index == 1 and problem.reason == "has 3 image inputs but data.max_media is 2: raise it"
+
+
+def test_an_example_with_an_unreadable_medium_stays_empty(folder):
+    turns = [Turn((Input("image", folder / name),), ("x",)) for name in ("0.png", "none.png")]
+    make = builder(spec=BatchSpec({"image": 2}, {}))
+    batch = make.empty(count=2)
+    with pytest.raises(UserError, match="none.png"):
+        make.fill(jax.tree.map(lambda array: array[1, ...], batch), turns)
+    jax.tree.map(np.testing.assert_array_equal, batch, make.empty(count=2))

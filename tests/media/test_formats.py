@@ -47,6 +47,10 @@ def test_files_and_content_give_the_same_input(tmp_path, modality):
     assert found.dtype == np.float32
     assert found.shape == ENCODER.input_shape(modality)
     np.testing.assert_array_equal(found, media.load(modality, content, ENCODER))
+    batch = np.full((3, *found.shape), np.nan, np.float32)
+    media.load(modality, path, ENCODER, batch[1])
+    np.testing.assert_array_equal(batch[1], found)
+    assert np.isnan(batch[::2]).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
