@@ -169,7 +169,7 @@ def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.partial-*"):
-            if not _is_running(stale.name.rsplit("-", 1)[1]):
+            if not is_running(stale.name.rsplit("-", 1)[1]):
                 shutil.rmtree(stale, ignore_errors=True)
         check_new_folder(path, size, flag)
         partial.mkdir()
@@ -194,7 +194,8 @@ def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_running(pid: str) -> bool:
+def is_running(pid: str) -> bool:
+    """Whether this machine has a process of this number."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

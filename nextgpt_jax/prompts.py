@@ -7,7 +7,7 @@ output medium (a group of signal tokens).
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES
@@ -25,10 +25,12 @@ class Input(Generic[Content]):
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A medium that the model asks for; `caption` is what the decoder's text encoder would be given."""
+    """A medium that the model asks for; `caption` is what the decoder's text encoder would be given, and `embedding`
+    what it makes of it, float [L, d], in data that is prepared."""
 
     modality: str
     caption: str = ""
+    embedding: Any = dataclasses.field(default=None, repr=False, compare=False)
 
 
 Segment = str | Input | Output

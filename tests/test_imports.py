@@ -15,7 +15,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("evaluation", "serving", "building"),
-    ("aot", "pipeline"),
+    ("aot", "pipeline", "prepare"),
     ("training",),
     ("inference",),
     ("weights", "data", "generation"),

@@ -5,6 +5,7 @@ lengths    int32 [B]         tokens per example without padding; for throughput 
 loss_mask  bool [B, T]       True for target tokens
 media      {modality: {"input": float32 [B, M, *medium], "positions": int32 [B, M]}}; positions >= T: unused slot
 signals    {modality: {"positions": int32 [B, G, n], "captions": int32 [B, G, L], "mask": bool [B, G]}}
+           of prepared data, both have "embeddings" [B, M, k, E] and [B, G, L, d] in place of "input" and "captions"
 sources    bool [B, S]       where each example is from; if there are several sources
 
 M and G are the slots of the batch's `BatchSpec`, by modality; modalities without slots are absent (layouts.py).
@@ -21,6 +22,7 @@ import numpy as np
 from nextgpt_jax import media
 from nextgpt_jax.data.media_files import EmbeddedMedium, Source, local_path, resolve_media_path
 from nextgpt_jax.data.pairs import Conversation
+from nextgpt_jax.data.prepared import DTYPES, PreparedConversation
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES, Vocabulary
 from nextgpt_jax.prompts import Input, Output
@@ -58,6 +60,9 @@ class ExampleBuilder:
     max_length: int
     spec: BatchSpec
     template: Template
+    caption_widths: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # [L, d] of embeddings
+    prepared: str = ""  # the dtype of the embeddings of prepared data; empty: encoders run in the step
+    layout: str = ""  # the fingerprint (weights/frozen.py) of token ids: prepared data with the same one keeps its own
 
     def __post_init__(self):
         for name in self.spec.inputs:
@@ -73,6 +78,8 @@ class ExampleBuilder:
 
     def tokenize(self, conversation: Conversation) -> TokenizedConversation:
         """A conversation as ids, whole."""
+        if isinstance(conversation, PreparedConversation) and conversation.layout == self.layout:
+            return conversation.tokenized
         counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
@@ -93,13 +100,22 @@ class ExampleBuilder:
             "signals": {},
         }
         for name, slots in sorted(spec.inputs.items()):
-            found = np.zeros((*batch, slots, *self.encoders[name].input_shape(name)), np.float32)
-            made["media"][name] = {"input": found, "positions": np.full((*batch, slots), self.max_length, np.int32)}
+            encoder, positions = self.encoders[name], np.full((*batch, slots), self.max_length, np.int32)
+            if self.prepared:
+                shape = encoder.num_embeddings(name), encoder.out_embed_dim
+                found = {"embeddings": np.zeros((*batch, slots, *shape), DTYPES[self.prepared])}
+            else:
+                found = {"input": np.zeros((*batch, slots, *encoder.input_shape(name)), np.float32)}
+            made["media"][name] = found | {"positions": positions}
         for name, slots in sorted(spec.outputs.items()):
-            signals, width = len(self.vocabulary.signal_ids(name)), self.caption_lengths[name]
-            made["signals"][name] = {
+            signals = len(self.vocabulary.signal_ids(name))
+            if self.prepared:
+                shape = (*batch, slots, *self.caption_widths[name])
+                found = {"embeddings": np.zeros(shape, DTYPES[self.prepared])}
+            else:
+                found = {"captions": np.zeros((*batch, slots, self.caption_lengths[name]), np.int32)}
+            made["signals"][name] = found | {
                 "positions": np.zeros((*batch, slots, signals), np.int32),
-                "captions": np.zeros((*batch, slots, width), np.int32),
                 "mask": np.zeros((*batch, slots), bool),
             }
         return made
@@ -127,7 +143,10 @@ class ExampleBuilder:
             for position, medium in inputs:
                 name = medium.modality
                 entry, slot = example["media"][name], next(free["media", name])
-                self._load(name, medium.content, entry["input"][slot])
+                if self.prepared:
+                    entry["embeddings"][slot] = medium.content.embeddings
+                else:
+                    self._load(name, medium.content, entry["input"][slot])
                 entry["positions"][slot] = position
         except UserError:
             for entry in example["media"].values():
@@ -138,9 +157,11 @@ class ExampleBuilder:
             name = output.modality
             entry, slot = example["signals"][name], next(free["signals", name])
             entry["positions"][slot] = np.arange(position, position + len(self.vocabulary.signal_ids(name)))
-            entry["captions"][slot] = caption_ids(
-                self.caption_tokenizers[name], output.caption, self.caption_lengths[name]
-            )
+            if self.prepared:
+                entry["embeddings"][slot] = output.embedding
+            else:
+                tokenizer, length = self.caption_tokenizers[name], self.caption_lengths[name]
+                entry["captions"][slot] = caption_ids(tokenizer, output.caption, length)
             entry["mask"][slot] = True
         length = min(len(tokenized.ids), self.max_length)
         example["lengths"][...] = length

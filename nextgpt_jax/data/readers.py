@@ -14,6 +14,7 @@ from nextgpt_jax.data.archives import ArrayRecords, ArrowRecords, TarRecords, fo
 from nextgpt_jax.data.fingerprint import identity
 from nextgpt_jax.data.formats import Formats
 from nextgpt_jax.data.pairs import Conversation, Place
+from nextgpt_jax.data.prepared import PreparedRecords, is_prepared
 from nextgpt_jax.data.sources import Mixture, Source, mixture_of, parse_sources
 from nextgpt_jax.data.text_files import TableRecords, open_json, open_table
 from nextgpt_jax.errors import UserError
@@ -106,6 +107,8 @@ class Samples(Sequence[Conversation]):
           UserError: it is malformed; the message does not say where it is.
         """
         found = self.files[file]
+        if isinstance(found.records, PreparedRecords):
+            return found.records[number]
         place = Place(self.task, found.folder, number)
         return self._formats.conversation(found.records[number], place, self.format, found.unused)
 
@@ -183,6 +186,12 @@ def read_samples(task: str, paths: str, media_root: str = "", format: str = "") 
         for path in _matches(source.files)
         for file in _open(path, media_root)
     ]
+    for file in files:
+        if isinstance(file.records, PreparedRecords) and file.records.manifest.task != task:
+            raise UserError(
+                f"{file.records.path} was prepared for {file.records.manifest.task}, not for {task}, which this stage "
+                "trains: prepare it with --config.train.stage of this stage"
+            )
     return Samples(files, task, format)
 
 
@@ -223,7 +232,9 @@ def _braces(path: str) -> list[str]:
 
 def _open(path: str, media_root: str) -> Iterator[DataFile]:
     place = pathlib.Path(path)
-    if place.is_dir():
+    if is_prepared(path):
+        files = [PreparedRecords(path)]
+    elif place.is_dir():
         files = list(folder_records(path))
     elif opener := _FILES.get(place.suffix.lower()):
         if not place.exists():

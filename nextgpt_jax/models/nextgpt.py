@@ -7,7 +7,7 @@ signal_head), so that the base vocabulary stays frozen.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -98,7 +98,8 @@ class NExTGPTModel(nnx.Module):
     """Parameters of the whole system.
 
     `decoder_parts` chooses what of each decoder is built (None: all): training needs only the text encoder, whose
-    caption embeddings are the targets of the output projections; generation needs all.
+    caption embeddings are the targets of the output projections; generation needs all. Without `with_encoders`, media
+    have to come as embeddings.
     """
 
     def __init__(
@@ -106,14 +107,13 @@ class NExTGPTModel(nnx.Module):
         cfg: NExTGPTConfig,
         *,
         decoder_parts: tuple[str, ...] | None = None,
+        with_encoders: bool = True,
         rngs: nnx.Rngs,
     ):
         self.config = cfg
         width = cfg.llm.hidden_size
         encoders = {registry.kind_of(c): c for c in cfg.encoders}
-        self.encoders = nnx.Dict(
-            {kind: registry.build(c, branches=c.media_branches, rngs=rngs) for kind, c in encoders.items()}
-        )
+        self.encoders = _encoders(cfg, rngs) if with_encoders else nnx.Dict()
         projector = registry.INPUT_PROJECTORS[cfg.input_projector].module
         projectors = {kind: projector(c.out_embed_dim, width, rngs=rngs) for kind, c in encoders.items()}
         # A single one is not named after its encoder: so the released checkpoints have it.
@@ -129,8 +129,7 @@ class NExTGPTModel(nnx.Module):
 
     def encode_media(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n k e"]:
         """Encoder embeddings, k a medium, of media of the config's `input_encoders[modality].input_shape(modality)`."""
-        row = MODALITIES[modality]
-        return self.encoders[row.encoder].encode_media(row.branch, media, views=row.views)
+        return _encode_media(self.encoders, modality, media)
 
     def embed_tokens(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         """Input embeddings of base and new tokens."""
@@ -150,7 +149,7 @@ class NExTGPTModel(nnx.Module):
         """
         embeddings = self.embed_tokens(ids)
         for kind, (found, positions) in media.items():
-            projector = self.input_proj if len(self.encoders) == 1 else self.input_proj[kind]
+            projector = self.input_proj if len(self.config.encoders) == 1 else self.input_proj[kind]
             projected = projector(found.astype(embeddings.dtype))
             embeddings = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(
                 embeddings, positions, projected
@@ -170,6 +169,33 @@ class NExTGPTModel(nnx.Module):
     ) -> Float[Array, "n t c"]:
         """What the decoder is conditioned on: the projection of the hidden states at a group of signal tokens."""
         return self.output_proj[modality](hidden, self.embed_tokens(ids).astype(hidden.dtype))
+
+
+class FrozenEncoders(nnx.Module):
+    """The encoders of media and the text encoders of some decoders, called as in NExTGPTModel: what is computed once
+    for data that is prepared."""
+
+    def __init__(self, cfg: NExTGPTConfig, *, with_encoders: bool, captions: Collection[str], rngs: nnx.Rngs):
+        self.encoders = _encoders(cfg, rngs) if with_encoders else nnx.Dict()
+        decoders = {name: c for name, c in cfg.decoders if name in captions}
+        self.decoders = nnx.Dict(
+            {name: registry.build(c, components=("text_encoder",), rngs=rngs) for name, c in decoders.items()}
+        )
+
+    def encode_media(self, modality: str, media: Float[Array, "n ..."]) -> Float[Array, "n k e"]:
+        """As NExTGPTModel.encode_media."""
+        return _encode_media(self.encoders, modality, media)
+
+
+def _encoders(cfg: NExTGPTConfig, rngs: nnx.Rngs) -> nnx.Dict:
+    return nnx.Dict(
+        {registry.kind_of(c): registry.build(c, branches=c.media_branches, rngs=rngs) for c in cfg.encoders}
+    )
+
+
+def _encode_media(encoders: nnx.Dict, modality: str, media: Array) -> Array:
+    row = MODALITIES[modality]
+    return encoders[row.encoder].encode_media(row.branch, media, views=row.views)
 
 
 def is_trainable(path: tuple, leaf: Any = None) -> bool:

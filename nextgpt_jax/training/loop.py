@@ -19,6 +19,7 @@ from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
 from nextgpt_jax.training.optimizer import make_optimizer
+from nextgpt_jax.training.prepared import load_for_samples, prepared_dtype
 from nextgpt_jax.training.provenance import provenance
 from nextgpt_jax.training.report import Report
 from nextgpt_jax.training.resuming import check_changes, data_record, record_process, say_changes
@@ -31,7 +32,6 @@ from nextgpt_jax.training.state import RunState, begin, sizes
 from nextgpt_jax.training.step import jit_step
 from nextgpt_jax.training.validation import Validation
 from nextgpt_jax.training.wandb_log import check_wandb
-from nextgpt_jax.weights.load import load_system
 from nextgpt_jax.weights.run_checkpoints import Workdir
 from nextgpt_jax.weights.run_steps import LATEST, parse_step
 
@@ -105,8 +105,9 @@ def _train(
     seed = config.train.seed
     sampling = config.train.sample_every > 0
     parts = None if sampling and config.train.sample_media else ("text_encoder",)
-    loaded = load_system(config.model, decoder_parts=parts, seed=seed, mesh=mesh, verbose=main)
-    builder = make_example_builder(config, loaded, spec)
+    sources = [samples, held_out] if held_out else [samples]
+    loaded = load_for_samples(config, sources, mesh, parts, needs_encoders=sampling)
+    builder = make_example_builder(config, loaded, spec, prepared_dtype(sources))
     check_examples(builder, samples, config.data.max_truncated)
     if held_out:
         check_examples(builder, held_out, config.data.max_truncated)

@@ -52,14 +52,18 @@ def encode_frozen(model, batch: Batch) -> tuple[dict[str, Array], dict[str, Arra
     dtype = model.llm.embed_tokens.embedding[...].dtype  # of frozen parts
 
     def encode_media(name: str, entry: dict[str, Array]) -> Array:
+        if "embeddings" in entry:  # prepared
+            return entry["embeddings"]
         valid = entry["positions"] < batch["tokens"].shape[1]
         return encode_valid(lambda x: model.encode_media(name, x.astype(dtype)), entry["input"], valid)
 
+    def encode_captions(name: str, signals: dict[str, Array]) -> Array:
+        if "embeddings" in signals:
+            return signals["embeddings"]
+        return encode_valid(model.decoders[name].encode_prompt, signals["captions"], signals["mask"])
+
     media = {name: encode_media(name, entry) for name, entry in batch["media"].items()}
-    targets = {
-        name: encode_valid(model.decoders[name].encode_prompt, signals["captions"], signals["mask"])
-        for name, signals in batch["signals"].items()
-    }
+    targets = {name: encode_captions(name, signals) for name, signals in batch["signals"].items()}
     return media, targets
 
 

@@ -12,6 +12,7 @@ from nextgpt_jax.data.survey import check_problems, survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.stages import STAGES
+from nextgpt_jax.weights.frozen import layout_fingerprint
 from nextgpt_jax.weights.load import LoadedModel
 
 _MANY = 100_000  # samples, which take seconds
@@ -42,8 +43,14 @@ def training_files(config: ExperimentConfig) -> str:
     return config.data.instructions if STAGES[config.train.stage].task == "conversation" else config.data.captions
 
 
-def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec) -> ExampleBuilder:
-    """The builder of training examples for a model, with room for the media of `spec`."""
+def make_example_builder(
+    config: ExperimentConfig, loaded: LoadedModel, spec: BatchSpec, prepared: str = ""
+) -> ExampleBuilder:
+    """The builder of training examples for a model, with room for the media of `spec`.
+
+    Args:
+      prepared: `prepared_dtype` of the samples.
+    """
     cfg = loaded.model.config
     return ExampleBuilder(
         tokenizer=loaded.tokenizer,
@@ -54,6 +61,9 @@ def make_example_builder(config: ExperimentConfig, loaded: LoadedModel, spec: Ba
         max_length=config.data.max_length,
         spec=spec,
         template=loaded.template,
+        caption_widths={name: decoder.prompt_shape for name, decoder in cfg.decoders},
+        prepared=prepared,
+        layout=layout_fingerprint(loaded.tokenizer, loaded.template, cfg) if prepared else "",
     )
 
 

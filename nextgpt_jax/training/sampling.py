@@ -13,6 +13,7 @@ from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.media_files import EmbeddedMedium, local_path, resolve_media_path
 from nextgpt_jax.data.pairs import Conversation
+from nextgpt_jax.data.prepared import Precomputed
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, local_folder
 from nextgpt_jax.inference.engine import Engine
@@ -162,6 +163,8 @@ def _loaded(segment: Any, model: NExTGPTConfig) -> Any:
     if not isinstance(segment, Input):
         return segment
     name, medium = segment.modality, segment.content
+    if isinstance(medium, Precomputed):
+        raise UserError("train.sample_every: held-out data that is prepared has no media: set train.sample_prompts")
     if not isinstance(medium, EmbeddedMedium):
         medium = resolve_media_path(medium, name)
     with local_path(medium) as path:

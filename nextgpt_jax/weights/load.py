@@ -60,6 +60,7 @@ def load_system(
     config: ModelConfig,
     *,
     decoder_parts: tuple[str, ...] | None = None,
+    with_encoders: bool = True,
     seed: int = 0,
     mesh: Mesh | None = None,
     verbose: bool = False,
@@ -73,6 +74,7 @@ def load_system(
     Args:
       config: names the parts; hub ids are downloaded.
       decoder_parts: the parts of the decoders to load, such as ("text_encoder",) for training. None: all.
+      with_encoders: load the encoders of media. Data that is prepared needs none.
       seed: of the initialization.
       mesh: devices to shard the parameters on.
       verbose: print which pieces the delta has.
@@ -88,10 +90,10 @@ def load_system(
     tokenizer, template = load_tokenizer(config.llm), TEMPLATES[config.template]
     template.end_markers(tokenizer)  # raises, before weights are read
 
-    def make() -> NExTGPTModel:
-        return NExTGPTModel(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
+    def make(with_encoders: bool = True) -> NExTGPTModel:
+        return NExTGPTModel(cfg, decoder_parts=decoder_parts, with_encoders=with_encoders, rngs=make_rngs(seed))
 
-    graphdef, abstract = nnx.split(assemble.abstract_model(make))
+    graphdef, abstract = nnx.split(assemble.abstract_model(lambda: make(with_encoders)))
     if mesh:
         abstract = with_shardings(cfg, abstract, mesh)
     leaves, filled = dict(nnx.to_flat_state(abstract)), {}
@@ -105,9 +107,12 @@ def load_system(
     has_embedding = ("llm", "embed_tokens", "embedding") in filled
     for prefix, (folder, table, layout) in _checkpoints(config, cfg, decoder_parts, has_embedding).items():
         part = {p[len(prefix) :]: v for p, v in leaves.items() if p[: len(prefix)] == prefix and p not in filled}
+        if not part:
+            continue
         part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}
         state = read_part(folder, nnx.from_flat_state(part.items()), table, layout, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
+    # The whole model's keys: initial values do not depend on whether encoders are loaded.
     filled |= _initialize(make, {path: leaf for path, leaf in leaves.items() if path not in filled})
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     captions = {
@@ -123,7 +128,15 @@ def _checkpoints(
     """Folder, table and layout of each frozen part, by the prefix of its parameters."""
     llm = tables.language_model(cfg.llm)
     table = llm.layers if delta_has_embedding else llm.whole(cfg.llm)
-    found = {("llm",): (pathlib.Path(config.llm), table, weight_files.TRANSFORMERS)}
+    language = {("llm",): (pathlib.Path(config.llm), table, weight_files.TRANSFORMERS)}
+    return language | frozen_checkpoints(config, cfg, decoder_parts)
+
+
+def frozen_checkpoints(
+    config: ModelConfig, cfg: NExTGPTConfig, decoder_parts: tuple[str, ...] | None
+) -> dict[tuple, tuple[pathlib.Path, Table, Layout]]:
+    """Folder, table and layout of the parts of the encoders and decoders, by the prefix of their parameters."""
+    found: dict[tuple, tuple[pathlib.Path, Table, Layout]] = {}
     for encoder, folder in zip(cfg.encoders, assemble.encoder_folders(config), strict=True):
         table = tables.encoder(encoder, encoder.media_branches)
         found["encoders", registry.kind_of(encoder)] = pathlib.Path(folder), table, weight_files.ENCODER
