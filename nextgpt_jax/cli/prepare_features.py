@@ -28,6 +28,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("records_per_shard", 2048, "records of the data files per shard", flag_values=values)
     flags.DEFINE_integer("batch_size", 64, "images that are encoded together, over all devices", flag_values=values)
     flags.DEFINE_string("dtype", "float32", "of stored embeddings: float32, bfloat16 or float16", flag_values=values)
+    flags.DEFINE_integer("ray_workers", 0, "write shards by this many workers of a Ray cluster", flag_values=values)
+    flags.DEFINE_float("ray_gpus", 0, "GPUs of each of these workers", flag_values=values)
     flags.DEFINE_bool("merge", False, "only write the manifest, once all shards are finished", flag_values=values)
 
 
@@ -46,7 +48,13 @@ def main(argv: Sequence[str]) -> int | None:
 
     options = Options(values.records_per_shard, values.batch_size, values.dtype)
     preparer = Preparer(values.config, values.output, options)
-    if not values.merge:
+    if values.ray_workers and not values.merge:
+        from nextgpt_jax.prepare.on_ray import write_on_ray
+
+        if values.shard:
+            raise UserError("--ray_workers shares the work by itself: leave out --shard")
+        write_on_ray(preparer, values.config, values.output, options, values.ray_workers, values.ray_gpus)
+    elif not values.merge:
         preparer.write(range(index, preparer.count, count))
     if preparer.merge():
         print(f"prepared: {preparer.folder.path}")

@@ -125,13 +125,18 @@ class Preparer:
             "samples": len(self._samples),
         }
 
+    def missing(self, numbers: Sequence[int] | None = None) -> list[int]:
+        """Those of the shards (None: all) that are not finished."""
+        numbers = range(self.count) if numbers is None else numbers
+        return [n for n in numbers if self.folder.part(self.folder.name(n, self.count)) is None]
+
     def write(self, numbers: Sequence[int], *, progress: bool = True) -> None:
         """Writes the shards of these numbers that are not finished.
 
         Raises:
           UserError: weights do not fit, embeddings are not finite, or a file cannot be written.
         """
-        missing = [n for n in numbers if self.folder.part(self.folder.name(n, self.count)) is None]
+        missing = self.missing(numbers)
         if not missing:
             return
         mesh = data_parallel_mesh(make_mesh(self._config.mesh))

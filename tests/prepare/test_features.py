@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import types
 
 import jax
@@ -154,7 +155,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, prepared, tmp_path
             assert (tmp_path / "data" / file.relative_to(prepared[0])).read_bytes() == file.read_bytes()
 
 
-def test_several_processes_write_the_same_shards(config, prepared, tmp_path, capsys):
+def test_several_processes_write_the_same_shards(config, prepared, tmp_path, capsys, monkeypatch):
     """By the command line; the last one writes the manifest."""
     flags = ["nextgpt prepare", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path / 'data'}"]
     (tmp_path / "config.py").write_text(
@@ -173,8 +174,11 @@ def test_several_processes_write_the_same_shards(config, prepared, tmp_path, cap
     lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert lines == manifest(prepared[0])["skipped"]
     assert "13 of 15 records can be used; 14 media were read" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "ray", None)
     for wrong, match in (
         (["--shard=2/2"], "give i/n with i from 0 to n - 1"),
+        (["--ray_workers=2"], "needs Ray: pip install"),
+        (["--ray_workers=2", "--shard=0/2"], "leave out --shard"),
         (["--dtype=int8"], "--dtype=int8 is not one of float32, bfloat16, float16"),
         (["--records_per_shard=4"], "another records_per_shard .5, now 4.: give a new folder"),
     ):
