@@ -28,6 +28,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("records_per_shard", 2048, "records of the data files per shard", flag_values=values)
     flags.DEFINE_integer("batch_size", 64, "images that are encoded together, over all devices", flag_values=values)
     flags.DEFINE_string("dtype", "float32", "of stored embeddings: float32, bfloat16 or float16", flag_values=values)
+    flags.DEFINE_string(
+        "caption_embeddings",
+        "",
+        "folder of the reference's MEDIUM.npy files; what it lacks is computed",
+        flag_values=values,
+    )
     flags.DEFINE_integer("ray_workers", 0, "write shards by this many workers of a Ray cluster", flag_values=values)
     flags.DEFINE_float("ray_gpus", 0, "GPUs of each of these workers", flag_values=values)
     flags.DEFINE_bool("merge", False, "only write the manifest, once all shards are finished", flag_values=values)
@@ -46,7 +52,7 @@ def main(argv: Sequence[str]) -> int | None:
     configure_jax()
     from nextgpt_jax.prepare.run import Options, Preparer  # after parsing, so that a typo is reported at once
 
-    options = Options(values.records_per_shard, values.batch_size, values.dtype)
+    options = Options(values.records_per_shard, values.batch_size, values.dtype, values.caption_embeddings)
     preparer = Preparer(values.config, values.output, options)
     if values.ray_workers and not values.merge:
         from nextgpt_jax.prepare.on_ray import write_on_ray

@@ -1,9 +1,11 @@
 """Prepares the samples of a stage: embeddings of their media and captions, and token ids, in shards."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from nextgpt_jax.data.prepared import PreparedRecords
 from nextgpt_jax.data.readers import Problem, problem_of
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import data_parallel_mesh, make_mesh
+from nextgpt_jax.prepare import caption_files
 from nextgpt_jax.prepare.encoding import BatchEncoder
 from nextgpt_jax.prepare.merging import merge
 from nextgpt_jax.prepare.reading import MediaReader
@@ -42,6 +45,8 @@ class Options:
       records_per_shard: records of the data files that a shard is made of.
       batch_size: images that are encoded together; of larger media fewer.
       dtype: of embeddings, a key of prepared.DTYPES.
+      caption_embeddings: folder of caption embeddings of the reference's; empty: all are computed, as are those that it
+        lacks.
 
     Raises:
       UserError: one is out of range.
@@ -50,8 +55,11 @@ class Options:
     records_per_shard: int = 2048
     batch_size: int = 64
     dtype: str = "float32"
+    caption_embeddings: str = ""
 
     def __post_init__(self):
+        if self.caption_embeddings and not os.path.isdir(self.caption_embeddings):
+            raise UserError(f"--caption_embeddings={self.caption_embeddings}: no such folder")
         for name in ("records_per_shard", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} should be at least 1")
@@ -123,6 +131,7 @@ class Preparer:
             ],
             "unusable": [{"source": p.source, "record": p.record, "reason": p.reason} for p in self._problems],
             "samples": len(self._samples),
+            **({"caption_embeddings": self._options.caption_embeddings} if self._options.caption_embeddings else {}),
         }
 
     def missing(self, numbers: Sequence[int] | None = None) -> list[int]:
@@ -205,10 +214,17 @@ class Preparer:
                     sample.reason = sample.reason or medium.reason
                 sample.sha256.append(medium.sha256)
             bar.update()
-        seen = set()
+        seen: set[Any] = set()
+        checked: collections.Counter[str] = collections.Counter()
         for sample in shard.samples:
-            for output in [] if sample.reason else _segments(sample.conversation, Output):
+            self._find_given(sample)
+            outputs = [] if sample.reason else _segments(sample.conversation, Output)
+            for i, output in enumerate(outputs):
                 key = "caption", output.modality, output.caption
+                if i in sample.given:
+                    checked[output.modality] += 1
+                    if checked[output.modality] > caption_files.CHECKED:
+                        continue
                 if key not in seen:
                     seen.add(key)
                     ids = caption_ids(
@@ -218,6 +234,27 @@ class Preparer:
                     )
                     encoder.add("captions", output.modality, key, ids, sizes["captions", output.modality])
         return lambda: encoder.flush(sizes)
+
+    def _find_given(self, sample: "_Sample") -> None:
+        """Reads the embeddings of a sample's captions that are on disk."""
+        outputs = _segments(sample.conversation, Output)
+        if not self._options.caption_embeddings or sample.reason or not outputs:
+            return
+        file, number = self._samples.find(sample.index)
+        record = self._samples.files[file].records[number]
+        decoders = dict(self._cfg.decoders)
+        folder = pathlib.Path(self._options.caption_embeddings)
+        for i, (output, path) in enumerate(
+            zip(outputs, caption_files.caption_files(record, outputs, folder), strict=True)
+        ):
+            if not path.is_file():
+                continue
+            try:
+                found = caption_files.read_embedding(path, decoders[output.modality].prompt_shape)
+            except UserError as error:
+                sample.reason = str(error)
+                return
+            sample.given[i] = path, found.astype(prepared.DTYPES[self._options.dtype])
 
     def _write(self, number: int, shard: "_Shard", embeddings: Mapping[Any, np.ndarray]) -> None:
         written: dict[str, dict[str, int]] = {"inputs": {}, "outputs": {}}
@@ -234,7 +271,7 @@ class Preparer:
                         count = sum(m.modality == name for m in media)
                         written[kind][name] = max(written[kind].get(name, 0), count)
                 arrays = [embeddings[m.modality, s] for m, s in zip(sample.inputs, sample.sha256)]
-                arrays += [embeddings["caption", o.modality, o.caption] for o in outputs]
+                arrays += [self._caption_embedding(sample, i, o, embeddings) for i, o in enumerate(outputs)]
                 tokenized = self._tokenize.tokenize(sample.conversation)
                 yield prepared.encode(sample.conversation, tokenized, sample.sha256, arrays)
 
@@ -244,6 +281,18 @@ class Preparer:
             return {kind: dict(sorted(counts.items())) for kind, counts in written.items()} | {"skipped": skipped}
 
         self.folder.write_shard(self.folder.name(number, self.count), records(), describe)
+
+    def _caption_embedding(
+        self, sample: "_Sample", i: int, output: Output, embeddings: Mapping[Any, np.ndarray]
+    ) -> np.ndarray:
+        computed = embeddings.get(("caption", output.modality, output.caption))
+        if i not in sample.given:
+            assert computed is not None
+            return computed
+        path, found = sample.given[i]
+        if computed is not None:
+            caption_files.check_equal(path, found.astype(np.float32), computed.astype(np.float32), output.modality)
+        return found
 
     def merge(self) -> bool:
         """Writes the manifest if all shards are finished. Returns whether they are.
@@ -260,6 +309,7 @@ class _Sample:
     conversation: Conversation
     inputs: list[Any]
     sha256: list[str] = dataclasses.field(default_factory=list)
+    given: dict[int, tuple[pathlib.Path, np.ndarray]] = dataclasses.field(default_factory=dict)  # by output
     reason: str = ""
 
 
