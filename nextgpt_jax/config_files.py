@@ -51,18 +51,19 @@ def config_to_dict(config: ExperimentConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def config_from_dict(content: Mapping[str, Any], where: str) -> ExperimentConfig:
+def config_from_dict(content: Mapping[str, Any], where: str, like: ExperimentConfig | None = None) -> ExperimentConfig:
     """The config that `config_to_dict` was given, or that of an earlier release; fields that are missing keep their
     defaults.
 
     Args:
       content: nested dictionaries.
       where: the file they are from, for messages.
+      like: a config whose sections may have more fields than this package's.
 
     Raises:
       UserError: a field is unknown, or of another type.
     """
-    config = ExperimentConfig()
+    config = _defaults(like or ExperimentConfig())
 
     def fill(prefix: str, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -76,6 +77,15 @@ def config_from_dict(content: Mapping[str, Any], where: str) -> ExperimentConfig
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return config
+
+
+def _defaults(config: Any) -> Any:
+    """A config with the same sections, and the defaults of their fields."""
+    found = type(config)()
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            setattr(found, field.name, _defaults(value))
+    return found
 
 
 def _split(name_or_path: str) -> tuple[pathlib.Path, list[str]]:

@@ -113,7 +113,7 @@ def test_three_stages_train_and_answer(system, runs):
     ng.export_checkpoint("delta", root / "delta", workdir=runs[-1], config=config)
     again = copy.deepcopy(config)
     again.model.delta = str(root / "delta")
-    exported = Engine(load_system(again.model), config.generation)
+    exported = Engine(load_trained(again.model, ""), config.generation)
     (found,) = exported.generate([request("draw a dog", modality="image", num_inference_steps=2)])
     assert found.text == answers["stage3"].text
     np.testing.assert_array_equal(found.media[0].content, pixels[-1])

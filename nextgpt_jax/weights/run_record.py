@@ -92,15 +92,18 @@ class RunRecord:
         """Raises UserError if no run has begun in the folder."""
         self._run()
 
-    def config(self) -> ExperimentConfig | None:
+    def config(self, like: ExperimentConfig | None = None) -> ExperimentConfig | None:
         """The experiment config that the run was started with, or None if the run is of a version that kept none.
+
+        Args:
+          like: see `config_from_dict`.
 
         Raises:
           UserError: no run here, or the file is damaged.
         """
         self._run()
         file = self.path / _CONFIG
-        return config_from_dict(hf_config.read_config(file), str(file)) if file.is_file() else None
+        return config_from_dict(hf_config.read_config(file), str(file), like) if file.is_file() else None
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Records the config; to be called by one process."""
@@ -109,7 +112,7 @@ class RunRecord:
 
     def changed_settings(self, config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
         """The fields whose values differ from the recorded config's: dotted name, value there, value here."""
-        if (before := self.config()) is None:
+        if (before := self.config(config)) is None:
             return []
         old, new = (_flat(_recorded(some)) for some in (before, config))
         return [(name, old.get(name), value) for name, value in new.items() if old.get(name) != value]
