@@ -42,7 +42,7 @@ def main(argv) -> None:
         report.Report.call = printing
     if root == "keypad":
         config = keypad.get_config("stage3")
-        config.data.bucket_boundaries, config.data.max_length = (), 128
+        config.data.bucket_boundaries, config.data.max_length, config.data.max_truncated = (), 128, 1.0
         config.mesh = MeshConfig(data=int(processes))  # docs/tpu.md says why
     else:
         config = tiny.experiment(pathlib.Path(root), "stage3", tiny.PICTURES)
