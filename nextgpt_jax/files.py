@@ -186,7 +186,7 @@ def atomic_folder(path: pathlib.Path, size: int = 0, flag: str = "--output") -> 
             path.rmdir()
         partial.rename(path)
         if not within:
-            _sync_file(path.parent)
+            sync_file(path.parent)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
         raise UserError(f"{path} can't be written: {reason}") from None
@@ -208,10 +208,11 @@ def is_running(pid: str) -> bool:
 def _sync(folder: pathlib.Path) -> None:
     """Syncs the files below a folder, and the entries of the folders, several at a time."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(_sync_file, (folder, *folder.rglob("*"))))
+        list(pool.map(sync_file, (folder, *folder.rglob("*"))))
 
 
-def _sync_file(path: pathlib.Path) -> None:
+def sync_file(path: pathlib.Path) -> None:
+    """Waits until the content of a file, or the entries of a folder, are on disk."""
     with contextlib.suppress(*[OSError] * path.is_dir()):  # some file systems can't sync folders
         opened = os.open(path, os.O_RDONLY)
         try:

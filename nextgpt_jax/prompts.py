@@ -6,7 +6,7 @@ output medium (a group of signal tokens).
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from nextgpt_jax.errors import UserError
@@ -42,6 +42,13 @@ class Turn(Generic[Content]):
 
     human: tuple[str | Input[Content] | Output, ...]
     assistant: tuple[str | Input[Content] | Output, ...] | None = None
+
+
+def segments_of(turns: Iterable[Turn]) -> Iterator[Any]:
+    """The segments of a conversation, one after another."""
+    for turn in turns:
+        yield from turn.human
+        yield from turn.assistant or ()
 
 
 def split_placeholders(text: str) -> list[str | tuple[str, str]]:

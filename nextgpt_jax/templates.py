@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.modalities import Vocabulary
-from nextgpt_jax.prompts import Input, Output, Segment, Turn
+from nextgpt_jax.prompts import Input, Output, Segment, Turn, segments_of
 
 Side = tuple[Sequence[Segment], bool]  # segments, and whether their ids are training targets
 
@@ -95,7 +95,7 @@ class ChatTemplate(Template):
         whole = _render(tokenizer, messages)
         closing = _closing(tokenizer, getattr(tokenizer, "chat_template", None))
         end, position = closing.rstrip(), 0
-        media = (s for turn in turns for side in (turn.human, turn.assistant or ()) for s in side if _is_medium(s))
+        media = filter(_is_medium, segments_of(turns))
 
         def segments(text: str) -> list[Segment]:
             texts = text.split(mark)
@@ -125,7 +125,7 @@ def _is_medium(segment: Segment) -> bool:
 
 
 def _unused_character(turns: Sequence[Turn]) -> str:
-    texts = [s for turn in turns for side in (turn.human, turn.assistant or ()) for s in side if isinstance(s, str)]
+    texts = [s for s in segments_of(turns) if isinstance(s, str)]
     used = set().union(*texts)
     return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)  # of the private use area
 

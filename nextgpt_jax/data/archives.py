@@ -240,11 +240,8 @@ class ArrowRecords(Sequence[dict[str, Any]]):
         suffix = pathlib.PurePosixPath(label).suffix
         return EmbeddedMedium(self.path, row, suffix, lambda: values[row].as_py(), lambda: label)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "identity": self.identity, "_files": self._files}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["_files"], state["identity"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrowRecords, (self.path, self._files, self.identity)
 
 
 def _pyarrow() -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nextgpt_jax import media
-from nextgpt_jax.data.media_files import EmbeddedMedium, Source, local_path, resolve_media_path
+from nextgpt_jax.data.media_files import Source, local_path, resolved
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.prepared import DTYPES, PreparedConversation
 from nextgpt_jax.errors import UserError
@@ -83,12 +83,6 @@ class ExampleBuilder:
         counts = {name: encoder.num_embeddings(name) for name, encoder in self.encoders.items()}
         return tokenize_conversation(conversation, self.tokenizer, self.vocabulary, self.template, counts)
 
-    def _load(self, name: str, medium: Source, out: np.ndarray) -> None:
-        if not isinstance(medium, EmbeddedMedium):
-            medium = resolve_media_path(medium, name)
-        with local_path(medium) as path:
-            media.load(name, path, self.encoders[name], out)
-
     def empty(self, spec: BatchSpec | None = None, count: int | None = None) -> dict:
         """An example without tokens, media or targets, as numpy arrays; with `count`, a batch of so many."""
         spec, batch = spec or self.spec, () if count is None else (count,)
@@ -146,7 +140,7 @@ class ExampleBuilder:
                 if self.prepared:
                     entry["embeddings"][slot] = medium.content.embeddings
                 else:
-                    self._load(name, medium.content, entry["input"][slot])
+                    load_medium(medium.content, name, self.encoders[name], entry["input"][slot])
                 entry["positions"][slot] = position
         except UserError:
             for entry in example["media"].values():
@@ -180,6 +174,16 @@ class ExampleBuilder:
         """The number of inputs and outputs that are cut off."""
         inputs, outputs = self._inside(tokenized)
         return len(tokenized.inputs) + len(tokenized.outputs) - len(inputs) - len(outputs)
+
+
+def load_medium(medium: Source, modality: str, encoder: Any, out: np.ndarray | None = None) -> np.ndarray:
+    """The input of an encoder for a medium, float32, written to `out` if it is given.
+
+    Raises:
+      UserError: it is missing or cannot be read.
+    """
+    with local_path(resolved(medium, modality)) as path:
+        return media.load(modality, path, encoder, out)
 
 
 def caption_ids(tokenizer: Tokenizer, caption: str, length: int) -> np.ndarray:

@@ -5,23 +5,21 @@ A tokenizer is called with the texts of many conversations at once, which is sev
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nextgpt_jax.data import workers
-from nextgpt_jax.data.cache import Arrays, Request, kept
+from nextgpt_jax.data.cache import Arrays
 from nextgpt_jax.data.examples import ExampleBuilder
 from nextgpt_jax.data.pairs import Conversation
-from nextgpt_jax.data.readers import DataFile, Samples
+from nextgpt_jax.data.passes import of_files
+from nextgpt_jax.data.readers import Samples
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.templates import Template, TokenizedConversation, Tokenizer, tokenize_conversation
 
 _CHUNK = 1 << 12  # records that a process looks at at a time
-_ALONE = 50_000  # records: fewer are not worth other processes
 _TOGETHER = 512  # conversations
 
 
@@ -49,19 +47,12 @@ def _of_files(samples: Samples, builder: ExampleBuilder) -> list[Arrays]:
     """The length of each record, whole; 0 for those without a conversation that this model can be trained on."""
     tokens = _Tokens.of(builder)
     shared, digest = (Samples(samples.files, samples.task, samples.format), tokens), tokens.digest()
+    settings = [digest] if digest else None
+    return of_files("lengths", samples, settings, _in_file, shared, _joined, _CHUNK)
 
-    def request(file: DataFile) -> Request:
-        settings = (samples.task, samples.format, os.path.abspath(file.folder), digest)
-        return Request(file.records.path, getattr(file.records, "identity", "") if digest else "", settings)
 
-    requests = [request(file) for file in samples.files]
-
-    def build(wanted: list[Request]) -> list[Arrays]:
-        sizes = {file: len(samples.files[file].records) for file in map(requests.index, wanted)}
-        parts = workers.compute_ranges(_in_file, shared, sizes, _CHUNK, _ALONE)
-        return [Arrays({"lengths": np.concatenate(part)}) for part in parts]
-
-    return kept("lengths", requests, build)
+def _joined(parts: Sequence[np.ndarray]) -> Arrays:
+    return Arrays({"lengths": np.concatenate(parts)})
 
 
 def _in_file(shared: tuple[Samples, "_Tokens"], task: tuple[int, range]) -> np.ndarray:

@@ -59,6 +59,11 @@ def resolve_media_path(path: pathlib.Path, modality: str) -> pathlib.Path:
     return pathlib.Path(next(filter(os.path.isfile, places), places[1]))
 
 
+def resolved(medium: Source, modality: str) -> Source:
+    """A medium, with the path of one that is a file as `resolve_media_path` finds it."""
+    return medium if isinstance(medium, EmbeddedMedium) else resolve_media_path(medium, modality)
+
+
 def media_exists(path: str | pathlib.Path, modality: str) -> bool:
     """Whether `resolve_media_path` finds a file."""
     return any(map(os.path.isfile, _places(path, modality)))

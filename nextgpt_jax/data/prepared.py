@@ -203,11 +203,8 @@ class PreparedRecords(Sequence[PreparedConversation]):
                 )
         return reader
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedRecords, (self.path,)
 
 
 def encode(

@@ -64,6 +64,11 @@ class Problem(NamedTuple):
     record: str
     reason: str
 
+    @property
+    def entry(self) -> dict[str, str]:
+        """It, in files of what was left out."""
+        return {"source": self.source, "record": self.record, "reason": self.reason}
+
 
 class Samples(Sequence[Conversation]):
     """The conversations of data files. Media are not opened: inputs hold their paths.

@@ -12,18 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nextgpt_jax.data import workers
-from nextgpt_jax.data.cache import Arrays, Request, kept
+from nextgpt_jax.data.cache import Arrays
 from nextgpt_jax.data.media_files import media_exists
 from nextgpt_jax.data.pairs import Conversation
+from nextgpt_jax.data.passes import of_files
 from nextgpt_jax.data.presence import name_hash, not_listed
-from nextgpt_jax.data.readers import DataFile, Problem, Samples, media_kinds
+from nextgpt_jax.data.readers import Problem, Samples, media_kinds
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.prompts import Input, Output
 
 MAX_MEDIA = 255  # inputs or outputs of one modality in a sample: counts are bytes
 _CHUNK = 1 << 14  # records that a process looks at at a time
-_ALONE = 50_000  # records: fewer are not worth other processes
 _SHOWN = 5  # problems in a message
 Kinds = tuple[tuple[type, str], ...]
 
@@ -103,20 +102,8 @@ def _surveyed(samples: Samples, limit: int, kinds: Kinds) -> list[Arrays]:
     """What was found in each file, kept from an earlier start or found now."""
     quick = [file._replace(folder=_Folder(file.folder)) for file in samples.files]
     shared = (Samples(quick, samples.task, samples.format), limit, kinds)
-    names = tuple((kind.__name__, name) for kind, name in kinds)
-
-    def request(file: DataFile) -> Request:
-        settings = (samples.task, samples.format, os.path.abspath(file.folder), limit, names)
-        return Request(file.records.path, getattr(file.records, "identity", ""), settings)
-
-    requests = [request(file) for file in samples.files]
-
-    def build(wanted: list[Request]) -> list[Arrays]:
-        sizes = {file: len(samples.files[file].records) for file in map(requests.index, wanted)}
-        parts = workers.compute_ranges(_look_in_file, shared, sizes, _CHUNK, _ALONE)
-        return [_joined(part) for part in parts]
-
-    return kept("survey", requests, build)
+    settings = limit, tuple((kind.__name__, name) for kind, name in kinds)
+    return of_files("survey", samples, settings, _look_in_file, shared, _joined, _CHUNK)
 
 
 def _look_in_file(shared: tuple[Samples, int, Kinds], task: tuple[int, range]) -> Arrays:

@@ -7,7 +7,7 @@ signal_head), so that the base vocabulary stays frozen.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,9 +74,7 @@ class NExTGPTConfig:
     @property
     def input_encoders(self) -> dict[str, Any]:
         """The encoder's config of each modality that can be read, in the order of the table."""
-        by_kind = {registry.kind_of(encoder): encoder for encoder in self.encoders}
-        rows = [(name, row, by_kind.get(row.encoder)) for name, row in MODALITIES.items()]
-        return {name: encoder for name, row, encoder in rows if encoder and row.branch in encoder.media_branches}
+        return encoders_by_modality(self.encoders)
 
     @property
     def embedding_dims(self) -> dict[str, int]:
@@ -92,6 +90,13 @@ class NExTGPTConfig:
     def input_modalities(self) -> tuple[str, ...]:
         """The modalities that can be read, in the order of the table."""
         return tuple(self.input_encoders)
+
+
+def encoders_by_modality(encoders: Sequence[Any]) -> dict[str, Any]:
+    """The encoder's config of each modality that some encoders read, in the order of the table."""
+    by_kind = {registry.kind_of(encoder): encoder for encoder in encoders}
+    rows = [(name, row, by_kind.get(row.encoder)) for name, row in MODALITIES.items()]
+    return {name: encoder for name, row, encoder in rows if encoder and row.branch in encoder.media_branches}
 
 
 class NExTGPTModel(nnx.Module):

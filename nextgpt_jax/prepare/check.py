@@ -13,8 +13,8 @@ from nextgpt_jax.data.prepared import PreparedRecords
 from nextgpt_jax.data.readers import Problem
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write
-from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import registry
+from nextgpt_jax.models.nextgpt import encoders_by_modality
 from nextgpt_jax.prepare.reading import MediaReader
 from nextgpt_jax.prompts import Input
 from nextgpt_jax.training.checks import check_config
@@ -69,7 +69,7 @@ def check_media(config: ExperimentConfig, output: str = "") -> int:
                 tqdm.write(f"skipped: {problems[-1].source}, {problems[-1].record}: {reason}")
             bar.update(len(numbers))
     if output:
-        lines = [json.dumps({"source": p.source, "record": p.record, "reason": p.reason}) + "\n" for p in problems]
+        lines = [json.dumps(problem.entry) + "\n" for problem in problems]
         with atomic_write(output) as temporary:
             temporary.write_text("".join(lines))
     total = sum(samples.counts().values())
@@ -80,13 +80,9 @@ def check_media(config: ExperimentConfig, output: str = "") -> int:
 def _encoders(config: ModelConfig) -> dict[str, Any]:
     """The config of the encoder of each modality that is read; of an encoder that is not there, as it was published."""
     folders = map(pathlib.Path, assemble.encoder_folders(config))
-    found = [
-        registry.read_encoder(folder) if folder.is_dir() else registry.published("encoder", str(folder))
-        for folder in folders
-    ]
-    kinds = {registry.kind_of(encoder): encoder for encoder in found}
-    return {
-        name: kinds[row.encoder]
-        for name, row in MODALITIES.items()
-        if row.encoder in kinds and row.branch in kinds[row.encoder].media_branches
-    }
+    return encoders_by_modality(
+        [
+            registry.read_encoder(folder) if folder.is_dir() else registry.published("encoder", str(folder))
+            for folder in folders
+        ]
+    )

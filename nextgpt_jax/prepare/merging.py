@@ -20,25 +20,27 @@ def merge(folder: Folder, plan: Mapping[str, Any], count: int, max_skipped: floa
     Raises:
       UserError: more of a file was, nothing is left, or the manifest cannot be written.
     """
-    parts = [folder.part(folder.name(number, count)) for number in range(count)]
-    if not all(parts):
-        return False
-    skipped = [*plan["unusable"], *(row for part in parts for row in part["skipped"])]  # type: ignore[index]
+    parts = []
+    for number in range(count):
+        if not (part := folder.part(folder.name(number, count))):
+            return False
+        parts.append(part)
+    skipped = [*plan["unusable"], *(row for part in parts for row in part["skipped"])]
     counts = {source["path"]: source["records"] for source in plan["sources"]}
     _check_share(skipped, counts, max_skipped)
-    samples = sum(part["samples"] for part in parts)  # type: ignore[index]
+    samples = sum(part["samples"] for part in parts)
     if not samples:
         raise UserError(f"{folder.path}: no record could be prepared, the first because: {skipped[0]['reason']}")
     slots: dict[str, collections.Counter[str]] = {"inputs": collections.Counter(), "outputs": collections.Counter()}
     for part in parts:
         for kind, found in slots.items():
-            found |= collections.Counter(part[kind])  # type: ignore[index]
+            found |= collections.Counter(part[kind])
     manifest = {name: plan[name] for name in plan if name not in ("unusable", "samples")}
     manifest |= {
         "records": sum(counts.values()),
         "samples": samples,
         **{kind: dict(sorted(found.items())) for kind, found in slots.items()},
-        "shards": [{name: part[name] for name in ("name", "samples", "bytes", "sha256")} for part in parts],  # type: ignore[index]
+        "shards": [{name: part[name] for name in ("name", "samples", "bytes", "sha256")} for part in parts],
         "skipped": skipped,
         "versions": {"nextgpt_jax": nextgpt_jax.__version__, "jax": jax.__version__},
     }

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nextgpt_jax import media
-from nextgpt_jax.data.media_files import EmbeddedMedium, Source, local_path, resolve_media_path
+from nextgpt_jax.data.examples import load_medium
+from nextgpt_jax.data.media_files import EmbeddedMedium, Source, resolved
 from nextgpt_jax.errors import UserError
-
-_CHUNK = 1 << 20  # bytes
 
 
 class Medium(NamedTuple):
@@ -102,19 +100,9 @@ class MediaReader:
 
     def _decode(self, modality: str, source: Source) -> tuple[np.ndarray | None, str]:
         try:
-            return load(source, modality, self._encoders[modality]), ""
+            return load_medium(source, modality, self._encoders[modality]), ""
         except (UserError, OSError) as error:
             return None, _reason(error, source)
-
-
-def load(source: Source, modality: str, encoder: Any) -> np.ndarray:
-    """The encoder's input of a medium, float32.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    with local_path(_resolved(source, modality)) as path:
-        return media.load(modality, path, encoder)
 
 
 def content_hash(source: Source, modality: str) -> str:
@@ -124,21 +112,14 @@ def content_hash(source: Source, modality: str) -> str:
       UserError: it is missing.
       OSError: it cannot be read.
     """
-    source = _resolved(source, modality)
+    source = resolved(source, modality)
     if isinstance(source, EmbeddedMedium):
         return hashlib.sha256(source.read()).hexdigest()
-    digest = hashlib.sha256()
     try:
         with open(source, "rb", buffering=0) as file:
-            while content := file.read(_CHUNK):
-                digest.update(content)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise UserError(f"no such {modality}: {source}") from None
-    return digest.hexdigest()
-
-
-def _resolved(source: Source, modality: str) -> Source:
-    return source if isinstance(source, EmbeddedMedium) else resolve_media_path(source, modality)
 
 
 def _reason(error: Exception, source: Source) -> str:

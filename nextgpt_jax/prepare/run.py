@@ -27,13 +27,14 @@ from nextgpt_jax.prepare.encoding import BatchEncoder
 from nextgpt_jax.prepare.merging import merge
 from nextgpt_jax.prepare.reading import MediaReader
 from nextgpt_jax.prepare.shards import Folder
-from nextgpt_jax.prompts import Input, Output
+from nextgpt_jax.prompts import Input, Output, segments_of
 from nextgpt_jax.templates import TEMPLATES
 from nextgpt_jax.training.checks import check_config
 from nextgpt_jax.training.prepared import embedded
-from nextgpt_jax.training.samples import read_usable, training_files
+from nextgpt_jax.training.samples import example_builder, read_usable, training_files
 from nextgpt_jax.weights import assemble
 from nextgpt_jax.weights.frozen import layout_fingerprint, load_encoders
+from nextgpt_jax.weights.load import load_caption_tokenizers
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 
 
@@ -97,20 +98,9 @@ class Preparer:
         self._encoder: BatchEncoder | None = None
 
     def _make_builder(self) -> ExampleBuilder:
-        captions = {
-            name: load_tokenizer(os.path.join(folder, "tokenizer"))
-            for name, folder in assemble.decoder_folders(self._parts).items()
-        }
-        return ExampleBuilder(
-            tokenizer=load_tokenizer(self._parts.llm),
-            caption_tokenizers=captions,
-            caption_lengths={name: decoder.caption_length for name, decoder in self._cfg.decoders},
-            vocabulary=self._cfg.vocabulary,
-            encoders=self._cfg.input_encoders,
-            max_length=self._config.data.max_length,
-            spec=self._spec,
-            template=TEMPLATES[self._parts.template],
-        )
+        tokenizers = load_tokenizer(self._parts.llm), load_caption_tokenizers(self._parts)
+        template = TEMPLATES[self._parts.template]
+        return example_builder(self._cfg, *tokenizers, template, self._config.data.max_length, self._spec)
 
     def _make_plan(self) -> dict[str, Any]:
         spec: BatchSpec = self._spec
@@ -129,7 +119,7 @@ class Preparer:
                 {"path": f.records.path, "records": len(f.records), "fingerprint": fingerprint([f.records.path])}
                 for f in files
             ],
-            "unusable": [{"source": p.source, "record": p.record, "reason": p.reason} for p in self._problems],
+            "unusable": [problem.entry for problem in self._problems],
             "samples": len(self._samples),
             **({"caption_embeddings": self._options.caption_embeddings} if self._options.caption_embeddings else {}),
         }
@@ -276,8 +266,7 @@ class Preparer:
                 yield prepared.encode(sample.conversation, tokenized, sample.sha256, arrays)
 
         def describe() -> dict[str, Any]:
-            problems = sorted(shard.problems, key=lambda problem: problem.index)
-            skipped = [{"source": p.source, "record": p.record, "reason": p.reason} for p in problems]
+            skipped = [problem.entry for problem in sorted(shard.problems, key=lambda problem: problem.index)]
             return {kind: dict(sorted(counts.items())) for kind, counts in written.items()} | {"skipped": skipped}
 
         self.folder.write_shard(self.folder.name(number, self.count), records(), describe)
@@ -321,9 +310,4 @@ class _Shard:
 
 
 def _segments(conversation: Conversation, kind: type) -> list[Any]:
-    return [
-        segment
-        for turn in conversation
-        for segment in (*turn.human, *(turn.assistant or ()))
-        if isinstance(segment, kind)
-    ]
+    return [segment for segment in segments_of(conversation) if isinstance(segment, kind)]

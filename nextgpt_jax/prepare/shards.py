@@ -17,11 +17,10 @@ from typing import Any
 
 from nextgpt_jax.data.prepared import MANIFEST, WRITER_OPTIONS
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.files import is_running
+from nextgpt_jax.files import is_running, sync_file
 from nextgpt_jax.json_files import read_json
 
 _PARTS, _PLAN, _PARTIAL = "parts", "plan.json", ".partial-"
-_CHUNK = 1 << 22  # bytes
 
 
 class Folder:
@@ -95,7 +94,8 @@ class Folder:
                 raise UserError(f"{self.path / name} can't be written: {first_line(error)}") from None
             if not whole:
                 raise UserError(f"{self.path / name} can't be written: is the disk full?")
-            digest, size = _hash(temporary), temporary.stat().st_size
+            with temporary.open("rb", buffering=0) as file:
+                digest, size = hashlib.file_digest(file, "sha256").hexdigest(), temporary.stat().st_size
         part = {"name": name, "samples": count, "bytes": size, "sha256": digest} | describe()
         self._write_json(self._part_file(name), part)
         return part
@@ -118,9 +118,9 @@ class Folder:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync(temporary)
+            sync_file(temporary)
             os.replace(temporary, file)
-            _sync(file.parent)
+            sync_file(file.parent)
         except OSError as error:
             raise UserError(f"{file} can't be written: {error.strerror or error}") from None
         finally:
@@ -133,23 +133,6 @@ class Folder:
             _, mark, process = file.name.partition(own)
             if mark and not is_running(process):
                 file.unlink(missing_ok=True)
-
-
-def _sync(path: pathlib.Path) -> None:
-    with contextlib.suppress(*[OSError] * path.is_dir()):  # some file systems can't sync folders
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def _hash(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while content := file.read(_CHUNK):
-            digest.update(content)
-    return digest.hexdigest()
 
 
 def _brief(value: Any) -> str:

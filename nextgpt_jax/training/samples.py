@@ -1,6 +1,6 @@
 """The samples of a run: read, checked and counted before anything is loaded, and the builder of their examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from nextgpt_jax.data.examples import BatchSpec, ExampleBuilder
 from nextgpt_jax.data.readers import Problem, Samples, read_samples
 from nextgpt_jax.data.survey import check_problems, survey
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.models.nextgpt import NExTGPTConfig
+from nextgpt_jax.templates import Template, Tokenizer
 from nextgpt_jax.training.distributed import print_on_main
 from nextgpt_jax.training.stages import STAGES
 from nextgpt_jax.weights.frozen import layout_fingerprint
@@ -51,19 +53,38 @@ def make_example_builder(
     Args:
       prepared: `prepared_dtype` of the samples.
     """
-    cfg = loaded.model.config
+    cfg, template = loaded.model.config, loaded.template
+    tokenizers = loaded.tokenizer, loaded.caption_tokenizers
+    return example_builder(cfg, *tokenizers, template, config.data.max_length, spec, prepared)
+
+
+def example_builder(
+    cfg: NExTGPTConfig,
+    tokenizer: Tokenizer,
+    caption_tokenizers: Mapping[str, Tokenizer],
+    template: Template,
+    max_length: int,
+    spec: BatchSpec,
+    prepared: str = "",
+) -> ExampleBuilder:
+    """The same for a model that need not be loaded.
+
+    Args:
+      caption_tokenizers: by output modality.
+      max_length: tokens of an example.
+    """
     return ExampleBuilder(
-        tokenizer=loaded.tokenizer,
-        caption_tokenizers=loaded.caption_tokenizers,
+        tokenizer=tokenizer,
+        caption_tokenizers=caption_tokenizers,
         caption_lengths={name: decoder.caption_length for name, decoder in cfg.decoders},
         vocabulary=cfg.vocabulary,
         encoders=cfg.input_encoders,
-        max_length=config.data.max_length,
+        max_length=max_length,
         spec=spec,
-        template=loaded.template,
+        template=template,
         caption_widths={name: decoder.prompt_shape for name, decoder in cfg.decoders},
         prepared=prepared,
-        layout=layout_fingerprint(loaded.tokenizer, loaded.template, cfg) if prepared else "",
+        layout=layout_fingerprint(tokenizer, template, cfg) if prepared else "",
     )
 
 

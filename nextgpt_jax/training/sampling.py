@@ -11,7 +11,7 @@ from flax import nnx
 
 from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
-from nextgpt_jax.data.media_files import EmbeddedMedium, local_path, resolve_media_path
+from nextgpt_jax.data.examples import load_medium
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.data.prepared import Precomputed
 from nextgpt_jax.errors import UserError
@@ -165,10 +165,7 @@ def _loaded(segment: Any, model: NExTGPTConfig) -> Any:
     name, medium = segment.modality, segment.content
     if isinstance(medium, Precomputed):
         raise UserError("train.sample_every: held-out data that is prepared has no media: set train.sample_prompts")
-    if not isinstance(medium, EmbeddedMedium):
-        medium = resolve_media_path(medium, name)
-    with local_path(medium) as path:
-        return Input(name, media.load(name, path, model.input_encoders[name]))
+    return Input(name, load_medium(medium, name, model.input_encoders[name]))
 
 
 def _shown(segment: Any) -> str:

@@ -73,5 +73,4 @@ class SkipLog:
 
 
 def _line(step: int, problem: Problem) -> str:
-    entry = {"step": step, "source": problem.source, "record": problem.record, "reason": problem.reason}
-    return json.dumps(entry) + "\n"
+    return json.dumps({"step": step, **problem.entry}) + "\n"

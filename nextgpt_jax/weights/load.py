@@ -19,7 +19,7 @@ from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, is_trainable
 from nextgpt_jax.models.partitioning import with_shardings
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.models.stacking import unstack
-from nextgpt_jax.templates import TEMPLATES, Template, stop_sequences
+from nextgpt_jax.templates import TEMPLATES, Template, Tokenizer, stop_sequences
 from nextgpt_jax.weights import assemble, nextgpt_delta, orbax_params, tables, weight_files
 from nextgpt_jax.weights.matching import fill, match, sharding_of
 from nextgpt_jax.weights.rules import Table
@@ -115,11 +115,17 @@ def load_system(
     # The whole model's keys: initial values do not depend on whether encoders are loaded.
     filled |= _initialize(make, {path: leaf for path, leaf in leaves.items() if path not in filled})
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
-    captions = {
-        name: load_tokenizer(pathlib.Path(folder) / "tokenizer")
-        for name, folder in assemble.decoder_folders(config).items()
-    }
-    return LoadedModel(model, tokenizer, captions, template, mesh)
+    return LoadedModel(model, tokenizer, load_caption_tokenizers(config), template, mesh)
+
+
+def load_caption_tokenizers(config: ModelConfig) -> dict[str, Tokenizer]:
+    """The tokenizers of the decoders' text encoders, by modality.
+
+    Args:
+      config: of folders, as `assemble.resolve_parts` returns it.
+    """
+    folders = assemble.decoder_folders(config)
+    return {name: load_tokenizer(pathlib.Path(folder) / "tokenizer") for name, folder in folders.items()}
 
 
 def _checkpoints(

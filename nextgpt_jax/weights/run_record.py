@@ -78,7 +78,8 @@ class RunRecord:
 
     def add_history(self, entry: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Adds an entry to the history, and records the data files; to be called by one process."""
-        self._write(self._run() | {"data": dict(data), "history": [*self.history, dict(entry)]})
+        run = self._run()
+        self._write(run | {"data": dict(data), "history": [*run.get("history", []), dict(entry)]})
 
     def _write(self, run: dict[str, Any]) -> None:
         with atomic_write(self.path / _RUN) as temporary:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextgpt_jax.data import cache, fingerprint, presence, workers
+from nextgpt_jax.data import cache, fingerprint, passes, presence, workers
 from nextgpt_jax.data import survey as module
 from nextgpt_jax.data.media_files import media_exists
 from nextgpt_jax.data.presence import name_hash, not_listed
@@ -84,7 +84,7 @@ def test_a_kept_survey_is_what_reading_says(folder, small, monkeypatch):
     assert len(expected[0]) == 4 + 2 + 3 + 1
     assert expected[0][0] == ("/a.json", "record 3", f"no such image: {folder}/3.png")
     with pytest.MonkeyPatch.context() as patch:  # by two processes
-        patch.setattr(module, "_ALONE", 0)
+        patch.setattr(passes, "ALONE", 0)
         patch.setattr(workers, "cpu_count", lambda: 2)
         first = found(paths)
     reads = []

@@ -70,8 +70,10 @@ def prepared(config, tmp_path_factory):
     """The folder, prepared in one go, and the media that were decoded."""
     folder, decoded = tmp_path_factory.mktemp("prepared") / "data", []
     with pytest.MonkeyPatch.context() as patch:
-        load = reading.load
-        patch.setattr(reading, "load", lambda source, *arguments: decoded.append(source) or load(source, *arguments))
+        load = reading.load_medium
+        patch.setattr(
+            reading, "load_medium", lambda source, *arguments: decoded.append(source) or load(source, *arguments)
+        )
         write(config, folder)
     return folder, decoded
 

@@ -7,7 +7,6 @@ import pytest
 
 from nextgpt_jax import media
 from nextgpt_jax.data.media_files import EmbeddedMedium
-from nextgpt_jax.prepare import reading
 from nextgpt_jax.prepare.reading import MediaReader
 from tests import tiny
 from tests.data.test_examples import READS
@@ -24,9 +23,7 @@ def test_equal_contents_are_decoded_once(tmp_path, monkeypatch, threads):
     inside = EmbeddedMedium("some.tar", 0, ".png", second.read_bytes, lambda: "x.png")
     order = [first, again, bad, second, first, also, inside, tmp_path / "none.png", bad]
     decoded, load = [], media.load
-    monkeypatch.setattr(
-        reading.media, "load", lambda name, path, encoder: decoded.append(path) or load(name, path, encoder)
-    )
+    monkeypatch.setattr(media, "load", lambda name, path, *rest: decoded.append(path) or load(name, path, *rest))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         found = list(MediaReader([("image", source) for source in order], {"image": READS}, pool, ahead=4))
     assert [m.input is not None for m in found] == [True, False, False, True, False, False, False, False, False]
