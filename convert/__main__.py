@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from nextgpt_jax.allocator import keep_freed_memory
 from nextgpt_jax.cli.flags import parse_flags, run_command
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.mesh import available_devices
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
     values = parse_flags([argv[0], *words[1:]], _define, USAGE, config=wants_config)
     if not values.output and not values.dry_run:
         raise UserError("--output=DIR is missing")
+    keep_freed_memory()  # before there are threads
     available_devices()  # raises
     config = values["config"].value if "config" in values else None
     options: dict[str, Any] = {"config": config, "dtype": values.dtype or None}

@@ -265,6 +265,20 @@ class GenerationDefaults(Section):
     max_media: int = 4  # per reply
 
 
+@_section()
+class ServingConfig(Section):
+    """Answering requests that come and go: `nextgpt serve`, and the requests of a file."""
+
+    rows: int = 16  # answers that are decoded together
+    context: int = 0  # tokens of a prompt and its answer at most, for which memory is taken; 0: the model's
+    max_new_tokens: int = 0  # of an answer at most; 0: the context
+    queue: int = 256  # requests that wait at most; further ones are refused
+    timeout: float = 600.0  # seconds that an answer may take, waiting included
+    decode_steps: int = 4  # decoded between two looks at the queue
+    joins: int = 4  # requests that join between two looks, while others are being decoded
+    media_seconds: float = 0.05  # of sampling media between two looks
+
+
 @_section(renamed={"decode": "generation"})
 class ExperimentConfig(Section):
     """One experiment: what `get_config` of a file in configs/ returns."""
@@ -275,6 +289,7 @@ class ExperimentConfig(Section):
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     generation: GenerationDefaults = dataclasses.field(default_factory=GenerationDefaults)
+    serving: ServingConfig = dataclasses.field(default_factory=ServingConfig)
 
 
 def _is_section(kind: Any) -> TypeGuard[type[Section]]:

@@ -132,11 +132,11 @@ def insert_rows(state: DecodeState, rows: Int[AnyArray, " r"], new: DecodeState)
     """`state` with its rows at the indices `rows` replaced by all rows of `new`.
 
     A server admits requests this way: it prefills them by themselves, with as many cache slots as `state` has, and puts
-    them in the place of rows that are done.
+    them in the place of rows that are done. Rows with an index out of range are dropped.
     """
 
     def insert(batch_axis: int, old: Array, new: Array) -> Array:
-        return old.at[(slice(None),) * batch_axis + (rows,)].set(new)
+        return old.at[(slice(None),) * batch_axis + (rows,)].set(new, mode="drop")
 
     cache = jax.tree.map(lambda old, new: insert(old.ndim - 4, old, new), state.cache, new.cache)
     others = (dataclasses.replace(s, cache={}) for s in (state, new))

@@ -18,7 +18,8 @@ from nextgpt_jax.generation.state import DecodeOutput, DecodeState, StaticDecode
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import BatchShape, pad_rows, prompt_batch, round_up_to_power_of_two
 from nextgpt_jax.inference.media_sampler import MediaSampler, OnStep
-from nextgpt_jax.inference.responses import ResponseParser, TextStream
+from nextgpt_jax.inference.responses import ResponseParser, TextStream, known_ids
+from nextgpt_jax.inference.slots import Rows
 from nextgpt_jax.inference.types import Request, Response, StreamEvent
 from nextgpt_jax.inference.validation import check_conversation, check_defaults, check_options
 from nextgpt_jax.mesh import data_parallel_mesh
@@ -44,6 +45,9 @@ class Engine:
     Attributes:
       config: the model's config.
       defaults: settings that requests can override, and sizes of generated media.
+      media_sampler: samples media from the hidden states at signal tokens.
+      parser: makes text of token ids.
+      stop_sequences: token ids that end a response.
     """
 
     def __init__(self, system: LoadedModel, defaults: GenerationDefaults, *, keep_stacked: bool = False):
@@ -69,12 +73,12 @@ class Engine:
                 chunk_feed_forward(decoder.unet, chunk)
         self._model = programs.FlatModel(model)
         self._dtype = model.llm.embed_tokens.embedding[...].dtype
-        self._media_sampler = MediaSampler(
+        self.media_sampler = MediaSampler(
             self._model, self.config, system.caption_tokenizers, defaults, self._dtype, self._data_parallel_mesh
         )
         self._tokenizer, self._template = system.tokenizer, system.template
-        self._parser = ResponseParser(system.tokenizer, self.config.vocabulary)
-        self._stop_sequences = system.stop_sequences
+        self.parser = ResponseParser(system.tokenizer, self.config.vocabulary)
+        self.stop_sequences = system.stop_sequences
 
     def validate(self, request: Request) -> TokenizedConversation:
         """Tokenizes a request and checks that it can be answered.
@@ -101,8 +105,8 @@ class Engine:
         """
         conversations = [self.validate(request) for request in requests]
         output = self._decode(requests, conversations)
-        responses = [self._parser.response(ids) for ids in _response_ids(output)[: len(requests)]]
-        media = {(i, g): medium for i, g, medium in self._media_sampler.sample(requests, output, on_step)}
+        responses = [self.parser.response(ids) for ids in _response_ids(output)[: len(requests)]]
+        media = {(i, g): medium for i, g, medium in self.media_sampler.sample(requests, output, on_step)}
         for i, g in sorted(media):
             responses[i].media.append(media[i, g])
         return responses
@@ -123,18 +127,18 @@ class Engine:
     def _stream(
         self, request: Request, conversation: TokenizedConversation, on_step: OnStep | None
     ) -> Iterator[StreamEvent]:
-        text, done = TextStream(self._parser, self._stop_sequences), False
+        text, done = TextStream(self.parser, self.stop_sequences), False
         state, config = self._prefill([request], [conversation])
         state, progress = self._advance(state, config, _STREAM_STEPS)
         while not done:
             state, following = self._advance(state, config, _STREAM_STEPS)  # runs while the text is looked at
-            ids, done = _known_ids(jax.device_get(progress))
+            ids, done = known_ids(jax.device_get(progress), 0)
             if delta := text.advance(ids, done):
                 yield StreamEvent(text=delta)
             progress = following
         output = jax.device_get(state.output())
-        response, media = self._parser.response(_response_ids(output)[0]), {}
-        for _, group, medium in self._media_sampler.sample([request], output, on_step):
+        response, media = self.parser.response(_response_ids(output)[0]), {}
+        for _, group, medium in self.media_sampler.sample([request], output, on_step):
             media[group] = medium
             while (position := len(response.media)) in media:  # in the order of the response
                 response.media.append(media[position])
@@ -173,10 +177,40 @@ class Engine:
         shapes = {n: BatchShape.rounded_up(rows, n, min(new, max(1, context - n)), media) for n in prompt_tokens}
         tasks += [functools.partial(self._warm_up_decoding, shape) for shape in dict.fromkeys(shapes.values())]
         for name in self.config.output_modalities if output_modalities is None else output_modalities:
-            tasks.append(functools.partial(self._media_sampler.warm_up, name, rows))
+            tasks.append(functools.partial(self.media_sampler.warm_up, name, rows))
         with concurrent.futures.ThreadPoolExecutor(len(tasks) or 1) as pool:
             for task in [pool.submit(task) for task in tasks]:
                 task.result()
+
+    def rows(self, rows: int, *, context: int, max_new_tokens: int) -> Rows:
+        """Free rows for requests that come and go (see `Rows`); on a mesh, a multiple of its data-parallel devices."""
+        return Rows(
+            self._model,
+            self._mesh,
+            self._run_prefill,
+            rows=round_up_to_shards(rows, self._mesh),
+            context=context,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
+        """The encoder embeddings [k, E], float32, of the inputs; those of a modality are computed together."""
+        embeddings: dict[int, np.ndarray] = {}
+        for name in dict.fromkeys(medium.modality for medium in inputs):
+            indices = [i for i, medium in enumerate(inputs) if medium.modality == name]
+            for start in range(0, len(indices), _ENCODE_BATCH):
+                chosen = indices[start : start + _ENCODE_BATCH]
+                embedded = self._encode_batch(name, [inputs[i].content for i in chosen], rows=len(chosen))
+                embeddings |= zip(chosen, embedded, strict=False)
+        return [embeddings[i] for i in range(len(inputs))]
+
+    def num_embeddings(self, conversation: TokenizedConversation) -> int:
+        """The embeddings of a conversation's inputs, by the encoder that has the most."""
+        counts: dict[str, int] = {}
+        for _, medium in conversation.inputs:
+            encoder = MODALITIES[medium.modality].encoder
+            counts[encoder] = counts.get(encoder, 0) + self.config.num_embeddings[medium.modality]
+        return max(counts.values(), default=0)
 
     def _decode(self, requests: Sequence[Request], conversations: Sequence[TokenizedConversation]) -> DecodeOutput:
         """The complete responses of the requests, on the host."""
@@ -187,24 +221,16 @@ class Engine:
     def _prefill(
         self, requests: Sequence[Request], conversations: Sequence[TokenizedConversation]
     ) -> tuple[DecodeState, StaticDecodeConfig]:
-        embeddings = self._encode([medium for c in conversations for _, medium in c.inputs])
+        embeddings = self.encode([medium for c in conversations for _, medium in c.inputs])
         context = self.config.llm.max_position_embeddings
         lengths = [len(c.ids) for c in conversations]
         shape = BatchShape.rounded_up(
             len(requests),
             max(lengths),
             max(min(r.max_new_tokens, context - n) for r, n in zip(requests, lengths, strict=True)),
-            max(map(self._num_embeddings, conversations)),
+            max(map(self.num_embeddings, conversations)),
         )
         return self._run_prefill(shape, requests, conversations, embeddings)
-
-    def _num_embeddings(self, conversation: TokenizedConversation) -> int:
-        """The embeddings of a conversation's inputs, by the encoder that has the most."""
-        counts: dict[str, int] = {}
-        for _, medium in conversation.inputs:
-            encoder = MODALITIES[medium.modality].encoder
-            counts[encoder] = counts.get(encoder, 0) + self.config.num_embeddings[medium.modality]
-        return max(counts.values(), default=0)
 
     def _run_prefill(
         self,
@@ -212,6 +238,7 @@ class Engine:
         requests: Sequence[Request] = (),
         conversations: Sequence[TokenizedConversation] = (),
         embeddings: Sequence[np.ndarray] = (),
+        slots: int | None = None,
     ) -> tuple[DecodeState, StaticDecodeConfig]:
         modalities = self.config.output_modalities
         batch = prompt_batch(
@@ -224,14 +251,14 @@ class Engine:
             modalities=modalities,
         )
         config = StaticDecodeConfig(
-            stop_sequences=self._stop_sequences,
+            stop_sequences=self.stop_sequences,
             signal_groups=tuple(map(self.config.vocabulary.signal_ids, modalities)),
             base_vocab_size=self.config.vocabulary.base_size,
             max_new_tokens=shape.new_tokens,
             max_groups=self.defaults.max_media,
         )
         with programs.use_mesh(self._mesh):
-            return programs.prefill(self._model, *batch, config=config), config
+            return programs.prefill(self._model, *batch, config=config, slots=slots), config
 
     def _advance(
         self, state: DecodeState, config: StaticDecodeConfig, max_steps: int
@@ -241,17 +268,6 @@ class Engine:
 
     def _warm_up_decoding(self, shape: BatchShape) -> None:
         self._advance(*self._run_prefill(shape), 0)
-
-    def _encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
-        """The encoder embeddings [k, E] of the inputs; those of a modality are computed together."""
-        embeddings: dict[int, np.ndarray] = {}
-        for name in dict.fromkeys(medium.modality for medium in inputs):
-            indices = [i for i, medium in enumerate(inputs) if medium.modality == name]
-            for start in range(0, len(indices), _ENCODE_BATCH):
-                chosen = indices[start : start + _ENCODE_BATCH]
-                embedded = self._encode_batch(name, [inputs[i].content for i in chosen], rows=len(chosen))
-                embeddings |= zip(chosen, embedded, strict=False)
-        return [embeddings[i] for i in range(len(inputs))]
 
     def _encode_batch(self, name: str, contents: Sequence[np.ndarray], *, rows: int) -> np.ndarray:
         """The embeddings of media of a modality, and of zeros that fill the batch."""
@@ -265,9 +281,3 @@ class Engine:
 def _response_ids(output: DecodeOutput) -> list[list[int]]:
     """The ids of each row."""
     return [row[:n].tolist() for row, n in zip(output.tokens, output.length, strict=True)]
-
-
-def _known_ids(progress: programs.Progress) -> tuple[list[int], bool]:
-    """The ids of the only request so far, and whether they are complete."""
-    tokens, num_tokens, next_token, done, length = (array[0].tolist() for array in progress)
-    return (tokens[:length], True) if done else ([*tokens[:num_tokens], next_token], False)

@@ -16,20 +16,59 @@ from nextgpt_jax.inference.batching import pad_rows, round_up_to_power_of_two
 from nextgpt_jax.inference.types import MediaOutput, Request
 from nextgpt_jax.inference.validation import chosen_sampler, num_steps
 from nextgpt_jax.modalities import MODALITIES
+from nextgpt_jax.models.diffusion.schedulers import SamplerState
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.sharding import round_up_to_shards
 
 OnStep = Callable[[int, int], None]  # called with (steps done, all steps) after each denoising step
 
 
-class _Signal(NamedTuple):
-    """A signal group of a response: a medium to be sampled."""
+class SignalGroup(NamedTuple):
+    """A medium to be sampled: a signal group of a response."""
 
-    request: int  # index of the request
-    group: int  # index of the group in its response
+    request: Request
+    index: int  # of the group in its response
+    modality: str
+    hidden: np.ndarray  # the hidden states at the group's tokens: [W, D], rows beyond its length are ignored
+
+
+class BatchKey(NamedTuple):
+    """What media that are sampled together have in common."""
+
     modality: str
     steps: int
     sampler: str
+
+
+class MediaBatch:
+    """Media that are being sampled together."""
+
+    def __init__(
+        self,
+        name: str,
+        state: SamplerState,
+        evaluations: int,
+        denoise: Callable[[SamplerState, int, int], SamplerState],
+        finish: Callable[[SamplerState], list[Any]],
+    ):
+        """Made by `MediaSampler.start`."""
+        self.modality, self.evaluations, self.done = name, evaluations, 0  # evaluations of the UNet
+        self._state, self._denoise, self._finish = state, denoise, finish
+
+    def advance(self, evaluations: int) -> None:
+        """At most so many further evaluations of the UNet. They are computed in the background."""
+        last = min(self.done + evaluations, self.evaluations)
+        if last > self.done:
+            self._state = self._denoise(self._state, self.done, last)
+        self.done = last
+
+    def wait(self) -> None:
+        """Waits for what is computed in the background."""
+        jax.block_until_ready(self._state)
+
+    def finish(self) -> list[Any]:
+        """The contents of the media, in the order of their groups, once all evaluations are done."""
+        return self._finish(self._state)
 
 
 class MediaSampler:
@@ -61,81 +100,95 @@ class MediaSampler:
         A batch holds media of one modality with the same sampler and number of steps, of any request.
         """
         names = self._config.output_modalities
-        batches: dict[tuple[str, int, str], list[_Signal]] = {}
+        batches: dict[BatchKey, list[tuple[int, SignalGroup]]] = {}
         for i, request in enumerate(requests):
             for g in range(output.num_groups[i]):
-                name = names[output.group_modality[i, g]]
-                of = (request, name, self._defaults)
-                signal = _Signal(i, g, name, num_steps(*of), chosen_sampler(*of))
-                batches.setdefault(signal[2:], []).append(signal)
-        for (name, *_), signals in batches.items():
-            size = round_up_to_shards(getattr(self._defaults, name).batch, self._mesh)
-            for start in range(0, len(signals), size):
-                chosen = signals[start : start + size]
-                for signal, content in zip(chosen, self._sample(chosen, requests, output, on_step), strict=True):
-                    yield signal.request, signal.group, MediaOutput(name, content)
+                group = SignalGroup(request, g, names[output.group_modality[i, g]], output.group_hidden[i, g])
+                batches.setdefault(self.key(group), []).append((i, group))
+        for key, members in batches.items():
+            size = self.batch_size(key.modality)
+            for start in range(0, len(members), size):
+                chosen = members[start : start + size]
+                contents = self._run(self.start([group for _, group in chosen]), on_step)
+                for (i, group), content in zip(chosen, contents, strict=True):
+                    yield i, group.index, MediaOutput(key.modality, content)
+
+    def key(self, group: SignalGroup) -> BatchKey:
+        """Groups of the same key can be sampled together."""
+        of = (group.request, group.modality, self._defaults)
+        return BatchKey(group.modality, num_steps(*of), chosen_sampler(*of))
+
+    def batch_size(self, modality: str) -> int:
+        """The largest number of media of a modality in a batch."""
+        return round_up_to_shards(getattr(self._defaults, modality).batch, self._mesh)
+
+    def start(self, groups: Sequence[SignalGroup]) -> MediaBatch:
+        """Begins to sample the media of groups with the same key, at most `batch_size` of them."""
+        key, width = self.key(groups[0]), len(self._config.vocabulary.signal_ids(groups[0].modality))
+        default = getattr(self._defaults, key.modality).guidance_scale
+        scales = [group.request.guidance_scale for group in groups]
+        return self._start(
+            key,
+            len(groups),
+            hidden=[group.hidden[:width] for group in groups],
+            guidance_scales=[default if scale is None else scale for scale in scales],
+            seeds=[group.request.seed for group in groups],
+            indices=[group.index for group in groups],
+        )
 
     def warm_up(self, modality: str, rows: int) -> None:
         """Compiles the programs that sample a batch, and runs one denoising step."""
         defaults = getattr(self._defaults, modality)
-        self._sample_batch(modality, rows, defaults.num_inference_steps, defaults.sampler, max_evaluations=1)
+        batch = self._start(BatchKey(modality, defaults.num_inference_steps, defaults.sampler), rows)
+        batch.advance(1)
+        batch.finish()
 
-    def _sample(
-        self, signals: Sequence[_Signal], requests: Sequence[Request], output: DecodeOutput, on_step: OnStep | None
-    ) -> Iterator[Any]:
-        """The contents of media of one modality, number of steps and sampler, sampled together."""
-        name = signals[0].modality
-        defaults, width = getattr(self._defaults, name), len(self._config.vocabulary.signal_ids(name))
-        scales = [requests[s.request].guidance_scale for s in signals]
-        arrays = self._sample_batch(
-            name,
-            len(signals),
-            signals[0].steps,
-            signals[0].sampler,
-            hidden=[output.group_hidden[s.request, s.group, :width] for s in signals],
-            guidance_scales=[defaults.guidance_scale if scale is None else scale for scale in scales],
-            seeds=[requests[s.request].seed for s in signals],
-            indices=[s.group for s in signals],
-            on_step=on_step,
-        )
-        return (self._content(name, array) for array in arrays[: len(signals)])
+    def _run(self, batch: MediaBatch, on_step: OnStep | None) -> list[Any]:
+        if not on_step:
+            batch.advance(batch.evaluations)
+        else:
+            while batch.done < batch.evaluations:
+                batch.advance(1)
+                batch.wait()
+                on_step(batch.done, batch.evaluations)
+        return batch.finish()
 
-    def _sample_batch(
+    def _start(
         self,
-        name: str,
+        key: BatchKey,
         rows: int,
-        steps: int,
-        sampler: str,
         *,
         hidden: Iterable[np.ndarray] = (),
         guidance_scales: Iterable[float] = (),
         seeds: Iterable[int] = (),
         indices: Iterable[int] = (),
-        on_step: OnStep | None = None,
-        max_evaluations: int | None = None,
-    ) -> np.ndarray:
-        """The arrays of `programs.decode_media` for the given rows, and rows that fill the batch."""
-        batch = min(round_up_to_power_of_two(rows), getattr(self._defaults, name).batch)
-        batch = round_up_to_shards(batch, self._mesh)
+    ) -> MediaBatch:
+        """A batch of the given rows, and rows that fill it."""
+        name = key.modality
+        size = min(round_up_to_power_of_two(rows), getattr(self._defaults, name).batch)
+        size = round_up_to_shards(size, self._mesh)
         no_hidden = np.zeros((len(self._config.vocabulary.signal_ids(name)), self._config.llm.hidden_size))
-        hidden = pad_rows(hidden, batch, no_hidden, np.float32).astype(self._dtype)
-        scales = pad_rows(guidance_scales, batch, 1, np.float32)
-        seeds, indices = pad_rows(seeds, batch, 0, np.uint32), pad_rows(indices, batch, 0, np.int32)
-        table = self._decoders[name].scheduler.with_sampler(sampler).sampler_table(steps)
+        hidden = pad_rows(hidden, size, no_hidden, np.float32).astype(self._dtype)
+        scales = pad_rows(guidance_scales, size, 1, np.float32)
+        seeds, indices = pad_rows(seeds, size, 0, np.uint32), pad_rows(indices, size, 0, np.int32)
+        table = self._decoders[name].scheduler.with_sampler(key.sampler).sampler_table(key.steps)
         with programs.use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(
                 self._model, hidden, table, seeds, indices, modality=name, size=self._size(name)
             )
-            count = max_evaluations or int(table.num_evaluations)
-            stride = 1 if on_step else count  # the same program
-            for first in range(0, count, stride):
-                arguments = (state, prompt_embeds, negative, table, scales, first, first + stride)
-                state = programs.denoise_media(self._model, *arguments, modality=name)
-                if on_step:
-                    jax.block_until_ready(state)
-                    on_step(first + 1, count)
-            return np.asarray(programs.decode_media(self._model, state.sample, modality=name, dtype=self._dtype))
+
+        def denoise(state: SamplerState, first: int, last: int) -> SamplerState:
+            arguments = (state, prompt_embeds, negative, table, scales, first, last)
+            with programs.use_mesh(self._mesh):
+                return programs.denoise_media(self._model, *arguments, modality=name)
+
+        def finish(state: SamplerState) -> list[Any]:
+            with programs.use_mesh(self._mesh):
+                arrays = programs.decode_media(self._model, state.sample, modality=name, dtype=self._dtype)
+            return [self._content(name, array) for array in np.asarray(arrays)[:rows]]
+
+        return MediaBatch(name, state, int(table.num_evaluations), denoise, finish)
 
     def _negative_prompt(self, name: str) -> jax.Array:
         """The prompt embeddings [1, L, D] of the empty text, for classifier-free guidance."""

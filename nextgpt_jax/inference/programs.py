@@ -5,6 +5,7 @@ recompile the next program.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax import compiler
 from nextgpt_jax.generation import loop, step
-from nextgpt_jax.generation.state import DecodeState
+from nextgpt_jax.generation.state import DecodeState, insert_rows
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, init_state
 from nextgpt_jax.models.nextgpt import NExTGPTModel
@@ -68,13 +69,15 @@ class _Structure:
 
 
 class Progress(NamedTuple):
-    """The fields of a DecodeState that tell which tokens are known so far."""
+    """The fields of a DecodeState that tell which tokens and signal groups are known so far."""
 
     tokens: Int[Array, "b n"]
     num_tokens: Int[Array, " b"]
     next_token: Int[Array, " b"]
     done: Bool[Array, " b"]
     length: Int[Array, " b"]
+    num_groups: Int[Array, " b"]
+    group_modality: Int[Array, "b g"]
 
 
 @functools.partial(compiler.jit, static_argnames="modality")
@@ -83,11 +86,46 @@ def encode_media(model: FlatModel, media, *, modality):
     return constrain_batch(model.unflatten().encode_media(modality, media))
 
 
-@functools.partial(compiler.jit, static_argnames="config")
-def prefill(model: FlatModel, ids, lengths, media, params, config):
-    """The decode state after the prompts `ids` [B, P] with their media (see NExTGPTModel.embed_prompt)."""
+@functools.partial(compiler.jit, static_argnames=("config", "slots"))
+def prefill(model: FlatModel, ids, lengths, media, params, config, slots=None):
+    """The decode state after the prompts `ids` [B, P] with their media (see NExTGPTModel.embed_prompt).
+
+    `slots` of the cache: see `step.prefill`.
+    """
     model = model.unflatten()
-    return _constrain_state(step.prefill(model, model.embed_prompt(ids, media), lengths, params, config))
+    return _constrain_state(step.prefill(model, model.embed_prompt(ids, media), lengths, params, config, slots))
+
+
+@functools.partial(compiler.jit, static_argnames="rows")
+def no_rows(state: DecodeState, *, rows):
+    """A state of `rows` rows that are done, with the sizes of `state`."""
+
+    def zeros(axis, x):
+        shape = list(x.shape)
+        shape[axis] = rows
+        return jnp.zeros(shape, x.dtype)
+
+    cache = jax.tree.map(lambda x: zeros(x.ndim - 4, x), state.cache)
+    others = jax.tree.map(lambda x: zeros(0, x), dataclasses.replace(state, cache={}))
+    return _constrain_state(dataclasses.replace(others, cache=cache, done=jnp.ones(rows, bool)))
+
+
+@functools.partial(compiler.jit, donate_argnums=0)
+def join(state: DecodeState, rows, new: DecodeState):
+    """`insert_rows`; a row of `new` whose index in `rows` is out of range is dropped."""
+    return _constrain_state(insert_rows(state, rows, new))
+
+
+@functools.partial(compiler.jit, donate_argnums=0)
+def leave(state: DecodeState, row):
+    """The state with a row (traced) that is done, whatever it was."""
+    return _constrain_state(dataclasses.replace(state, done=state.done.at[row].set(True)))
+
+
+@compiler.jit
+def group_hidden(state: DecodeState, row):
+    """The hidden states of the signal groups of a row (traced): [G, W, D]."""
+    return state.group_hidden[row]
 
 
 @functools.partial(compiler.jit, static_argnames="config", donate_argnums=1)

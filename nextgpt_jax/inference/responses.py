@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nextgpt_jax.inference.programs import Progress
 from nextgpt_jax.inference.types import Response
 from nextgpt_jax.modalities import Vocabulary
 from nextgpt_jax.prompts import Output, Segment
@@ -51,6 +52,21 @@ class ResponseParser:
 
 def _text(segments: Sequence[Segment]) -> str:
     return "".join(s for s in segments if isinstance(s, str)).strip()
+
+
+def known_ids(progress: Progress, row: int) -> tuple[list[int], bool]:
+    """The ids of a row's response so far, and whether they are all. `progress` is on the host."""
+    tokens, length = progress.tokens[row], int(progress.length[row])
+    if progress.done[row]:
+        return tokens[:length].tolist(), True
+    return [*tokens[: int(progress.num_tokens[row])].tolist(), int(progress.next_token[row])], False
+
+
+def finish_reason(progress: Progress, row: int, stop_sequences: Sequence[Sequence[int]]) -> str:
+    """Why a complete response ends: at a stop sequence ("stop") or at its limit of tokens ("length")."""
+    n = int(progress.num_tokens[row])
+    ids = [*progress.tokens[row][:n].tolist(), int(progress.next_token[row])]
+    return "stop" if any(ids[-len(s) :] == list(s) for s in stop_sequences) else "length"
 
 
 class TextStream:

@@ -55,12 +55,16 @@ class Response:
       media: in the order in which the text asks for them.
       tokens: number of generated tokens, signal tokens included.
       segments: the assistant's side of the turn, to continue the conversation.
+      finish_reason: "stop" or, at the limit of tokens, "length".
+      prompt_tokens: tokens of the prompt, its media included.
     """
 
     text: str
     media: list[MediaOutput]
     tokens: int
     segments: tuple[Segment, ...]
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
