@@ -11,9 +11,11 @@ from PIL import Image
 
 from nextgpt_jax import media
 from nextgpt_jax.cli import infer
+from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.inference.engine import Engine
-from nextgpt_jax.inference.requests import make_request, read_requests
+from nextgpt_jax.inference.requests import make_request
 from nextgpt_jax.modalities import MODALITIES
+from nextgpt_jax.serving.request_file import RequestFile
 from nextgpt_jax.training.loop import train
 from nextgpt_jax.weights.load import load_system
 from tests import FIXTURES, tiny
@@ -85,5 +87,6 @@ def test_command_line_and_requests(engine, config, files, tmp_path, monkeypatch,
         f"{n}s": [str(p)] for n, p in files.items()
     }
     (tmp_path / "requests.jsonl").write_text(json.dumps(record))
-    infer.answer_file(engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "replies"))
+    requests = RequestFile(str(tmp_path / "requests.jsonl"))
+    infer.answer_file(engine, ServingConfig(rows=2), requests, {}, str(tmp_path / "replies"), {})
     assert "error" not in json.loads((tmp_path / "replies" / "replies.jsonl").read_text())

@@ -12,17 +12,15 @@ from absl import flags
 
 from nextgpt_jax.cli.flags import configure_jax, parse_flags, run_command
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.files import atomic_write, check_folder
+from nextgpt_jax.files import check_folder
 from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.weights.run_steps import LATEST, parse_step
 
 if TYPE_CHECKING:  # imported where they are used: a typo in a flag should not wait for jax
-    from nextgpt_jax.config import ExperimentConfig
+    from nextgpt_jax.config import ExperimentConfig, ServingConfig
     from nextgpt_jax.inference.engine import Engine
-    from nextgpt_jax.inference.requests import Record
     from nextgpt_jax.inference.types import MediaOutput, Request, Response
-
-_BATCH = 32  # requests of a file that are answered together
+    from nextgpt_jax.serving.request_file import RequestFile
 
 USAGE = """{program} --config=CONFIG (--prompt=TEXT | --chat | --requests=FILE.jsonl | --warmup) [options]
 
@@ -54,8 +52,18 @@ def _define(values: flags.FlagValues) -> None:
     define("integer", "max_new_tokens", None, "maximum number of generated tokens")
     define("boolean", "json", False, "print the response as one JSON object on the last line")
     define("boolean", "chat", False, "chat in the terminal")
-    define("boolean", "warmup", False, "compile all programs in parallel before answering; alone: only compile")
-    define("string", "requests", None, "answer every line of this JSONL file, in batches")
+    define(
+        "boolean",
+        "warmup",
+        False,
+        "compile all programs in parallel before answering; alone: only compile",
+    )
+    define(
+        "string",
+        "requests",
+        None,
+        "answer every line of this JSONL file; the same command continues an interrupted run",
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -78,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
     configure_jax()
     from nextgpt_jax.inference import requests
     from nextgpt_jax.mesh import available_devices
+    from nextgpt_jax.serving.request_file import RequestFile
+    from nextgpt_jax.serving.warmup import warm_up
     from nextgpt_jax.weights.assemble import model_config
 
     available_devices()  # raises, before anything is read
@@ -91,14 +101,19 @@ def main(argv: Sequence[str]) -> None:
             warm_up_for(engine, request)
         answer_one(engine, request, values.output, values.json)
         return
-    records = requests.read_requests(values.requests) if values.requests is not None else []
+    file = RequestFile(values.requests) if values.requests is not None else None
     engine = load_engine(config, values.workdir, step, values.ema)
     if values.warmup:
         start = time.perf_counter()
-        engine.warm_up(rows=min(len(records), _BATCH) or 1, max_new_tokens=values.max_new_tokens)
+        if file:
+            warm_up(engine, config.serving)
+        else:
+            engine.warm_up(max_new_tokens=values.max_new_tokens)
         print(f"compiled all programs in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    if records:
-        answer_file(engine, records, options, values.output)
+    if file:
+        weights = {"workdir": values.workdir, "step": step, "ema": values.ema}
+        run = {"config": {"model": vars(config.model), "generation": vars(config.generation)}, "weights": weights}
+        answer_file(engine, config.serving, file, options, values.output, run)
     elif values.chat:
         chat(engine, options, values.output)
 
@@ -135,11 +150,13 @@ def warm_up_for(engine: "Engine", request: "Request") -> None:
 
 def answer_one(engine: "Engine", request: "Request", output: str, as_json: bool) -> None:
     """Answers one request and prints the response."""
+    from nextgpt_jax.serving.request_file import files_by_modality
+
     start = time.perf_counter()
     response, paths = respond(engine, request, lambda media: save_media(media, pathlib.Path(output)))
     if as_json:
         seconds = round(time.perf_counter() - start, 3)
-        files = _by_modality(response.media, [str(path) for path in paths])
+        files = files_by_modality(response.media, [str(path) for path in paths])
         line = {"text": response.text, **files, "tokens": response.tokens, "seconds": seconds}
         print(json.dumps(line, ensure_ascii=False))
 
@@ -183,44 +200,37 @@ def respond(
 
 def answer_file(
     engine: "Engine",
-    records: Sequence["Record | UserError"],
+    config: "ServingConfig",
+    requests: "RequestFile",
     options: Mapping[str, Any],
     output: str,
-    size: int = _BATCH,
+    run: Mapping[str, Any],
 ) -> None:
-    """Answers the valid requests of a file, `size` at a time, and writes OUTPUT/replies.jsonl, one line per request.
+    """Answers the requests of a file and writes OUTPUT/replies.jsonl, one line per request.
 
-    `options` are defaults for requests that do not set them.
+    Args:
+      options: defaults for requests that do not set them.
+      run: what else the answers depend on (see `request_file.answer_file`).
     """
-    from nextgpt_jax.inference.requests import make_request
-    from nextgpt_jax.media import write
+    from tqdm import tqdm
 
-    folder = pathlib.Path(output)
-    lines, answered = [], 0
-    for start in range(0, len(records), size):
-        requests, results = {}, {}
-        for i, record in enumerate(records[start : start + size], start):
-            try:
-                if isinstance(record, UserError):
-                    raise record
-                merged = {**options, **record.options}
-                request = make_request(record.prompt, record.paths, merged, engine.config, engine.defaults)
-                engine.validate(request)  # an invalid request must not fail its batch
-                requests[i] = request
-            except UserError as error:
-                results[i] = {"error": str(error)}
-        with progress() as bar:
-            responses = engine.generate(list(requests.values()), bar) if requests else []
-        for i, response in zip(requests, responses, strict=True):
-            names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(response.media)]
-            for name, medium in zip(names, response.media, strict=True):
-                write(medium.modality, folder / name, medium.content)
-            results[i] = {"text": response.text, **_by_modality(response.media, names), "tokens": response.tokens}
-        lines += [json.dumps(results[i], ensure_ascii=False) + "\n" for i in sorted(results)]
-        answered += len(requests)
-        with atomic_write(folder / "replies.jsonl") as temporary:  # after each batch: a later one may fail
-            temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    print(f"{answered} of {len(records)} requests answered: {folder / 'replies.jsonl'}")
+    from nextgpt_jax.serving import request_file
+    from nextgpt_jax.serving.batcher import Batcher
+
+    start, folder = time.perf_counter(), pathlib.Path(output)
+    bar = tqdm(total=requests.count, unit="reply", leave=False, disable=not sys.stderr.isatty())
+
+    def show(done: int, made: Mapping[str, int]) -> None:
+        seconds = time.perf_counter() - start
+        bar.set_postfix({f"{name}s/s": f"{count / seconds:.1f}" for name, count in made.items()}, refresh=False)
+        bar.update(done - bar.n)
+
+    with bar, Batcher(engine, config) as batcher:
+        done = request_file.answer_file(batcher, requests, options, folder, run, show)
+    before = f" ({done.before} replies were there)" * bool(done.before)
+    print(f"{done.answered} of {done.requests - done.before} requests answered{before}: {folder / 'replies.jsonl'}")
+    if done.failed:
+        raise SystemExit(f"{done.failed} requests failed by a fault of the program: see their lines and the log above")
 
 
 def chat(engine: "Engine", options: Mapping[str, Any], output: str) -> None:
@@ -274,12 +284,6 @@ def save_media(media: Sequence["MediaOutput"], folder: pathlib.Path) -> list[pat
         write(medium.modality, path, medium.content)
         paths.append(path)
     return paths
-
-
-def _by_modality(media: Sequence["MediaOutput"], names: Sequence[str]) -> dict[str, list[str]]:
-    """{"images": [...], "videos": [...], "audios": [...]}."""
-    pairs = list(zip(media, names, strict=True))
-    return {f"{kind}s": [name for medium, name in pairs if medium.modality == kind] for kind in output_modalities()}
 
 
 class ProgressBar:

@@ -13,6 +13,7 @@ _COMMANDS = {  # subcommand -> (module, in one line)
     "train": ("cli.train", "run a training stage"),
     "convert": ("convert", "convert published weights to Orbax, or export weights to the published layout"),
     "prepare": ("cli.prepare", "prepare training data: features, instruction data, a page to look at it"),
+    "warmup": ("cli.warmup", "compile what a server and files of requests need, ahead of the first one"),
     "plan": ("cli.plan", "estimate memory, time and communication of a config on a TPU or GPU topology"),
 }
 USAGE = "\n".join(

@@ -204,6 +204,10 @@ class Engine:
                 embeddings |= zip(chosen, embedded, strict=False)
         return [embeddings[i] for i in range(len(inputs))]
 
+    def warm_up_encoder(self, modality: str, rows: int) -> None:
+        """Compiles the program that encodes so many media together."""
+        self._encode_batch(modality, [], rows=rows)
+
     def num_embeddings(self, conversation: TokenizedConversation) -> int:
         """The embeddings of a conversation's inputs, by the encoder that has the most."""
         counts: dict[str, int] = {}

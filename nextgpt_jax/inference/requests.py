@@ -10,7 +10,7 @@ from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
-from nextgpt_jax.json_files import json_lines, parse_json, read_text
+from nextgpt_jax.json_files import parse_json
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -84,33 +84,12 @@ def make_request(
     return dataclasses.replace(request, turns=(*history, turn))
 
 
-def read_requests(path: str, flag: str = "--requests") -> list[Record | UserError]:
-    """The records of a requests file, one per line; an error in place of a line that is not valid.
-
-    Paths of media are relative to the file.
-
-    Args:
-      flag: the option that gave `path`, for error messages.
+def parse_request(line: str, folder: pathlib.Path) -> Record:
+    """The request in a line of a requests file; paths of media are relative to `folder`.
 
     Raises:
-      UserError: the file is missing, unreadable or has no requests.
+      UserError: it is not valid JSON, not an object, or has a field that is unknown or of the wrong type.
     """
-    try:
-        lines = json_lines(read_text(path))
-    except UserError as error:
-        raise UserError(f"{flag}: {error}") from None
-    if not lines:
-        raise UserError(f"{flag}: {path} has no requests")
-    records: list[Record | UserError] = []
-    for _, line in lines:
-        try:
-            records.append(_parse(line, pathlib.Path(path).parent))
-        except UserError as error:
-            records.append(error)
-    return records
-
-
-def _parse(line: str, folder: pathlib.Path) -> Record:
     record = parse_json(line)
     if not isinstance(record, dict):
         raise UserError('a request is an object such as {"prompt": "draw a seven"}')

@@ -1,6 +1,7 @@
 """Rows of a batch that requests join and leave while the others are decoded (continuous batching)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,14 +62,27 @@ class Rows:
         prompt = min(round_up_to_bucket(len(conversation.ids)), self.context)
         media = BatchShape.rounded_up(1, 1, 1, num_embeddings).embeddings
         shape = BatchShape(1, prompt, self.max_new_tokens, media)
-        new, self._config = self._prefill(shape, [request], [conversation], embeddings, slots=self.context)
-        if self._state is None:
-            with programs.use_mesh(self._mesh):
-                self._state = programs.no_rows(new, rows=self.rows)
+        self._state, self._config = self._joined(self._state, row, shape, [request], [conversation], embeddings)
+
+    def warm_up(self, shape: BatchShape) -> None:
+        """Compiles the programs for prompts of a shape, and those that all prompts share. Leaves the rows alone."""
+        state, config = self._joined(None, 0, shape)
+        with programs.use_mesh(self._mesh):
+            state, _ = programs.decode(self._model, state, np.int32(0), config=config)
+            state = programs.leave(state, np.int32(0))
+            programs.group_hidden(state, np.int32(0))
+
+    def _joined(
+        self, state: DecodeState | None, row: int, shape: BatchShape, *prompts: Any
+    ) -> tuple[DecodeState, StaticDecodeConfig]:
+        """The state (None: with no rows yet) with a prompt in `row`; `prompts` as of `Prefill`."""
+        new, config = self._prefill(shape, *prompts, slots=self.context)
         indices = np.full(len(new.done), self.rows, np.int32)  # rows that fill a mesh are dropped
         indices[0] = row
         with programs.use_mesh(self._mesh):
-            self._state = programs.join(self._state, indices, new)
+            return programs.join(
+                programs.no_rows(new, rows=self.rows) if state is None else state, indices, new
+            ), config
 
     def advance(self, steps: int) -> programs.Progress:
         """Decodes at most `steps` steps of all rows, in the background. Some row must have joined."""

@@ -94,8 +94,8 @@ class Batcher:
         """
         self.engine, self.config = engine, config or ServingConfig()
         context, new_tokens = sizes(self.config, engine)
-        self._rows = engine.rows(self.config.rows, context=context, max_new_tokens=new_tokens)
-        self._free = list(reversed(range(self._rows.rows)))
+        self.device_rows = engine.rows(self.config.rows, context=context, max_new_tokens=new_tokens)
+        self._free = list(reversed(range(self.device_rows.rows)))
         self._active: dict[int, _Job] = {}
         self._media = MediaJobs(engine.media_sampler, self.config.media_seconds)
         self._unfinished: dict[int, _Job] = {}  # answers whose media are missing, by id
@@ -131,7 +131,7 @@ class Batcher:
           Cancelled: the batcher is closed.
         """
         conversation = self.engine.validate(request)
-        request = fit(request, conversation, self.engine, self._rows.context, self._rows.max_new_tokens)
+        request = fit(request, conversation, self.engine, self.device_rows.context, self.device_rows.max_new_tokens)
         text = TextStream(self.engine.parser, self.engine.stop_sequences) if stream or stops else None
         seconds = self.config.timeout if timeout is None else timeout
         job = _Job(request, conversation, text, tuple(stops), time.monotonic() + seconds)
@@ -224,7 +224,7 @@ class Batcher:
                 if isinstance(embeddings, Exception):
                     raise embeddings
                 number = self.engine.num_embeddings(job.conversation)
-                self._rows.join(self._free[-1], job.request, job.conversation, embeddings, number)
+                self.device_rows.join(self._free[-1], job.request, job.conversation, embeddings, number)
             except Exception as error:
                 _log.exception("reading a prompt failed")
                 self._end(job, error, "failed")
@@ -247,7 +247,7 @@ class Batcher:
     def _decode(self) -> None:
         """Starts the next steps, and looks at those before while they are computed."""
         if self._active:
-            self._in_flight.append((self._rows.advance(self.config.decode_steps), dict(self._active)))
+            self._in_flight.append((self.device_rows.advance(self.config.decode_steps), dict(self._active)))
             with self._wakeup:
                 self._stats.steps += self.config.decode_steps
         while len(self._in_flight) > bool(self._active):
@@ -270,7 +270,7 @@ class Batcher:
                 if done:
                     response.finish_reason = finish_reason(progress, row, self.engine.stop_sequences)
                 else:
-                    self._rows.leave(row)
+                    self.device_rows.leave(row)
                 if job.stop_text.stopped:
                     response = cut_response(response, job.stops)
                 job.response = response
@@ -284,7 +284,7 @@ class Batcher:
         assert job.row is not None
         if (count := int(progress.num_groups[job.row])) == job.groups:
             return
-        hidden = self._rows.group_hidden(job.row)
+        hidden = self.device_rows.group_hidden(job.row)
         for g in range(job.groups, count):
             name = self.engine.config.output_modalities[progress.group_modality[job.row, g]]
             self._media.add(
@@ -326,7 +326,7 @@ class Batcher:
     def _end(self, job: _Job, event: Event, how: str) -> None:
         """Delivers the last event of a request and forgets it."""
         if job.row is not None:
-            self._rows.leave(job.row)
+            self.device_rows.leave(job.row)
             self._free_row(job)
         self._unfinished.pop(id(job), None)
         self._media.drop(job)
@@ -340,7 +340,7 @@ class Batcher:
     def _reset(self, error: Exception) -> None:
         """Gives up what is in the rows, whose state may be lost, and goes on with empty ones."""
         self._in_flight.clear()
-        self._rows.clear()
+        self.device_rows.clear()
         for job in [*self._active.values()]:
             self._free_row(job)
             self._end(job, error, "failed")

@@ -8,12 +8,17 @@ import pytest
 from PIL import Image
 
 from nextgpt_jax.cli import infer
+from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.inference.requests import read_requests
 from nextgpt_jax.media import read_audio, write_mp4, write_wav
 from nextgpt_jax.prompts import Input
+from nextgpt_jax.serving.request_file import RequestFile
 from tests import tiny
 from tests.inference.requests import IMAGE, TONE, request
+
+
+def answer_file(engine, path, options, output):
+    infer.answer_file(engine, ServingConfig(rows=4), RequestFile(str(path)), options, str(output), {})
 
 
 def test_requests_file(tiny_engine, tmp_path):
@@ -35,7 +40,7 @@ def test_requests_file(tiny_engine, tmp_path):
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join([*map(json.dumps, lines), "not json"]) + "\n")
-    infer.answer_file(tiny_engine, read_requests(str(path)), {"max_new_tokens": 12}, str(tmp_path / "out"), size=5)
+    answer_file(tiny_engine, path, {"max_new_tokens": 12}, tmp_path / "out")
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
     assert len(replies) == 12
     first = replies[0]
@@ -48,15 +53,16 @@ def test_requests_file(tiny_engine, tmp_path):
     for reply, word in zip(replies[3:], wanted, strict=True):
         assert list(reply) == ["error"] and word in reply["error"], (reply, word)
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"replies.jsonl", *first["images"], *first["videos"], *first["audios"]}
+    assert written == {"replies.jsonl", "replies.run.json", *first["images"], *first["videos"], *first["audios"]}
 
 
 def test_options_hold_for_all_lines_and_lines_may_differ(tiny_engine, tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text('{"prompt": "a\u2028b"}\n{"prompt": "b", "seed": 2}\n', encoding="utf-8")
-    asked, answer = [], tiny_engine.generate
-    monkeypatch.setattr(tiny_engine, "generate", lambda r, on_step=None: asked.extend(r) or answer(r, on_step))
-    options = {"seed": 7, "modality": "text", "num_inference_steps": None}
-    infer.answer_file(tiny_engine, read_requests(str(tmp_path / "r.jsonl")), options, str(tmp_path))
+    asked, validate = [], tiny_engine.validate
+    monkeypatch.setattr(tiny_engine, "validate", lambda request: asked.append(request) or validate(request))
+    answer_file(
+        tiny_engine, tmp_path / "r.jsonl", {"seed": 7, "modality": "text", "num_inference_steps": None}, tmp_path
+    )
     one, two = asked
     assert (one.seed, two.seed) == (7, 2) and one.modality == two.modality == "text"
     assert one.temperature == tiny_engine.defaults.temperature and one.turns[0].human == ("a\u2028b",)
@@ -112,21 +118,22 @@ def test_a_terminal_shows_the_answer_as_it_comes(tiny_engine, tmp_path, monkeypa
     assert "\n".join(text[: -len(paths)]) == expected.text == printed["text"] == "".join(texts)
 
 
-def test_what_is_answered_is_kept_when_a_later_batch_fails(tiny_engine, tmp_path, monkeypatch):
-    answer, batches = tiny_engine.generate, []
+def test_a_request_that_fails_by_a_fault_does_not_end_the_others(tiny_engine, tmp_path, monkeypatch, capsys):
+    encode = tiny_engine.encode
 
-    def fail_second(requests, on_step=None):
-        batches.append(requests)
-        if len(batches) == 2:
+    def fail(inputs):
+        if inputs:
             raise RuntimeError("out of memory")
-        return answer(requests, on_step)
+        return encode(inputs)
 
-    monkeypatch.setattr(tiny_engine, "generate", fail_second)
-    (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
-    records = read_requests(str(tmp_path / "r.jsonl"))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        infer.answer_file(tiny_engine, records, {"modality": "text"}, str(tmp_path), size=1)
-    assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 1
+    monkeypatch.setattr(tiny_engine, "encode", fail)
+    Image.fromarray(IMAGE).save(tmp_path / "seen.png")
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "images": ["seen.png"]}\n{"prompt": "c"}\n')
+    with pytest.raises(SystemExit, match="1 requests failed by a fault"):
+        answer_file(tiny_engine, tmp_path / "r.jsonl", {"modality": "text"}, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
+    assert lines[1] == {"error": "RuntimeError: out of memory"} and "text" in lines[0] and "text" in lines[2]
+    assert "2 of 3 requests answered" in capsys.readouterr().out
 
 
 def test_a_chat_outlives_a_full_disk(tiny_engine, tmp_path, capsys, monkeypatch):
@@ -144,6 +151,7 @@ def test_a_prompt_and_a_file_can_be_compiled_ahead(tiny_engine, tiny_root, tmp_p
     monkeypatch.setattr(tiny_engine, "warm_up", lambda **options: warmed.append(options))
     monkeypatch.setattr(infer, "load_engine", lambda *_: tiny_engine)
     monkeypatch.setattr(infer, "configure_jax", lambda: None)
+    monkeypatch.setattr("nextgpt_jax.serving.warmup.warm_up", lambda engine, config: warmed.append(config))
     (tmp_path / "requests.jsonl").write_text('{"prompt": "hi", "modality": "text"}\n' * 3)
     flags = ["infer.py", "--config=configs/keypad.py", f"--output={tmp_path}", "--max_new_tokens=9", "--warmup"]
     model, name = tiny.experiment(tiny_root, "stage3").model, "config.model"
@@ -154,7 +162,7 @@ def test_a_prompt_and_a_file_can_be_compiled_ahead(tiny_engine, tiny_root, tmp_p
     prompt, file, alone = warmed
     assert (prompt["output_modalities"], prompt["input_modalities"], prompt["max_new_tokens"]) == (["image"], [], 9)
     assert len(prompt["prompt_tokens"]) == 1
-    assert (file["rows"], alone["rows"]) == (3, 1)
+    assert alone == {"max_new_tokens": 9} and file == ServingConfig()
     assert "compiled all programs" in capsys.readouterr().err
 
 
@@ -169,7 +177,7 @@ def test_a_file_of_requests_survives_its_worst_lines(tiny_engine, tmp_path):
     ]
     lines = [good, *bad, good]
     (tmp_path / "requests.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    infer.answer_file(tiny_engine, read_requests(str(tmp_path / "requests.jsonl")), {}, str(tmp_path / "out"), size=3)
+    answer_file(tiny_engine, tmp_path / "requests.jsonl", {}, tmp_path / "out")
     replies = [json.loads(line) for line in (tmp_path / "out" / "replies.jsonl").read_text().splitlines()]
     assert ["error" in reply for reply in replies] == [False, *[True] * len(bad), False]
 
