@@ -23,7 +23,7 @@ LAYERS = (
     ("compiler", "templates"),
     ("sharding", "mesh", "prompts", "json_files", "config_files"),
     ("config", "modalities", "files"),
-    ("errors", "chips", "flops"),
+    ("errors", "chips", "flops", "allocator"),
 )
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -13,7 +13,7 @@ from nextgpt_jax.weights.run_steps import parse_step
 USAGE = """{program} --config=CONFIG [options]
 
 Compiles the programs that answer requests of all lengths and modalities, and keeps them in the compilation cache
-(JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder): nextgpt serve and nextgpt infer --requests then start
+(JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder): nextgpt serve and infer --requests then start
 without compiling. Options:"""
 
 
