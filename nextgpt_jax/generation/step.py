@@ -83,12 +83,12 @@ def prefill(
 
 def decode_step(model: Model, state: DecodeState, config: StaticDecodeConfig) -> DecodeState:
     """Feeds each row its next token and chooses the following one. No row may start a group: see `starts_group`."""
-    return _feed(model, state, config, 1)
+    return _feed(model, state, config, 1, groups=False)
 
 
 def group_step(model: Model, state: DecodeState, config: StaticDecodeConfig) -> DecodeState:
     """As `decode_step`, but rows that start a group are fed all its tokens. Computes W tokens for every row."""
-    return _feed(model, state, config, config.group_width)
+    return _feed(model, state, config, config.group_width, groups=True)
 
 
 def starts_group(state: DecodeState, config: StaticDecodeConfig) -> Bool[Array, "b m"]:
@@ -108,35 +108,44 @@ def _limits(params: SamplingParams, config: StaticDecodeConfig) -> Int[Array, " 
     return jnp.minimum(params.max_new_tokens, config.max_new_tokens)
 
 
-def _feed(model: Model, state: DecodeState, config: StaticDecodeConfig, width: int) -> DecodeState:
-    """Feeds each row 1 to `width` tokens."""
-    rows = jnp.arange(len(state.done))
+def _feed(model: Model, state: DecodeState, config: StaticDecodeConfig, width: int, *, groups: bool) -> DecodeState:
+    """Feeds each row 1 to `width` tokens; without `groups`, no row starts one.
+
+    Arrays are updated by selection: a scatter is a loop over the rows on CPUs.
+    """
     starting = starts_group(state, config)  # [B, M]
     in_group = starting.any(1)
-    group, count = jnp.zeros_like(rows), 1
+    group, count = jnp.zeros_like(state.num_tokens), 1
     if config.signal_groups:
-        group = jnp.argmax(starting, 1)
+        group = jnp.argmax(starting, 1).astype(jnp.int32)
         count = jnp.where(in_group, _group_sizes(config)[group], 1)
     count = jnp.where(state.done, 0, count)
     offsets = jnp.arange(width)
-    valid = offsets < count[:, None]  # [B, width]
     ids = state.next_token[:, None] + offsets * in_group[:, None]
-    out_of_range = max(state.num_slots, config.max_new_tokens)  # writes there are dropped
-    index = jnp.where(valid, state.num_tokens[:, None] + offsets, out_of_range)
-    positions = jnp.where(valid, state.prompt_lengths[:, None] + index, out_of_range)
+    positions = (state.prompt_lengths + state.num_tokens)[:, None] + offsets
+    out_of_range = max(state.num_slots, config.max_new_tokens)  # not written to the cache
+    positions = jnp.where(offsets < count[:, None], positions, out_of_range)
     hidden, cache = model.llm(model.embed_tokens(ids), positions=positions, cache=state.cache)
-    place = jnp.where(in_group, state.num_groups, config.max_groups)  # out of range for rows without a group
-    padded = jnp.pad(hidden, ((0, 0), (0, config.group_width - width), (0, 0))).astype(state.group_hidden.dtype)
-    state = dataclasses.replace(
+    place = jnp.arange(state.tokens.shape[1]) - state.num_tokens[:, None]  # among the tokens that are fed
+    fed = (place >= 0) & (place < count[:, None])
+    new = dataclasses.replace(
         state,
         cache=cache,
-        tokens=state.tokens.at[rows[:, None], index].set(ids, mode="drop"),
+        tokens=jnp.where(fed, state.next_token[:, None] + place * in_group[:, None], state.tokens),
         num_tokens=state.num_tokens + count,
-        num_groups=state.num_groups + in_group,
-        group_modality=state.group_modality.at[rows, place].set(group, mode="drop"),
-        group_hidden=state.group_hidden.at[rows, place].set(padded, mode="drop"),
     )
-    return _advance(model, state, hidden[rows, jnp.maximum(count - 1, 0)], config)
+    if not groups:
+        return _advance(model, new, hidden[:, 0], config)
+    padded = jnp.pad(hidden, ((0, 0), (0, config.group_width - width), (0, 0))).astype(state.group_hidden.dtype)
+    here = in_group[:, None] & (jnp.arange(config.max_groups) == state.num_groups[:, None])  # [B, G]
+    new = dataclasses.replace(
+        new,
+        num_groups=state.num_groups + in_group,
+        group_modality=jnp.where(here, group[:, None], state.group_modality),
+        group_hidden=jnp.where(here[:, :, None, None], padded[:, None], state.group_hidden),
+    )
+    last = jnp.maximum(count - 1, 0)[:, None, None]
+    return _advance(model, new, jnp.take_along_axis(hidden, last, 1)[:, 0], config)
 
 
 def _advance(model: Model, state: DecodeState, hidden: Float[Array, "b d"], config: StaticDecodeConfig) -> DecodeState:
@@ -159,8 +168,9 @@ def _choose(model: Model, state: DecodeState, hidden: Float[Array, "b d"], confi
     fits &= state.num_groups[:, None] + reserved_groups < config.max_groups
     may_start = params.allowed_modalities & fits
     is_new_token = jnp.arange(logits.shape[-1]) >= config.base_vocab_size
-    starts = jnp.where(may_start, logits[:, first], -jnp.inf)
-    logits = jnp.where(is_new_token, -jnp.inf, logits).at[:, first].set(starts)
+    is_start = jnp.arange(logits.shape[-1]) == first[:, None]  # [M, V]
+    excluded = is_new_token & ~(may_start[:, :, None] & is_start).any(1)
+    logits = jnp.where(excluded, -jnp.inf, logits)
     keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(params.seed, state.num_tokens)
     token = sample_token(logits, keys, params.temperature, params.top_k, params.top_p)
     if not config.signal_groups:

@@ -17,9 +17,9 @@ def round_up_to_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def round_up_to_bucket(n: int) -> int:
+def round_up_to_bucket(n: int, smallest: int = 32) -> int:
     """The next of 32, 48, 64, 96, 128, 192, ...: lengths of prompts and answers. Padding adds a half at most."""
-    return min(size * round_up_to_power_of_two(-(-n // size)) for size in (32, 48))
+    return min(size * round_up_to_power_of_two(-(-n // size)) for size in (smallest, smallest * 3 // 2))
 
 
 def pad_rows(values: Iterable, rows: int, padding: Any, dtype: np.typing.DTypeLike) -> np.ndarray:

@@ -17,6 +17,11 @@ from nextgpt_jax.templates import TokenizedConversation
 Prefill = Callable[..., tuple[DecodeState, StaticDecodeConfig]]
 
 
+def prompt_bucket(tokens: int, context: int) -> int:
+    """The length that a prompt is padded to: the next of 16, 24, 32, 48, ..., at most `context`."""
+    return min(round_up_to_bucket(tokens, 16), context)
+
+
 class Rows:
     """A decode state with a fixed number of rows, each of which is free or answers one request.
 
@@ -59,7 +64,7 @@ class Rows:
           embeddings: [k, E] of each input of the conversation.
           num_embeddings: of the encoder that has the most.
         """
-        prompt = min(round_up_to_bucket(len(conversation.ids)), self.context)
+        prompt = prompt_bucket(len(conversation.ids), self.context)
         media = BatchShape.rounded_up(1, 1, 1, num_embeddings).embeddings
         shape = BatchShape(1, prompt, self.max_new_tokens, media)
         self._state, self._config = self._joined(self._state, row, shape, [request], [conversation], embeddings)

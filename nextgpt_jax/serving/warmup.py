@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from nextgpt_jax.config import ServingConfig
-from nextgpt_jax.inference.batching import BatchShape, round_up_to_bucket
+from nextgpt_jax.inference.batching import BatchShape
 from nextgpt_jax.inference.engine import Engine
+from nextgpt_jax.inference.slots import prompt_bucket
 from nextgpt_jax.serving.batcher import sizes
 
 
@@ -37,7 +38,7 @@ def warm_up(
         prompt_tokens = [*_buckets(context)]
     embeddings = inputs * max(engine.config.num_embeddings.values(), default=1)
     shapes = {
-        BatchShape(1, min(round_up_to_bucket(n), context), new_tokens, media)
+        BatchShape(1, prompt_bucket(n, context), new_tokens, media)
         for n in prompt_tokens
         for media in _powers_of_two(BatchShape.rounded_up(1, 1, 1, embeddings).embeddings)
     }
@@ -58,7 +59,7 @@ def warm_up(
 def _buckets(context: int) -> Iterator[int]:
     """The lengths that prompts are rounded up to, in a row of `context` tokens."""
     n = 1
-    while (bucket := round_up_to_bucket(n)) < context:
+    while (bucket := prompt_bucket(n, context)) < context:
         yield bucket
         n = bucket + 1
     yield context
