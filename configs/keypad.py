@@ -36,6 +36,7 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
     config.generation.audio = AudioOptions(num_inference_steps=20, guidance_scale=3.0, seconds=0.5, batch=32)
     config.generation.temperature = 0.0
     config.generation.max_new_tokens = 96
+    config.serving.rows, config.serving.joins = 32, 8
 
     config.data.captions = str(_ROOT / "data" / "captions.json")
     config.data.instructions = str(_ROOT / "data" / "instructions.json")

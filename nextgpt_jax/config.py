@@ -275,7 +275,7 @@ class ServingConfig(Section):
     queue: int = 256  # requests that wait at most; further ones are refused
     timeout: float = 600.0  # seconds that an answer may take, waiting included
     decode_steps: int = 4  # decoded between two looks at the queue
-    joins: int = 4  # requests that join between two looks, while others are being decoded
+    joins: int = 4  # prompts that are read together, and at most so many between two looks while others are decoded
     media_seconds: float = 0.05  # of sampling media between two looks
 
 

@@ -25,6 +25,7 @@ class StaticDecodeConfig:
       base_vocab_size: ids from here on are sampled only as the first token of an allowed signal group.
       max_new_tokens: N. Rows can have lower limits.
       max_groups: G.
+      attended: slots of the cache that are looked at; no row may need more. None: all.
     """
 
     stop_sequences: tuple[tuple[int, ...], ...]
@@ -32,6 +33,7 @@ class StaticDecodeConfig:
     base_vocab_size: int
     max_new_tokens: int = 128
     max_groups: int = 4
+    attended: int | None = None
 
     @property
     def group_width(self) -> int:

@@ -28,10 +28,12 @@ class CachedLanguageModel(Protocol):
         *,
         positions: Int[Array, "b t"] | None = None,
         cache: dict[str, Any],
+        attended: int | None = None,
     ) -> tuple[Float[Array, "b t d"], dict[str, Any]]:
         """Final hidden states, and the cache with the new tokens at slots = positions.
 
-        Without positions, the tokens begin their sequences. Tokens at positions >= S are not written to the cache.
+        Without positions, the tokens begin their sequences. Tokens at positions >= S are not written to the cache. Only
+        the first `attended` slots are looked at.
         """
 
 
@@ -125,7 +127,8 @@ def _feed(model: Model, state: DecodeState, config: StaticDecodeConfig, width: i
     positions = (state.prompt_lengths + state.num_tokens)[:, None] + offsets
     out_of_range = max(state.num_slots, config.max_new_tokens)  # not written to the cache
     positions = jnp.where(offsets < count[:, None], positions, out_of_range)
-    hidden, cache = model.llm(model.embed_tokens(ids), positions=positions, cache=state.cache)
+    embeddings = model.embed_tokens(ids)
+    hidden, cache = model.llm(embeddings, positions=positions, cache=state.cache, attended=config.attended)
     place = jnp.arange(state.tokens.shape[1]) - state.num_tokens[:, None]  # among the tokens that are fed
     fed = (place >= 0) & (place < count[:, None])
     new = dataclasses.replace(

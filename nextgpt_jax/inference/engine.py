@@ -71,10 +71,16 @@ class Engine:
         for name, decoder in model.decoders.items():
             if chunk := getattr(getattr(defaults, name), "feed_forward_chunk", 0):
                 chunk_feed_forward(decoder.unet, chunk)
-        self._model = programs.FlatModel(model)
+        self._encoding_model = programs.part(model, encoders=True)
+        self._text_model = programs.part(model)
         self._dtype = model.llm.embed_tokens.embedding[...].dtype
         self.media_sampler = MediaSampler(
-            self._model, self.config, system.caption_tokenizers, defaults, self._dtype, self._data_parallel_mesh
+            {name: programs.part(model, decoder=name) for name in model.decoders},
+            self.config,
+            system.caption_tokenizers,
+            defaults,
+            self._dtype,
+            self._data_parallel_mesh,
         )
         self._tokenizer, self._template = system.tokenizer, system.template
         self.parser = ResponseParser(system.tokenizer, self.config.vocabulary)
@@ -185,13 +191,18 @@ class Engine:
     def rows(self, rows: int, *, context: int, max_new_tokens: int) -> Rows:
         """Free rows for requests that come and go (see `Rows`); on a mesh, a multiple of its data-parallel devices."""
         return Rows(
-            self._model,
+            self._text_model,
             self._mesh,
             self._run_prefill,
             rows=round_up_to_shards(rows, self._mesh),
             context=context,
             max_new_tokens=max_new_tokens,
         )
+
+    @functools.cached_property
+    def widest_group(self) -> int:
+        """The tokens of the longest signal group; 0 if there are no output modalities."""
+        return max((len(self.config.vocabulary.signal_ids(n)) for n in self.config.output_modalities), default=0)
 
     def encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
         """The encoder embeddings [k, E], float32, of the inputs; those of a modality are computed together."""
@@ -262,13 +273,13 @@ class Engine:
             max_groups=self.defaults.max_media,
         )
         with programs.use_mesh(self._mesh):
-            return programs.prefill(self._model, *batch, config=config, slots=slots), config
+            return programs.prefill(self._text_model, *batch, config=config, slots=slots), config
 
     def _advance(
         self, state: DecodeState, config: StaticDecodeConfig, max_steps: int
     ) -> tuple[DecodeState, programs.Progress]:
         with programs.use_mesh(self._mesh):
-            return programs.decode(self._model, state, np.int32(max_steps), config=config)
+            return programs.decode(self._text_model, state, np.int32(max_steps), config=config)
 
     def _warm_up_decoding(self, shape: BatchShape) -> None:
         self._advance(*self._run_prefill(shape), 0)
@@ -278,7 +289,7 @@ class Engine:
         rows = round_up_to_shards(round_up_to_power_of_two(min(rows, _ENCODE_BATCH)), self._data_parallel_mesh)
         batch = pad_rows(contents, rows, np.zeros(self.config.input_encoders[name].input_shape(name)), np.float32)
         with programs.use_mesh(self._data_parallel_mesh):
-            embeddings = programs.encode_media(self._model, jnp.asarray(batch, self._dtype), modality=name)
+            embeddings = programs.encode_media(self._encoding_model, jnp.asarray(batch, self._dtype), modality=name)
         return np.asarray(embeddings, np.float32)
 
 

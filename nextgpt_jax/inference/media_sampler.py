@@ -14,7 +14,7 @@ from nextgpt_jax.generation.state import DecodeOutput
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import pad_rows, round_up_to_power_of_two
 from nextgpt_jax.inference.types import MediaOutput, Request
-from nextgpt_jax.inference.validation import chosen_sampler, num_steps
+from nextgpt_jax.inference.validation import chosen_sampler, num_steps, sampler_table
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.diffusion.schedulers import SamplerState
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
@@ -76,15 +76,22 @@ class MediaSampler:
 
     def __init__(
         self,
-        model: programs.FlatModel,
+        models: Mapping[str, programs.FlatModel],
         config: NExTGPTConfig,
         caption_tokenizers: Mapping[str, Any],
         defaults: GenerationDefaults,
         dtype: np.dtype,
         mesh: Mesh | None,
     ):
-        """`mesh`: of data_parallel_mesh. Raises UserError if a configured size does not fit its decoder."""
-        self._model, self._config = model, config
+        """
+        Args:
+          models: by modality, a model with its decoder.
+          mesh: of data_parallel_mesh.
+
+        Raises:
+          UserError: a configured size does not fit its decoder.
+        """
+        self._models, self._config = models, config
         self._caption_tokenizers, self._defaults = caption_tokenizers, defaults
         self._dtype, self._mesh = dtype, mesh
         self._decoders = dict(config.decoders)
@@ -171,21 +178,21 @@ class MediaSampler:
         hidden = pad_rows(hidden, size, no_hidden, np.float32).astype(self._dtype)
         scales = pad_rows(guidance_scales, size, 1, np.float32)
         seeds, indices = pad_rows(seeds, size, 0, np.uint32), pad_rows(indices, size, 0, np.int32)
-        table = self._decoders[name].scheduler.with_sampler(key.sampler).sampler_table(key.steps)
+        table = sampler_table(self._decoders[name].scheduler, key.sampler, key.steps)
         with programs.use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(
-                self._model, hidden, table, seeds, indices, modality=name, size=self._size(name)
+                self._models[name], hidden, table, seeds, indices, modality=name, size=self._size(name)
             )
 
         def denoise(state: SamplerState, first: int, last: int) -> SamplerState:
             arguments = (state, prompt_embeds, negative, table, scales, first, last)
             with programs.use_mesh(self._mesh):
-                return programs.denoise_media(self._model, *arguments, modality=name)
+                return programs.denoise_media(self._models[name], *arguments, modality=name)
 
         def finish(state: SamplerState) -> list[Any]:
             with programs.use_mesh(self._mesh):
-                arrays = programs.decode_media(self._model, state.sample, modality=name, dtype=self._dtype)
+                arrays = programs.decode_media(self._models[name], state.sample, modality=name, dtype=self._dtype)
             return [self._content(name, array) for array in np.asarray(arrays)[:rows]]
 
         return MediaBatch(name, state, int(table.num_evaluations), denoise, finish)
@@ -194,7 +201,7 @@ class MediaSampler:
         """The prompt embeddings [1, L, D] of the empty text, for classifier-free guidance."""
         if name not in self._negative_prompt_embeds:
             ids = caption_ids(self._caption_tokenizers[name], "", self._decoders[name].caption_length)
-            self._negative_prompt_embeds[name] = programs.encode_caption(self._model, ids[None], modality=name)
+            self._negative_prompt_embeds[name] = programs.encode_caption(self._models[name], ids[None], modality=name)
         return self._negative_prompt_embeds[name]
 
     def _size(self, name: str) -> tuple:

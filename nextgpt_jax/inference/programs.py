@@ -55,6 +55,19 @@ class FlatModel:
         return flat
 
 
+def part(model: NExTGPTModel, *, encoders: bool = False, decoder: str = "") -> FlatModel:
+    """The language model and the projections, the encoders only if asked for, and at most one decoder.
+
+    A program takes its model parameter by parameter, used or not: with all 2,000 of the keypad model that is 0.8 ms of
+    each call, with those of its language model 0.05.
+    """
+    chosen = nnx.merge(*nnx.split(model))
+    if not encoders:
+        chosen.encoders = nnx.Dict()
+    chosen.decoders = nnx.Dict({decoder: chosen.decoders[decoder]} if decoder else {})
+    return FlatModel(chosen)
+
+
 class _Structure:
     """A tree definition whose hash is computed once, and which equals itself without a comparison."""
 

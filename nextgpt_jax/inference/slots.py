@@ -1,5 +1,6 @@
 """Rows of a batch that requests join and leave while the others are decoded (continuous batching)."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from nextgpt_jax.generation.state import DecodeState, StaticDecodeConfig
 from nextgpt_jax.inference import programs
-from nextgpt_jax.inference.batching import BatchShape, round_up_to_bucket
+from nextgpt_jax.inference.batching import BatchShape, round_up_to_bucket, round_up_to_power_of_two
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.templates import TokenizedConversation
 
@@ -22,11 +23,16 @@ def prompt_bucket(tokens: int, context: int) -> int:
     return min(round_up_to_bucket(tokens, 16), context)
 
 
+def attended_bucket(tokens: int, context: int) -> int:
+    """The slots of the cache that are read for rows of so many tokens: the next of 64, 128, 256, ..., or `context`."""
+    return min(round_up_to_power_of_two(max(tokens, 64)), context)
+
+
 class Rows:
     """A decode state with a fixed number of rows, each of which is free or answers one request.
 
-    A prompt is read by itself, whatever the other rows do, and then takes a row. All shapes are fixed but the lengths
-    of prompts, which are rounded up, so the number of compiled programs is bounded.
+    Prompts are read by themselves, whatever the rows do, and then take rows. All shapes are fixed but the number and
+    lengths of prompts, which are rounded up, so the number of compiled programs is bounded.
 
     Attributes:
       rows: B.
@@ -52,48 +58,62 @@ class Rows:
 
     def join(
         self,
-        row: int,
-        request: Request,
-        conversation: TokenizedConversation,
+        rows: Sequence[int],
+        requests: Sequence[Request],
+        conversations: Sequence[TokenizedConversation],
         embeddings: Sequence[np.ndarray],
-        num_embeddings: int,
+        shape: BatchShape,
     ) -> None:
-        """Reads a prompt and puts it into a free row.
+        """Reads prompts together and puts each into a free row.
 
         Args:
-          embeddings: [k, E] of each input of the conversation.
-          num_embeddings: of the encoder that has the most.
+          embeddings: [k, E] of each input of all conversations, in order.
+          shape: of `shape`, for as many prompts or more.
         """
-        prompt = prompt_bucket(len(conversation.ids), self.context)
+        self._state, self._config = self._joined(self._state, rows, shape, requests, conversations, embeddings)
+
+    def shape(self, prompts: int, tokens: int, num_embeddings: int) -> BatchShape:
+        """The shape of a batch of prompts of at most so many tokens and media embeddings (of each encoder)."""
         media = BatchShape.rounded_up(1, 1, 1, num_embeddings).embeddings
-        shape = BatchShape(1, prompt, self.max_new_tokens, media)
-        self._state, self._config = self._joined(self._state, row, shape, [request], [conversation], embeddings)
+        return BatchShape(prompts, prompt_bucket(tokens, self.context), self.max_new_tokens, media)
 
     def warm_up(self, shape: BatchShape) -> None:
         """Compiles the programs for prompts of a shape, and those that all prompts share. Leaves the rows alone."""
-        state, config = self._joined(None, 0, shape)
+        state, self._config = self._joined(None, [], shape)
         with programs.use_mesh(self._mesh):
-            state, _ = programs.decode(self._model, state, np.int32(0), config=config)
+            for tokens in range(64, self.context + 64, 64):  # those of a bucket are compiled once
+                config = self._attending(tokens)
+                state, _ = programs.decode(self._model, state, np.int32(0), config=config)
             state = programs.leave(state, np.int32(0))
             programs.group_hidden(state, np.int32(0))
 
     def _joined(
-        self, state: DecodeState | None, row: int, shape: BatchShape, *prompts: Any
+        self, state: DecodeState | None, rows: Sequence[int], shape: BatchShape, *prompts: Any
     ) -> tuple[DecodeState, StaticDecodeConfig]:
-        """The state (None: with no rows yet) with a prompt in `row`; `prompts` as of `Prefill`."""
+        """The state (None: with no rows yet) with prompts in `rows`; `prompts` as of `Prefill`."""
         new, config = self._prefill(shape, *prompts, slots=self.context)
-        indices = np.full(len(new.done), self.rows, np.int32)  # rows that fill a mesh are dropped
-        indices[0] = row
+        indices = np.full(len(new.done), self.rows, np.int32)  # those that fill the batch are dropped
+        indices[: len(rows)] = rows
         with programs.use_mesh(self._mesh):
             return programs.join(
                 programs.no_rows(new, rows=self.rows) if state is None else state, indices, new
             ), config
 
-    def advance(self, steps: int) -> programs.Progress:
-        """Decodes at most `steps` steps of all rows, in the background. Some row must have joined."""
+    def advance(self, steps: int, tokens: int | None = None) -> programs.Progress:
+        """Decodes at most `steps` steps of all rows, in the background. Some row must have joined.
+
+        Args:
+          tokens: that no row will have more of after these steps, prompts included; None: `context`. Only so much of
+            the cache is read, rounded up.
+        """
         with programs.use_mesh(self._mesh):
-            self._state, progress = programs.decode(self._model, self._state, np.int32(steps), config=self._config)
+            config = self._attending(self.context if tokens is None else tokens)
+            self._state, progress = programs.decode(self._model, self._state, np.int32(steps), config=config)
         return progress
+
+    def _attending(self, tokens: int) -> StaticDecodeConfig:
+        assert self._config
+        return dataclasses.replace(self._config, attended=attended_bucket(tokens, self.context))
 
     def leave(self, row: int) -> None:
         """Frees a row in the middle of its answer."""

@@ -1,5 +1,6 @@
 """Checks of requests and defaults, before anything is computed."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.types import Request
+from nextgpt_jax.models.diffusion.schedulers import SamplerTable, SchedulerConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.templates import TokenizedConversation
 
@@ -38,6 +40,16 @@ def chosen_sampler(request: Request, modality: str, defaults: GenerationDefaults
     return getattr(defaults, modality).sampler if request.sampler is None else request.sampler
 
 
+@functools.lru_cache(maxsize=128)
+def sampler_table(scheduler: SchedulerConfig, sampler: str, steps: int) -> SamplerTable:
+    """The coefficients of a sampler; computed once, as every request asks for them.
+
+    Raises:
+      UserError: there is no such sampler, or too many steps for it.
+    """
+    return scheduler.with_sampler(sampler).sampler_table(steps)
+
+
 def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationDefaults) -> None:
     """Checks the options of a request.
 
@@ -57,8 +69,8 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationD
         raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
     _, forced = parse_modality(config.output_modalities, request.modality)
     for name, decoder in config.decoders:
-        scheduler = decoder.scheduler.with_sampler(chosen_sampler(request, name, defaults))
-        scheduler.sampler_table(num_steps(request, name, defaults))  # raises for too many steps
+        of = (request, name, defaults)
+        sampler_table(decoder.scheduler, chosen_sampler(*of), num_steps(*of))  # raises for too many steps
     if sum(forced) > defaults.max_media:
         raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.batching import BatchShape
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.media_sampler import SignalGroup
 from nextgpt_jax.inference.programs import Progress
@@ -73,6 +74,7 @@ class _Job:
         self.streams = True  # parts are delivered
         self.stream, self.stops, self.stop_text = stream, stops, StopText(stops)
         self.row: int | None = None
+        self.tokens = 0  # of the answer when it was last looked at
         self.groups = 0  # signal groups that were given to the decoders
         self.media: dict[int, MediaOutput] = {}  # by group; those that are not delivered yet
         self.response: Response | None = None  # the text is complete
@@ -214,25 +216,47 @@ class Batcher:
                 self._end(job, TimedOut("the answer took longer than its time limit"), "timed_out")
 
     def _join(self) -> None:
-        """Lets waiting requests join free rows."""
-        busy = bool(self._active)
-        jobs = self._take_waiting(min(len(self._free), self.config.joins if busy else len(self._free)))
-        if not jobs:
-            return
-        for job, embeddings in zip(jobs, self._encode(jobs), strict=True):
-            try:
-                if isinstance(embeddings, Exception):
-                    raise embeddings
-                number = self.engine.num_embeddings(job.conversation)
-                self.device_rows.join(self._free[-1], job.request, job.conversation, embeddings, number)
-            except Exception as error:
-                _log.exception("reading a prompt failed")
-                self._end(job, error, "failed")
+        """Lets waiting requests join free rows: a few if others are being decoded, as many as there are rows if not."""
+        jobs = self._take_waiting(min(len(self._free), self.config.joins if self._active else len(self._free)))
+        ready: dict[Any, list[tuple[_Job, list[np.ndarray]]]] = {}
+        for job, embeddings in zip(jobs, self._encode(jobs) if jobs else (), strict=True):
+            if isinstance(embeddings, Exception):
+                _log.error("encoding media failed", exc_info=embeddings)
+                self._end(job, embeddings, "failed")
                 continue
-            job.row = self._free.pop()
-            self._active[job.row] = job
-            with self._wakeup:
-                self._stats.prompt_tokens += len(job.conversation.ids)
+            shape = self.device_rows.shape(1, len(job.conversation.ids), self.engine.num_embeddings(job.conversation))
+            ready.setdefault(shape, []).append((job, embeddings))
+        for shape, same in ready.items():  # prompts that are rounded up to the same length are read together
+            for start in range(0, len(same), self.config.joins):
+                self._read_prompts(same[start : start + self.config.joins], shape)
+
+    def _read_prompts(self, prompts: Sequence[tuple[_Job, list[np.ndarray]]], shape: BatchShape) -> None:
+        """Puts prompts into rows; those of a batch that fails one by one."""
+        jobs = [job for job, _ in prompts]
+        rows = self._free[-len(jobs) :]
+        size = 1 if len(jobs) == 1 else self.config.joins
+        try:
+            self.device_rows.join(
+                rows,
+                [job.request for job in jobs],
+                [job.conversation for job in jobs],
+                [embedding for _, embeddings in prompts for embedding in embeddings],
+                shape._replace(rows=size),
+            )
+        except Exception as error:
+            if len(jobs) > 1:
+                for prompt in prompts:
+                    self._read_prompts([prompt], shape)
+                return
+            _log.exception("reading a prompt failed")
+            self._end(jobs[0], error, "failed")
+            return
+        del self._free[-len(jobs) :]
+        for job, row in zip(jobs, rows, strict=True):
+            job.row = row
+            self._active[row] = job
+        with self._wakeup:
+            self._stats.prompt_tokens += sum(len(job.conversation.ids) for job in jobs)
 
     def _encode(self, jobs: Sequence[_Job]) -> list[list[np.ndarray] | Exception]:
         """The embeddings of the inputs of each request, computed together; those of one by one if that fails."""
@@ -247,18 +271,30 @@ class Batcher:
     def _decode(self) -> None:
         """Starts the next steps, and looks at those before while they are computed."""
         if self._active:
-            self._in_flight.append((self.device_rows.advance(self.config.decode_steps), dict(self._active)))
+            progress = self.device_rows.advance(self.config.decode_steps, self._most_tokens())
+            self._in_flight.append((progress, dict(self._active)))
             with self._wakeup:
                 self._stats.steps += self.config.decode_steps
         while len(self._in_flight) > bool(self._active):
             progress, jobs = self._in_flight.popleft()
             self._read(jax.device_get(progress), jobs)
 
+    def _most_tokens(self) -> int:
+        """Tokens that no row will have more of after the next steps, prompts included."""
+        steps = self.config.decode_steps * (len(self._in_flight) + 1)
+        most = 0
+        for job in self._active.values():
+            groups = 0 if job.request.modality == "text" else min(steps, self.engine.defaults.max_media - job.groups)
+            tokens = job.tokens + steps + groups * self.engine.widest_group
+            most = max(most, len(job.conversation.ids) + min(tokens, job.request.max_new_tokens))
+        return most
+
     def _read(self, progress: Progress, jobs: dict[int, _Job]) -> None:
         for row, job in jobs.items():
             if job.row is None:
                 continue
             ids, done = known_ids(progress, row)
+            job.tokens = int(progress.num_tokens[row])
             self._start_media(job, progress)
             if job.stream:
                 text = job.stop_text.advance(job.stream.advance(ids, done), done)

@@ -37,12 +37,13 @@ def warm_up(
     if prompt_tokens is None:
         prompt_tokens = [*_buckets(context)]
     embeddings = inputs * max(engine.config.num_embeddings.values(), default=1)
+    rows = engine.rows(config.rows, context=context, max_new_tokens=new_tokens)
     shapes = {
-        BatchShape(1, prompt_bucket(n, context), new_tokens, media)
-        for n in prompt_tokens
+        rows.shape(prompts, tokens, media)
+        for prompts in (1, config.joins)
+        for tokens in prompt_tokens
         for media in _powers_of_two(BatchShape.rounded_up(1, 1, 1, embeddings).embeddings)
     }
-    rows = engine.rows(config.rows, context=context, max_new_tokens=new_tokens)
     tasks: list[Callable[[], object]] = [functools.partial(rows.warm_up, shape) for shape in sorted(shapes)]
     for name in engine.config.input_modalities if input_modalities is None else input_modalities:
         tasks += [functools.partial(engine.warm_up_encoder, name, n) for n in _powers_of_two(config.rows)]

@@ -191,11 +191,11 @@ def test_a_fault_while_decoding_ends_what_runs_and_nothing_after_it(engine, monk
         rows = batcher.device_rows
         advance, calls = rows.advance, []
 
-        def fail(steps):
+        def fail(steps, tokens=None):
             calls.append(steps)
             if len(calls) == 2:
                 raise RuntimeError("out of memory")
-            return advance(steps)
+            return advance(steps, tokens)
 
         monkeypatch.setattr(rows, "advance", fail)
         lost = batcher.submit(request("hi", max_new_tokens=48))

@@ -161,9 +161,10 @@ class Attention(nnx.Module):
         self.v_proj = linear("v_proj", cfg.hidden_size, key_value)
         self.o_proj = linear("o_proj", query, cfg.hidden_size)
 
-    def __call__(self, x, positions, mask, lengths, cache, layer, keys):
+    def __call__(self, x, positions, mask, lengths, cache, layer, keys, attended=None):
         """With a cache, but neither mask nor lengths, x starts its sequences: it fills the first slots and attends to
-        no others. `layer` is (index,) with the cache of all layers, and () with that of this layer alone."""
+        no others. `layer` is (index,) with the cache of all layers, and () with that of this layer alone. `attended`:
+        see CausalLM."""
 
         def heads(projection, key):
             y = projection(x, key).reshape(*x.shape[:-1], -1, self.head_dim)
@@ -181,7 +182,7 @@ class Attention(nnx.Module):
                 for name, new in (("k", k), ("v", v))
             }
             if not starts:
-                k, v = (cache[name][layer].astype(x.dtype) for name in ("k", "v"))  # [B, S, K, d]
+                k, v = (cache[name][layer][:, :attended].astype(x.dtype) for name in ("k", "v"))  # [B, S, K, d]
         y = attention(q, k, v, mask=mask, causal=starts, key_lengths=lengths)
         return self.o_proj(y.reshape(*x.shape[:-1], -1), keys[3]), cache
 
@@ -236,10 +237,11 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps)
         self.mlp = MLP(cfg, lora, quantization, rngs=rngs)
 
-    def __call__(self, x, positions, mask, lengths, cache, layer, key):
+    def __call__(self, x, positions, mask, lengths, cache, layer, key, attended=None):
         keys = [None] * 7 if key is None else jax.vmap(lambda k: jax.random.split(k, 7), out_axes=1)(key)
-        attended, cache = self.self_attn(self.input_layernorm(x), positions, mask, lengths, cache, layer, keys[:4])
-        x = x + attended
+        normed = self.input_layernorm(x)
+        y, cache = self.self_attn(normed, positions, mask, lengths, cache, layer, keys[:4], attended)
+        x = x + y
         x = x + self.mlp(self.post_attention_layernorm(x), keys[4:])
         return constrain(x, "batch", None, None), cache
 
@@ -268,6 +270,7 @@ class CausalLM(nnx.Module):
         positions: Int[Array, "b t"] | None = None,
         mask: Bool[Array, "b 1 t s"] | None = None,
         cache: Cache | None = None,
+        attended: int | None = None,
         dropout_keys: Array | None = None,
         remat: str = "none",
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
@@ -275,7 +278,8 @@ class CausalLM(nnx.Module):
 
         Without positions the tokens begin their sequences: they get 0..t-1, and with a cache they overwrite its first t
         slots (there are at least as many) and see no others. Without a mask attention is causal, which is all that
-        right-padded rows need; with a cache, a query sees the slots up to its own position.
+        right-padded rows need; with a cache, a query sees the slots up to its own position, and no others than the
+        first `attended` (None: all) are looked at.
         dropout_keys [b], one a row, switch LoRA dropout on. remat: see stacking.scan_layers.
 
         Raises:
@@ -289,7 +293,7 @@ class CausalLM(nnx.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(t), (b, t))
         elif mask is None and cache is not None:
-            slots = jax.tree.leaves(cache)[0].shape[-3]
+            slots = attended or jax.tree.leaves(cache)[0].shape[-3]
             if t == 1:
                 lengths = jnp.minimum(positions[:, 0] + 1, slots)
             else:
@@ -301,13 +305,13 @@ class CausalLM(nnx.Module):
             caches = []
             for i, layer in enumerate(self.layers):
                 own = cache and {name: arrays[i] for name, arrays in cache.items()}
-                x, own = layer(x, positions, mask, lengths, own, (), None if keys is None else keys[i])
+                x, own = layer(x, positions, mask, lengths, own, (), None if keys is None else keys[i], attended)
                 caches.append(own)
             return self.norm(x), cache and {name: [own[name] for own in caches] for name in cache}
 
         def step(carry, layer, xs):
             i, key = xs
-            return layer(carry[0], positions, mask, lengths, carry[1], (i,), key)
+            return layer(carry[0], positions, mask, lengths, carry[1], (i,), key, attended)
 
         x, cache = scan_layers(step, (x, cache), self.layers, (jnp.arange(n), keys), remat=remat)
         return self.norm(x), cache
