@@ -47,7 +47,6 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
     def step(trainable, opt, frozen, batch, number):
         denominators = losses.target_counts(batch)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), len(batch["tokens"]))
-        split = jax.tree.map(micro, (batch, keys))
 
         def gradient(batch, keys):
             def loss(trainable):
@@ -66,9 +65,14 @@ def make_step(graphdef, tx: optax.GradientTransformation, config: ExperimentConf
         def add(total, batch_and_keys):
             return jax.tree.map(jnp.add, total, gradient(*batch_and_keys)), None
 
-        shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], split))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, metrics), _ = jax.lax.scan(add, zeros, split)
+        if micro_batches == 1:
+            grads, metrics = gradient(batch, keys)
+        else:
+            split = jax.tree.map(micro, (batch, keys))
+            gradient = jax.jit(gradient)  # traced once, for its shapes and for the loop
+            shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], split))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (grads, metrics), _ = jax.lax.scan(add, zeros, split)
         updates, opt = tx.update(grads, opt, trainable)
         metrics |= {"grad_norm": optax.tree.norm(grads), "tokens": batch["lengths"].sum()}
         inputs = [entry["positions"] < batch["tokens"].shape[1] for entry in batch["media"].values()]

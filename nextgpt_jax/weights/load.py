@@ -1,6 +1,7 @@
 """Loads models: the frozen weights of the parts, and a delta or the trained weights of a run."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -90,10 +91,10 @@ def load_system(
     tokenizer, template = load_tokenizer(config.llm), TEMPLATES[config.template]
     template.end_markers(tokenizer)  # raises, before weights are read
 
-    def make(with_encoders: bool = True) -> NExTGPTModel:
+    def make() -> NExTGPTModel:
         return NExTGPTModel(cfg, decoder_parts=decoder_parts, with_encoders=with_encoders, rngs=make_rngs(seed))
 
-    graphdef, abstract = nnx.split(assemble.abstract_model(lambda: make(with_encoders)))
+    graphdef, abstract = nnx.split(assemble.abstract_model(make))
     if mesh:
         abstract = with_shardings(cfg, abstract, mesh)
     leaves, filled = dict(nnx.to_flat_state(abstract)), {}
@@ -112,8 +113,8 @@ def load_system(
         part = {p: v for p, v in part.items() if not nextgpt_delta.is_lora(p)}
         state = read_part(folder, nnx.from_flat_state(part.items()), table, layout, dtype, cfg.quantize)
         filled |= {prefix + p: v for p, v in nnx.to_flat_state(state)}
-    # The whole model's keys: initial values do not depend on whether encoders are loaded.
-    filled |= _initialize(make, {path: leaf for path, leaf in leaves.items() if path not in filled})
+    missing = {path: leaf for path, leaf in leaves.items() if path not in filled}
+    filled |= _initialize(cfg, decoder_parts, seed, missing)
     model = nnx.merge(graphdef, nnx.from_flat_state([(path, filled[path]) for path in leaves]))
     return LoadedModel(model, tokenizer, load_caption_tokenizers(config), template, mesh)
 
@@ -158,13 +159,30 @@ def frozen_checkpoints(
     return found
 
 
-def _initialize(make: Callable[[], NExTGPTModel], leaves: dict[tuple, nnx.Variable]) -> dict[tuple, nnx.Variable]:
+def _initialize(
+    cfg: NExTGPTConfig, decoder_parts: tuple[str, ...] | None, seed: int, leaves: dict[tuple, nnx.Variable]
+) -> dict[tuple, nnx.Variable]:
     """The initial values of the abstract parameters `leaves`, in their shardings."""
     if not leaves:
         return {}
-    shardings = nnx.from_flat_state([(p, leaves[p].replace(sharding_of(leaves[p]))) for p in sorted(leaves)])
-    initialize = jax.jit(lambda: nnx.state(make(), lambda path, _: path in leaves), out_shardings=shardings)
-    return dict(nnx.to_flat_state(initialize()))
+    paths = tuple(sorted(leaves))
+    initialize = _initializer(cfg, decoder_parts, seed, paths, tuple(sharding_of(leaves[path]) for path in paths))
+    return {path: leaves[path].replace(value) for path, value in zip(paths, initialize(), strict=True)}
+
+
+@functools.lru_cache(maxsize=8)
+def _initializer(
+    cfg: NExTGPTConfig, decoder_parts: tuple[str, ...] | None, seed: int, paths: tuple[tuple, ...], shardings: tuple
+) -> Callable[[], list[jax.Array]]:
+    """A program that returns the initial values at `paths`; another model of the same config needs no other."""
+
+    def initialize() -> list[jax.Array]:
+        # Of the whole model: initial values do not depend on whether encoders are loaded.
+        model = NExTGPTModel(cfg, decoder_parts=decoder_parts, rngs=make_rngs(seed))
+        values = dict(nnx.to_flat_state(nnx.state(model)))
+        return [values[path][...] for path in paths]
+
+    return jax.jit(initialize, out_shardings=list(shardings))
 
 
 def load_trained(
