@@ -4,8 +4,8 @@ python -m tests.training.meshes                                  all stages on a
                                                                  its steps, from each mesh on each other
 python -m tests.training.meshes ROOT WORKDIR STAGE NAME...       prints the losses as JSON
 
-A NAME is one of RUNS, or two, such as fsdp-all: ten steps on the first mesh, and the rest on the second. Called by
-name, stages 2 and 3 are trained on images alone.
+A NAME is one of RUNS, or two, such as fsdp-all: half the steps on the first mesh, and the rest on the second. Called by
+name, stages 2 and 3 are trained on images alone, and all of them for 8 steps instead of 20.
 """
 
 import dataclasses
@@ -36,14 +36,15 @@ RUNS = {
 }
 
 
-def losses(config: ExperimentConfig, workdir: pathlib.Path, steps: int) -> dict[int, float]:
-    """The loss of every step that a run makes."""
+def losses(config: ExperimentConfig, workdir: pathlib.Path, last: int, steps: int) -> dict[int, float]:
+    """The loss of every step that a run of `steps` steps makes, which is stopped after step `last`."""
     Recorder.losses = {}
     report.MetricsLog = Recorder
     config.data.batch_size, config.model.lora_dropout = 16, 0.1
-    config.train = dataclasses.replace(config.train, ema_decay=0.9, steps=20, log_every=1, save_every=10, max_to_keep=9)
-    if steps < 20:
-        run_to(config, str(workdir), steps)
+    options = {"steps": steps, "log_every": 1, "save_every": steps // 2, "max_to_keep": 9}
+    config.train = dataclasses.replace(config.train, ema_decay=0.9, **options)
+    if last < steps:
+        run_to(config, str(workdir), last)
     else:
         loop.train(config, str(workdir))
     return Recorder.losses
@@ -62,18 +63,18 @@ def run_to(config, workdir: str, last: int) -> None:
 
 
 def run(
-    root: pathlib.Path, workdir: pathlib.Path, stage: str, names: Sequence[str], kinds: tuple[str, ...]
+    root: pathlib.Path, workdir: pathlib.Path, stage: str, names: Sequence[str], kinds: tuple[str, ...], steps: int
 ) -> dict[str, dict[int, float]]:
     """The losses of runs, by their names."""
     found = {}
     for name in names:
         *before, last = name.split("-")
-        for part, steps in [*((first, 10) for first in before), (last, 20)]:
+        for part, stop in [*((first, steps // 2) for first in before), (last, steps)]:
             config = tiny.experiment(root, stage, kinds)
             config.mesh, config.optim.grad_accum_steps = RUNS[part]
             devices = jax.devices()[:1] if part == "one" else jax.devices()
             loop.make_mesh = functools.partial(make_mesh, devices=devices)
-            found[name] = losses(config, workdir / name, steps)
+            found[name] = losses(config, workdir / name, stop, steps)
     return found
 
 
@@ -83,7 +84,7 @@ def run_all(folder: pathlib.Path) -> None:
     tiny.write_data(folder / "pictures", kinds=tiny.PICTURES)
     moves = [f"{one}-{other}" for one, other in itertools.permutations(RUNS, 2) if "accumulated" not in (one, other)]
     for stage in ("stage1", "stage2", "stage3"):
-        found = run(folder, folder / stage, stage, [*RUNS, *(moves if stage == "stage3" else ())], tiny.KINDS)
+        found = run(folder, folder / stage, stage, [*RUNS, *(moves if stage == "stage3" else ())], tiny.KINDS, 20)
         expected = found["one"]
         assert len(expected) == 20
         for name, values in found.items():
@@ -100,6 +101,6 @@ if __name__ == "__main__":
         if sys.argv[1:]:
             root, workdir, stage, *names = sys.argv[1:]
             kinds = tiny.KINDS if stage == "stage1" else tiny.PICTURES
-            print(json.dumps(run(pathlib.Path(root), pathlib.Path(workdir), stage, names, kinds)))
+            print(json.dumps(run(pathlib.Path(root), pathlib.Path(workdir), stage, names, kinds, 8)))
         else:
             run_all(pathlib.Path(place))
