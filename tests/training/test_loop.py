@@ -242,8 +242,9 @@ def test_a_run_over_another_base_is_refused(tiny_root, tmp_path):
     assert not (tmp_path / "next").exists()
 
 
-def test_bfloat16(tiny_root, tmp_path):
-    config = tiny.experiment(tiny_root, "stage3")
+@pytest.mark.parametrize("kinds", [tiny.PICTURES, pytest.param(tiny.KINDS, marks=pytest.mark.slow)])
+def test_bfloat16(tiny_root, tmp_path, kinds):
+    config = tiny.experiment(tiny_root, "stage3", kinds)
     config.model.dtype, config.optim.grad_accum_steps, config.train.remat = "bfloat16", 2, "full"
     assert np.isfinite(train(config, str(tmp_path / "run"))["loss"])
     loaded = load(config.model)
