@@ -16,8 +16,11 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.encoders.imagebind import ImageBind as ImageBindModel
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
 from nextgpt_jax.models.rngs import make_rngs
-from nextgpt_jax.pipeline.components import component_folder, fill_component
+from nextgpt_jax.pipeline.components import component_folder
 from nextgpt_jax.pipeline.types import MediaInput
+from nextgpt_jax.weights import tables, weight_files
+from nextgpt_jax.weights.assemble import frozen_dtype
+from nextgpt_jax.weights.load import read_part
 from nextgpt_jax.weights.tokenizers import load_tokenizer
 
 _BATCH = 32  # items of a modality that are encoded together
@@ -37,7 +40,14 @@ class ImageBind:
         self._model, self._tokenizer = model, tokenizer
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, *, dtype: str | None = None, revision: str = "") -> Self:
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        dtype: str | None = None,
+        revision: str = "",
+        branches: Sequence[str] | None = None,
+    ) -> Self:
         """Loads the weights of ImageBind.
 
         Args:
@@ -45,13 +55,19 @@ class ImageBind:
             config whose encoder is meant, such as "keypad"; or a Hub id. Texts need a tokenizer in the folder.
           dtype: "float32" or "bfloat16"; None: bfloat16 on accelerators, float32 on CPUs.
           revision: of a Hub repository.
+          branches: the towers to load, such as ("text",); None: all that the model has.
 
         Raises:
-          UserError: there is no such folder, or its files do not fit.
+          UserError: there is no such folder, its files do not fit, or it lacks a branch.
         """
         folder = component_folder(name_or_path, "imagebind", "encoder", revision)
-        model = nnx.eval_shape(lambda: ImageBindModel(ImageBindConfig.from_pretrained(folder), rngs=make_rngs(0)))
-        fill_component(model, "imagebind", folder, dtype)
+        config = ImageBindConfig.from_pretrained(folder)
+        if missing := set(branches or ()) - set(config.modalities):
+            raise UserError(f"this ImageBind has no {min(missing)} tower (it has {', '.join(config.modalities)})")
+        model = nnx.eval_shape(lambda: ImageBindModel(config, branches=branches, rngs=make_rngs(0)))
+        table = tables.encoder(config, branches)
+        state = read_part(folder, nnx.state(model), table, weight_files.ENCODER, frozen_dtype(dtype or "auto"), "")
+        nnx.update(model, state)
         tokenizer = load_tokenizer(folder) if any(folder.glob("tokenizer*")) or any(folder.glob("vocab*")) else None
         return cls(model, tokenizer)
 
@@ -59,6 +75,15 @@ class ImageBind:
     def config(self) -> ImageBindConfig:
         """The sizes of the towers."""
         return self._model.config
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it has the text tower and its tokenizer."""
+        return "text" in self._model.towers and self._tokenizer is not None
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of texts, of which `embed` reads the first `config.text_context_length`."""
+        return [len(ids) for ids in self._tokenizer(list(texts))["input_ids"]]
 
     def embed(
         self,
