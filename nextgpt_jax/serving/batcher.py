@@ -5,6 +5,7 @@ samples media for a slice of time; so text goes on while media are made, and a n
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import logging
@@ -104,6 +105,7 @@ class Batcher:
         self._in_flight: collections.deque[tuple[Progress, dict[int, _Job]]] = collections.deque()
         self._wakeup = threading.Condition()  # guards what follows
         self._waiting: collections.deque[_Job] = collections.deque()
+        self._calls: list[tuple[concurrent.futures.Future, Callable[[], Any]]] = []
         self._cancellations = False
         self._closing, self._draining = False, True
         self._stats = Stats()
@@ -149,6 +151,20 @@ class Batcher:
             self._wakeup.notify()
         return job.answer
 
+    def call(self, function: Callable[[], Any]) -> concurrent.futures.Future:
+        """Calls a function in the batcher's thread, between two looks: for other, short uses of the device.
+
+        Raises:
+          Cancelled: the batcher is closed.
+        """
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        with self._wakeup:
+            if self._closing:
+                raise Cancelled("the server is shutting down")
+            self._calls.append((future, function))
+            self._wakeup.notify()
+        return future
+
     def stats(self) -> Stats:
         """A copy of the counts."""
         with self._wakeup:
@@ -156,6 +172,11 @@ class Batcher:
             stats.sampled, stats.ended = self._stats.sampled.copy(), self._stats.ended.copy()
             stats.waiting, stats.decoding, stats.media = len(self._waiting), len(self._active), len(self._media)
         return stats
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
     def close(self, *, drain: bool = True) -> None:
         """Takes no more requests and waits until those it has are answered or, without `drain`, given up."""
@@ -181,6 +202,7 @@ class Batcher:
         while self._wait():
             try:
                 self._drop()
+                self._run_calls()
                 self._join()
                 self._decode()
                 self._sample()
@@ -189,15 +211,25 @@ class Batcher:
                 self._reset(error)
         for job in [*self._active.values(), *self._unfinished.values(), *self._take_waiting(None)]:
             self._end(job, Cancelled("the server is shutting down"), "cancelled")
+        self._run_calls()
 
     def _wait(self) -> bool:
         """Waits for something to do. False once the batcher is closed."""
         with self._wakeup:
-            while not (self._waiting or self._active or self._in_flight or self._unfinished):
+            while not (self._calls or self._waiting or self._active or self._in_flight or self._unfinished):
                 if self._closing:
                     return False
                 self._wakeup.wait()
             return self._draining or not self._closing
+
+    def _run_calls(self) -> None:
+        with self._wakeup:
+            calls, self._calls = self._calls, []
+        for future, function in calls:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
 
     def _take_waiting(self, count: int | None) -> list[_Job]:
         with self._wakeup:

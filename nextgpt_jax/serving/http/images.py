@@ -1,0 +1,57 @@
+"""POST /v1/images/generations and /v1/images/edits."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from nextgpt_jax.inference.types import MediaOutput
+from nextgpt_jax.serving.http import outputs
+from nextgpt_jax.serving.http.bodies import read_json
+from nextgpt_jax.serving.http.documents import body_of
+from nextgpt_jax.serving.http.errors import ApiError
+from nextgpt_jax.serving.http.generation import answer, check_value, prompt_requests
+from nextgpt_jax.serving.http.schemas import Images
+from nextgpt_jax.serving.http.services import Services, of
+
+router = APIRouter()
+
+
+@router.post("/images/generations", openapi_extra=body_of(Images))
+async def generate_images(request: Request) -> JSONResponse:
+    """Makes `n` images of a prompt."""
+    services = of(request)
+    body = await read_json(request, Images, services.pool)
+    services.check_output("image")
+    check_value("size", body.size, services.size("image"))
+    requests = await services.run(prompt_requests, services, "image", body.prompt, body, body.n)
+    found, usage = await answer(services, request, "image", requests)
+    base_url = services.base_url(request)
+    data = await services.run(lambda: [_item(services, medium, body, base_url) for medium in found])
+    return JSONResponse(
+        {
+            "created": int(time.time()),
+            "data": data,
+            "size": services.size("image"),
+            "output_format": body.output_format or "png",
+            "usage": usage | {"input_tokens_details": {"image_tokens": 0, "text_tokens": usage["input_tokens"]}},
+            "seed": requests[0].seed,
+        }
+    )
+
+
+def _item(services: Services, medium: MediaOutput, body: Images, base_url: str) -> dict[str, Any]:
+    kind = body.output_format or "png"
+    data = outputs.image_bytes(medium.content, kind)
+    if body.response_format == "url":
+        path = services.files.temporary(f".{kind}")
+        path.write_bytes(data)
+        return {"url": outputs.url_of(services.files.add(path), base_url)}
+    return {"b64_json": outputs.in_base64(data)}
+
+
+@router.post("/images/edits", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {}}}}})
+async def edit_images(request: Request) -> JSONResponse:
+    """Refused: a chat with an image is what this model has instead."""
+    raise ApiError("this server does not edit images; ask for one in a chat that has the image", code="not_supported")

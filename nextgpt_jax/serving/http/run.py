@@ -1,0 +1,44 @@
+"""Runs the app until a signal, then finishes what runs."""
+
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from nextgpt_jax.errors import UserError, first_line
+
+
+class Server(uvicorn.Server):
+    """A server that is not ready from the moment of the signal on."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.services.ready = False  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
+
+
+def serve(app: FastAPI, listening: socket.socket, *, drain_seconds: float | None = None) -> None:
+    """Serves on a socket until SIGTERM or SIGINT; answers that have begun are finished, within `drain_seconds` if
+    given."""
+    config = uvicorn.Config(
+        app,
+        timeout_graceful_shutdown=None if drain_seconds is None else max(1, round(drain_seconds)),
+        server_header=False,
+    )
+    host, port = listening.getsockname()[:2]
+    print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    Server(config).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; port 0 takes a free one. Raises UserError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise UserError(f"cannot listen on {host}:{port}: {first_line(error)}") from None
+    return listening
