@@ -100,6 +100,7 @@ class Batcher:
         self.device_rows = engine.rows(self.config.rows, context=context, max_new_tokens=new_tokens)
         self._free = list(reversed(range(self.device_rows.rows)))
         self._active: dict[int, _Job] = {}
+        self._joining: list[_Job] = []  # neither in the queue nor, yet, in a row
         self._media = MediaJobs(engine.media_sampler, self.config.media_seconds)
         self._unfinished: dict[int, _Job] = {}  # answers whose media are missing, by id
         self._in_flight: collections.deque[tuple[Progress, dict[int, _Job]]] = collections.deque()
@@ -250,6 +251,7 @@ class Batcher:
     def _join(self) -> None:
         """Lets waiting requests join free rows: a few if others are being decoded, as many as there are rows if not."""
         jobs = self._take_waiting(min(len(self._free), self.config.joins if self._active else len(self._free)))
+        self._joining = jobs
         ready: dict[Any, list[tuple[_Job, list[np.ndarray]]]] = {}
         for job, embeddings in zip(jobs, self._encode(jobs) if jobs else (), strict=True):
             if isinstance(embeddings, Exception):
@@ -261,6 +263,7 @@ class Batcher:
         for shape, same in ready.items():  # prompts that are rounded up to the same length are read together
             for start in range(0, len(same), self.config.joins):
                 self._read_prompts(same[start : start + self.config.joins], shape)
+        self._joining = []
 
     def _read_prompts(self, prompts: Sequence[tuple[_Job, list[np.ndarray]]], shape: BatchShape) -> None:
         """Puts prompts into rows; those of a batch that fails one by one."""
@@ -409,7 +412,12 @@ class Batcher:
         """Gives up what is in the rows, whose state may be lost, and goes on with empty ones."""
         self._in_flight.clear()
         self.device_rows.clear()
-        for job in [*self._active.values()]:
+        lost = [
+            *self._active.values(),
+            *(job for job in self._joining if not (job.answer.ended or job.row is not None)),
+        ]
+        self._joining = []
+        for job in lost:
             self._free_row(job)
             self._end(job, error, "failed")
 
