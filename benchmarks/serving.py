@@ -287,6 +287,22 @@ def show(name: str, load: Load, seconds: float, base: dict[str, float]) -> bool:
     return own
 
 
+def start(*flags: str) -> tuple[subprocess.Popen, str]:
+    """A server that is ready, and its URL."""
+    command = [sys.executable, "-m", "nextgpt_jax", "serve", "--config=keypad", "--port=0", *flags]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert server.stdout
+    url = next(line.split()[-1] for line in server.stdout if line.startswith("serving on"))
+    while server.poll() is None:
+        try:
+            if httpx2.get(f"{url}/readyz").status_code == 200:
+                break
+        except httpx2.HTTPError:
+            pass
+        time.sleep(0.1)
+    return server, url
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="of each load")
@@ -306,19 +322,9 @@ def main() -> None:
             one[name][f"{args.old} one by one"] = one_by_one(pathlib.Path(args.old).resolve(), asks)[0] / len(asks)
         if not args.no_torch:
             one[name]["transformers and diffusers one by one"] = with_torch(asks, tokens) / len(asks)
-    command = [sys.executable, "-m", "nextgpt_jax", "serve", "--config=keypad", "--port=0", "--warmup"]
     begin = time.perf_counter()
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    server, url = start("--warmup")
     try:
-        assert server.stdout
-        url = next(line.split()[-1] for line in server.stdout if line.startswith("serving on"))
-        while True:
-            try:
-                if httpx2.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx2.HTTPError:
-                pass
-            time.sleep(0.5)
         print(f"the server was ready after {time.perf_counter() - begin:.0f} s, everything compiled")
         whole = True
         for name, mix in MIXES.items():
@@ -331,6 +337,16 @@ def main() -> None:
             asyncio.run(load.run(clients, MIXES["text"], min(20.0, args.seconds), think=0.0))
             gaps[clients] = [sum(r.gaps) / r.tokens for r in load.replies if r.tokens and r.gaps]
         print(f"seconds a token: {', '.join(f'{np.median(g):.4f} ({n} streams)' for n, g in gaps.items())}")
+    finally:
+        server.terminate()
+        server.wait()
+    begin = time.perf_counter()
+    server, url = start()
+    try:
+        load = Load(url, server.pid)
+        ready = time.perf_counter() - begin
+        asyncio.run(load.run(1, MIXES["text"], 0.5, think=0.0))
+        print(f"from the start of a server with a warm cache to its first text: {ready + load.replies[0].first:.1f} s")
     finally:
         server.terminate()
         server.wait()
