@@ -63,6 +63,8 @@ def _copy(response: Any, url: str, path: pathlib.Path, max_bytes: int, deadline:
             if connection.sock:
                 connection.sock.settimeout(_left(deadline))
             if not (block := response.read1(_BLOCK)):
+                if response.length:  # of what was announced
+                    raise ApiError(f"{url}: it is cut off", code="invalid_url")
                 return
             size += len(block)
             if size > max_bytes:

@@ -1,5 +1,6 @@
 """Runs the app until a signal, then finishes what runs."""
 
+import signal
 import socket
 from types import FrameType
 
@@ -10,11 +11,13 @@ from nextgpt_jax.errors import UserError, first_line
 
 
 class Server(uvicorn.Server):
-    """A server that is not ready from the moment of the signal on."""
+    """A server that is not ready from the moment of the signal on, and whose process ends well after it."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called at a signal; at a second SIGINT nothing is waited for."""
         self.config.app.state.services.ready = False  # type: ignore[union-attr]
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(app: FastAPI, listening: socket.socket, *, drain_seconds: float | None = None) -> None:

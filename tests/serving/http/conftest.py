@@ -21,7 +21,7 @@ def batcher(tiny_system, tiny_config):
 @pytest.fixture(scope="session")
 def address(batcher):
     """Text is embedded by the keypad's tower: the tiny system has none."""
-    limits = {"keys": (KEY, "another"), "max_upload": 1_000_000}
+    limits = {"keys": (KEY, "another"), "max_upload": 1_000_000, "upload_seconds": 1.5}
     with serving(batcher, get_config().model.encoder, **limits) as url:
         yield url
 

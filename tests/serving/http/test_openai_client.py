@@ -26,6 +26,11 @@ def expected(batcher, prompt, modality, seed, history=(), temperature=None, **pa
     return batcher.submit(request).result()
 
 
+def check_pixels(data, wanted):
+    """Other batch sizes of the decoder round otherwise in float32."""
+    np.testing.assert_allclose(pixels_of(data).astype(int), wanted.astype(int), atol=1)
+
+
 @pytest.fixture(scope="module")
 def answer(client):
     """An answer to an image, with an image and a tone."""
@@ -44,7 +49,7 @@ def test_chat_with_an_image(batcher, answer):
     assert choice.message.content == wanted.text and choice.finish_reason == wanted.finish_reason
     image, audio = choice.message.media
     assert (image["type"], audio["type"]) == ("image_url", "audio_url")
-    np.testing.assert_array_equal(pixels_of(content_of(image["image_url"]["url"])), wanted.media[0].content)
+    check_pixels(content_of(image["image_url"]["url"]), wanted.media[0].content)
     samples, rate = soundfile.read(io.BytesIO(content_of(audio["audio_url"]["url"])))
     assert rate == wanted.media[1].content.sample_rate
     np.testing.assert_allclose(samples, np.clip(wanted.media[1].content.samples, -1, 1), atol=1e-4)
@@ -95,7 +100,7 @@ def test_streams_with_usage(batcher, client):
         fetched = [client._client.get(place) for place in found]
         assert [r.headers["content-type"] for r in fetched] == ["image/png"] * len(wanted.media)
         for response, medium in zip(fetched, wanted.media, strict=True):
-            np.testing.assert_array_equal(pixels_of(response.content), medium.content)
+            check_pixels(response.content, medium.content)
     assert chunks[-1].usage.completion_tokens == total
 
 
@@ -128,7 +133,7 @@ def test_images(batcher, client):
     found = client.images.generate(prompt="draw", n=2, size="16x16", extra_body=STEPS | {"seed": 7})
     for i, image in enumerate(found.data):
         wanted = expected(batcher, "draw", "image", 7 + i)
-        np.testing.assert_array_equal(pixels_of(content_of(f";base64,{image.b64_json}")), wanted.media[0].content)
+        check_pixels(content_of(f";base64,{image.b64_json}"), wanted.media[0].content)
     other = client.images.generate(prompt="draw", response_format="url", output_format="webp", extra_body=STEPS)
     fetched = client._client.get(other.data[0].url)
     assert fetched.headers["content-type"] == "image/webp" and pixels_of(fetched.content).shape == (16, 16, 3)
