@@ -80,9 +80,9 @@ def main(argv: Sequence[str]) -> None:
         public_url=values.public_url,
         file_seconds=values.file_minutes * 60,
     )
+    listening = listen(values.host, values.port)  # before the weights are read
     if not keys and values.host not in _LOOPBACK:
         print(f"warning: {values.host} without --api_key: everybody who reaches it may ask", file=sys.stderr)
-    listening = listen(values.host, values.port)  # before the weights are read
     configure_jax()
     from nextgpt_jax.cli.infer import load_engine
     from nextgpt_jax.mesh import available_devices
