@@ -272,6 +272,7 @@ class ServingConfig(Section):
     rows: int = 16  # answers that are decoded together
     context: int = 0  # tokens of a prompt and its answer at most, for which memory is taken; 0: the model's
     max_new_tokens: int = 0  # of an answer at most; 0: the context
+    kv_cache: str = ""  # int8 takes about half the memory of bfloat16, a quarter of float32; "": the model's dtype
     queue: int = 256  # requests that wait at most; further ones are refused
     timeout: float = 600.0  # seconds that an answer may take, waiting included
     decode_steps: int = 4  # decoded between two looks at the queue

@@ -26,6 +26,7 @@ class StaticDecodeConfig:
       max_new_tokens: N. Rows can have lower limits.
       max_groups: G.
       attended: slots of the cache that are looked at; no row may need more. None: all.
+      kv_cache: dtype of the cache: "int8", or "" for that of the embeddings.
     """
 
     stop_sequences: tuple[tuple[int, ...], ...]
@@ -34,6 +35,7 @@ class StaticDecodeConfig:
     max_new_tokens: int = 128
     max_groups: int = 4
     attended: int | None = None
+    kv_cache: str = ""
 
     @property
     def group_width(self) -> int:
@@ -95,7 +97,7 @@ class DecodeState:
 
     Attributes:
       cache: keys and values "k" and "v", each [layers, B, S, heads, head_dim], or a list of [B, S, heads, head_dim] for
-        each layer.
+        each layer; in int8 with "k_scale" and "v_scale", [..., B, S, heads, 1].
       params: the options of the rows.
       prompt_lengths: tokens of each prompt, without padding.
       tokens: the tokens fed to the model after the prompt; `tokens[i, : num_tokens[i]]` are valid.

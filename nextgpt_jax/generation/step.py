@@ -20,7 +20,7 @@ class CachedLanguageModel(Protocol):
     """A decoder stack with a key/value cache; see `models.llms.llama.Llama`."""
 
     def init_cache(self, batch: int, slots: int, dtype: jnp.dtype) -> dict[str, Any]:
-        """An empty cache."""
+        """An empty cache. dtype: of floats, or int8."""
 
     def __call__(
         self,
@@ -65,7 +65,8 @@ def prefill(
     """
     batch, prompt, width = embeddings.shape
     slots = prompt + config.max_new_tokens if slots is None else slots
-    hidden, cache = model.llm(embeddings, cache=model.llm.init_cache(batch, slots, embeddings.dtype))
+    dtype = jnp.dtype(config.kv_cache or embeddings.dtype)
+    hidden, cache = model.llm(embeddings, cache=model.llm.init_cache(batch, slots, dtype))
     zeros = jnp.zeros(batch, jnp.int32)
     state = DecodeState(
         cache=cache,

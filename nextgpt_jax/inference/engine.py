@@ -188,12 +188,16 @@ class Engine:
             for task in [pool.submit(task) for task in tasks]:
                 task.result()
 
-    def rows(self, rows: int, *, context: int, max_new_tokens: int) -> Rows:
-        """Free rows for requests that come and go (see `Rows`); on a mesh, a multiple of its data-parallel devices."""
+    def rows(self, rows: int, *, context: int, max_new_tokens: int, kv_cache: str = "") -> Rows:
+        """Free rows for requests that come and go (see `Rows`); on a mesh, a multiple of its data-parallel devices.
+
+        Args:
+          kv_cache: dtype of the cache: "int8", or "" for the model's.
+        """
         return Rows(
             self._text_model,
             self._mesh,
-            self._run_prefill,
+            functools.partial(self._run_prefill, kv_cache=kv_cache),
             rows=round_up_to_shards(rows, self._mesh),
             context=context,
             max_new_tokens=max_new_tokens,
@@ -254,6 +258,7 @@ class Engine:
         conversations: Sequence[TokenizedConversation] = (),
         embeddings: Sequence[np.ndarray] = (),
         slots: int | None = None,
+        kv_cache: str = "",
     ) -> tuple[DecodeState, StaticDecodeConfig]:
         modalities = self.config.output_modalities
         batch = prompt_batch(
@@ -271,6 +276,7 @@ class Engine:
             base_vocab_size=self.config.vocabulary.base_size,
             max_new_tokens=shape.new_tokens,
             max_groups=self.defaults.max_media,
+            kv_cache=kv_cache,
         )
         with programs.use_mesh(self._mesh):
             return programs.prefill(self._text_model, *batch, config=config, slots=slots), config

@@ -26,6 +26,7 @@ from nextgpt_jax.inference.programs import Progress
 from nextgpt_jax.inference.responses import TextStream, finish_reason, known_ids
 from nextgpt_jax.inference.types import MediaOutput, Request, Response, StreamEvent
 from nextgpt_jax.inference.validation import check_conversation
+from nextgpt_jax.models.llms import kv_cache
 from nextgpt_jax.serving.answers import Answer, Cancelled, Event, QueueFull, TimedOut
 from nextgpt_jax.serving.media_jobs import MediaJobs
 from nextgpt_jax.serving.stops import StopText, cut_response
@@ -97,7 +98,8 @@ class Batcher:
         """
         self.engine, self.config = engine, config or ServingConfig()
         context, new_tokens = sizes(self.config, engine)
-        self.device_rows = engine.rows(self.config.rows, context=context, max_new_tokens=new_tokens)
+        sizes_of_row = {"context": context, "max_new_tokens": new_tokens}
+        self.device_rows = engine.rows(self.config.rows, **sizes_of_row, kv_cache=self.config.kv_cache)
         self._free = list(reversed(range(self.device_rows.rows)))
         self._active: dict[int, _Job] = {}
         self._joining: list[_Job] = []  # neither in the queue nor, yet, in a row
@@ -436,6 +438,7 @@ def sizes(config: ServingConfig, engine: Engine) -> tuple[int, int]:
             raise UserError(f"serving.{name} is {getattr(config, name)}: give more than 0")
     if config.max_new_tokens < 0:
         raise UserError(f"serving.max_new_tokens is {config.max_new_tokens}: give 0 (the context) or more")
+    kv_cache.check(config.kv_cache)
     context = config.context or model
     return context, min(config.max_new_tokens or context, context)
 

@@ -37,7 +37,7 @@ def warm_up(
     if prompt_tokens is None:
         prompt_tokens = [*_buckets(context)]
     embeddings = inputs * max(engine.config.num_embeddings.values(), default=1)
-    rows = engine.rows(config.rows, context=context, max_new_tokens=new_tokens)
+    rows = engine.rows(config.rows, context=context, max_new_tokens=new_tokens, kv_cache=config.kv_cache)
     shapes = {
         rows.shape(prompts, tokens, media)
         for prompts in (1, config.joins)

@@ -1,5 +1,6 @@
 """The shipped weights answer as README says: loaded through the converter, asked through the engine, from files."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from examples.keypad.evaluate import Examination
 from examples.keypad.language import MODALITIES, Request
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.inference.requests import make_request
+from nextgpt_jax.inference.responses import known_ids
 from nextgpt_jax.prompts import Turn
 
 
@@ -68,3 +70,23 @@ def test_streamed_answers_are_the_same(engine, prompt, options):
     assert last.response.tokens == expected.tokens and last.response.segments == expected.segments
     shown = [event.media.modality for event in events if event.media]
     assert shown == [medium.modality for medium in expected.media] == [m.modality for m in last.response.media]
+
+
+def test_a_cache_in_8_bits_gives_the_same_answers(engine):
+    """All at once, with the signal tokens of their media."""
+    prompts = [
+        "please draw a seven for me", "play the tone of key four", "show me a nine, then play its tone",
+        "hello, who are you?", "please, what is two plus three?", "make a video of a two that moves up",
+    ]  # fmt: skip
+    options = {"temperature": 0.0, "max_new_tokens": 64}
+    requests = [make_request(prompt, {}, options, engine.config, engine.defaults) for prompt in prompts]
+    answers = []
+    for kind in ("", "int8"):
+        rows = engine.rows(len(prompts), context=128, max_new_tokens=64, kv_cache=kind)
+        conversations = [engine.validate(request) for request in requests]
+        shape = rows.shape(len(requests), max(len(c.ids) for c in conversations), 1)
+        rows.join(range(len(requests)), requests, conversations, [], shape)
+        progress = jax.device_get(rows.advance(100))
+        answers.append([known_ids(progress, i) for i in range(len(prompts))])
+    assert all(done and len(ids) > 3 for ids, done in answers[0])
+    assert answers[0] == answers[1]

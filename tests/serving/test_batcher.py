@@ -204,10 +204,13 @@ def test_a_fault_while_decoding_ends_what_runs_and_nothing_after_it(engine, monk
         assert batcher.submit(request("hi", modality="text")).result().tokens == 16
 
 
-def test_everything_can_be_compiled_ahead(engine):
+def test_everything_can_be_compiled_ahead(engine, monkeypatch):
+    """With a cache in 8 bits, and for batches of at most two media: larger ones are compiled in the same way."""
+    monkeypatch.setattr(engine.media_sampler, "batch_size", lambda modality: 2)
     seen = []
-    config = ServingConfig(rows=2, context=64, max_new_tokens=32)
-    warm_up(engine, config, prompt_tokens=[16, 24], on_program=lambda done, all: seen.append((done, all)))
+    config = ServingConfig(rows=2, context=64, max_new_tokens=32, kv_cache="int8")
+    options = {"prompt_tokens": [16, 24], "output_modalities": ("image", "audio")}
+    warm_up(engine, config, **options, on_program=lambda done, all: seen.append((done, all)))
     assert seen[-1][0] == seen[-1][1] > 5
     before = compilations()
     with Batcher(engine, config) as batcher:

@@ -14,11 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.mesh import mesh_device
 from nextgpt_jax.models import hf_config, hf_fields
-from nextgpt_jax.models.attention import attention, targets
+from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Embedding, Linear, RMSNorm
-from nextgpt_jax.models.llms import rope
+from nextgpt_jax.models.llms import kv_cache, rope
+from nextgpt_jax.models.llms.kv_cache import Cache
 from nextgpt_jax.models.llms.rope import DynamicScaling, RopeScaling, YarnScaling, apply_rope, rope_frequencies
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.stacking import scan_layers, stack
@@ -50,10 +50,6 @@ SHARDING: Rows = (  # of stacked layers
     (r"layers\.mlp\.(gate|up)_proj\.bias", (None, "mlp")),
     (r"layers\.\w+\.(o|down)_proj\.bias", (None, None)),
 )
-
-# "k" and "v": [layers, B, S, K, head_dim], or a list of [B, S, K, head_dim] of unstacked layers; slot = position
-Cache = dict[str, Array | list[Array]]
-
 
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -177,43 +173,11 @@ class Attention(nnx.Module):
         v = heads(self.v_proj, keys[2])
         starts = mask is None and lengths is None
         if cache is not None:
-            cache = {
-                name: _write(cache[name], layer, None if starts else positions, new)
-                for name, new in (("k", k), ("v", v))
-            }
+            cache = kv_cache.write(cache, layer, None if starts else positions, k, v)
             if not starts:
-                k, v = (cache[name][layer][:, :attended].astype(x.dtype) for name in ("k", "v"))  # [B, S, K, d]
+                k, v = kv_cache.read(cache, layer, attended, x.dtype)  # [B, S, K, d]
         y = attention(q, k, v, mask=mask, causal=starts, key_lengths=lengths)
         return self.o_proj(y.reshape(*x.shape[:-1], -1), keys[3]), cache
-
-
-def _write(cache: Array, layer: tuple[Array, ...], positions: Array | None, new: Array) -> Array:
-    """The cache with `new` [B, T, K, d] in the slots `positions` [B, T] (None: the first T). Positions that are no slot
-    are dropped."""
-    new = new.astype(cache.dtype)
-    if positions is None:
-        return jax.lax.dynamic_update_slice(cache, new.reshape((1,) * len(layer) + new.shape), (*layer, 0, 0, 0, 0))
-    if mesh_device() is None and targets().keys() == {"cpu"}:
-        return _select(cache, layer, positions, new)
-    return cache.at[*layer, jnp.arange(len(new))[:, None], positions].set(new, mode="drop")
-
-
-def _select(cache: Array, layer: tuple[Array, ...], positions: Array, new: Array) -> Array:
-    """`_write` for CPUs, where a scatter is a loop over rows and tokens, of 20 us each."""
-    slots = cache.shape[-3]
-    for b in range(len(new)) if new.shape[1] == 1 and len(new) <= 64 else ():
-        start = (*layer, b, jnp.minimum(positions[b, 0], slots - 1), 0, 0)
-        shape = (1,) * len(layer) + (1, 1, *new.shape[2:])
-        old = jax.lax.dynamic_slice(cache, start, shape)
-        row = jnp.where(positions[b, 0] < slots, new[b].reshape(shape), old)
-        cache = jax.lax.dynamic_update_slice(cache, row, start)
-    if new.shape[1] == 1 and len(new) <= 64:
-        return cache
-    chosen = positions[:, None, :] == jnp.arange(slots)[:, None]  # [B, S, T]
-    values = jnp.einsum("bst,btkd->bskd", chosen.astype(new.dtype), new, precision="highest")
-    old = cache[layer] if layer else cache
-    result = jnp.where(chosen.any(-1)[:, :, None, None], values, old)
-    return cache.at[layer].set(result) if layer else result
 
 
 class MLP(nnx.Module):
@@ -322,12 +286,10 @@ class CausalLM(nnx.Module):
         return constrain(kernel, None, "vocab")
 
     def init_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
-        """An empty cache for `slots` positions of each of `batch` rows."""
+        """An empty cache for `slots` positions of each of `batch` rows. dtype: of floats, or int8 (see kv_cache.py)."""
         cfg = self.config
-        n, shape = cfg.num_hidden_layers, (batch, slots, cfg.num_key_value_heads, cfg.head_dim)
-        if isinstance(self.layers, nnx.List):
-            return {name: [jnp.zeros(shape, dtype) for _ in range(n)] for name in ("k", "v")}
-        return {name: jnp.zeros((n, *shape), dtype) for name in ("k", "v")}
+        shape = batch, slots, cfg.num_key_value_heads, cfg.head_dim
+        return kv_cache.empty(cfg.num_hidden_layers, shape, dtype, stacked=not isinstance(self.layers, nnx.List))
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
         if self.lm_head is None:
