@@ -14,6 +14,7 @@ from nextgpt_jax.media.image import (
     read_image,
     write_png,
 )
+from nextgpt_jax.media.mel import log_mel
 from nextgpt_jax.media.sensors import (
     grayscale_from_content,
     imu_from_content,
@@ -49,6 +50,7 @@ __all__ = [
     "image_from_content",
     "imu_from_content",
     "load",
+    "log_mel",
     "preprocess",
     "preprocess_audio",
     "preprocess_clips",

@@ -108,6 +108,16 @@ SECONDS = 0.512
 _HOP, _WINDOW = 256, 512  # samples
 _LOWEST, _HIGHEST = 300.0, 2000.0  # Hz, of the mel bands
 _FLOOR = 1e-3
+VOCODER["spectrogram"] = {  # of `media.log_mel`, to edit tones
+    "n_fft": _WINDOW,
+    "center": False,
+    "fmin": _LOWEST,
+    "fmax": _HIGHEST,
+    "mel_scale": "htk",
+    "floor": _FLOOR,
+    "gain": 4.0 / _WINDOW,
+    "peak": 0.7,
+}
 
 
 def _mel(hertz):

@@ -101,18 +101,22 @@ class AudioLDMConfig(LatentDiffusionConfig):
 
         Raises UserError unless `seconds` is finite and at least one row long.
         """
-        factor, frame = self.vae.downscale, math.prod(self.vocoder.upsample_rates) / self.sampling_rate
+        factor, frame = self.vae.downscale, self.vocoder.hop / self.sampling_rate
         if not (math.isfinite(seconds) and seconds >= factor * frame):
             raise UserError(f"a sound has to be at least {factor * frame:g} seconds long, got {seconds:g}")
         rows = -(-int(seconds / frame) // factor)
         return rows, self.vocoder.model_in_dim // factor, self.vae.latent_channels
+
+    def num_frames(self, seconds: float) -> int:
+        """The number of frames in the spectrogram of a sound of that length. Raises UserError as `latent_shape`."""
+        return self.latent_shape(seconds)[0] * self.vae.downscale
 
     def num_samples(self, seconds: float) -> int:
         """The number of samples in `seconds`. Decoded waveforms are longer and should be cut to it.
 
         Raises UserError as `latent_shape`.
         """
-        decoded = self.vocoder.num_samples(self.latent_shape(seconds)[0] * self.vae.downscale)
+        decoded = self.vocoder.num_samples(self.num_frames(seconds))
         return min(int(seconds * self.sampling_rate), decoded)
 
 
@@ -140,6 +144,19 @@ class AudioLDM(LatentDiffusion):
         Raises ValueError without a UNet.
         """
         return self._component("unet")(x, timesteps, class_labels=prompt_embeds[:, 0])
+
+    def encode(
+        self,
+        media: Float[Array, "b frames bands"],
+        noise: Float[Array, "b h w c"] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b h w c"]:
+        """Latents of log-mel spectrograms of `config.num_frames` frames (see `LatentDiffusion.encode`).
+
+        They are those that the vocoder reads: `config.vocoder.spectrogram` has the settings. Raises ValueError without
+        a VAE.
+        """
+        return self._component("vae").encode_latents(media[..., None], noise, dtype)
 
     def decode(self, latents: Float[Array, "b h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b samples"]:
         """Waveforms in -1 .. 1, float32, of denoised latents; the networks compute in `dtype`.

@@ -139,6 +139,18 @@ class LatentDiffusion(nnx.Module):
         """Media, float32, of denoised latents; the networks compute in `dtype`. Implemented by each decoder."""
         raise NotImplementedError
 
+    def encode(
+        self,
+        media: Float[Array, "b ..."],
+        noise: Float[Array, "b *s c"] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b *s c"]:
+        """Latents, float32, of media; the networks compute in `dtype`. Implemented by each decoder.
+
+        Drawn with standard normal `noise` from the autoencoder's distribution; None takes its mean.
+        """
+        raise NotImplementedError
+
     def generate(
         self,
         prompt_embeds: Float[Array | np.ndarray, "b l d"],

@@ -64,6 +64,15 @@ class StableDiffusion(LatentDiffusion):
 
     component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
+    def encode(
+        self,
+        media: Float[Array, "b H W 3"],
+        noise: Float[Array, "b h w c"] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b h w c"]:
+        """Latents of images in 0 .. 1 (see `LatentDiffusion.encode`). Raises ValueError without a VAE."""
+        return self._component("vae").encode_latents(2.0 * media - 1.0, noise, dtype)
+
     def decode(self, latents: Float[Array, "b h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b H W 3"]:
         """Images in 0 .. 1, float32, of denoised latents. Raises ValueError without a VAE."""
         return self._component("vae").decode_pixels(latents, dtype)

@@ -63,6 +63,28 @@ class TextToVideo(LatentDiffusion):
 
     component_classes: ClassVar = {"text_encoder": CLIPTextModel, "unet": UNet3DConditionModel, "vae": AutoencoderKL}
 
+    def encode(
+        self,
+        media: Float[Array, "b f H W 3"],
+        noise: Float[Array, "b f h w c"] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b f h w c"]:
+        """Latents of frames in 0 .. 1, a few at a time (see `LatentDiffusion.encode`).
+
+        Raises ValueError without a VAE.
+        """
+        vae = self._component("vae")
+        inputs = media if noise is None else (media, noise)
+        inputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)  # [B*F, ...]
+
+        def encode(frame):
+            pixels, drawn = (frame, None) if noise is None else (frame[0], frame[1][None])
+            return vae.encode_latents(2.0 * pixels[None] - 1.0, drawn, dtype)[0]
+
+        size = min(_FRAMES_PER_BATCH, media.shape[0] * media.shape[1])
+        latents = jax.lax.map(encode, inputs, batch_size=size)
+        return latents.reshape(*media.shape[:2], *latents.shape[1:])
+
     def decode(self, latents: Float[Array, "b f h w c"], dtype: DTypeLike = jnp.float32) -> Float[Array, "b f H W 3"]:
         """Frames in 0 .. 1, float32, of denoised latents, a few at a time: peak memory does not grow with their number.
 

@@ -208,6 +208,17 @@ class AutoencoderKL(nnx.Module):
         mean, logvar = jnp.split(self.quant_conv(self.encoder(x)), 2, -1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
+    def encode_latents(
+        self, x: Float[Array, "b H W c"], noise: Float[Array, "b h w z"] | None, dtype: DTypeLike
+    ) -> Float[Array, "b h w z"]:
+        """A diffusion model's latents, float32, of pixels in -1 .. 1; the network computes in `dtype`.
+
+        Drawn with standard normal `noise` from their distribution; None takes its mean.
+        """
+        mean, logvar = (moment.astype(jnp.float32) for moment in self.encode(x.astype(dtype)))
+        drawn = mean if noise is None else mean + jnp.exp(0.5 * logvar) * noise
+        return drawn * self.config.scaling_factor
+
     def decode(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
         """Pixels, about -1 .. 1 and not clipped."""
         return self.decoder(self.post_quant_conv(latents))

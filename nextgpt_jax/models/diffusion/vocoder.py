@@ -5,6 +5,7 @@ generator V1 with its own rates). Signals are channels last. Legend: B batch, T 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,39 @@ _HARMLESS = {*hf_fields.TRANSFORMERS, "tie_word_embeddings"}
 
 
 @dataclasses.dataclass(frozen=True)
+class SpectrogramConfig:
+    """How the spectrograms that a vocoder reads are made of sound: arguments of `media.log_mel`.
+
+    Published vocoder/config.json files have no such settings; the defaults are those of AudioLDM's own code.
+    """
+
+    n_fft: int = 1024
+    center: bool = True
+    fmin: float = 0.0
+    fmax: float | None = None
+    mel_scale: str = "slaney"
+    floor: float = 1e-5
+    gain: float = 1.0
+    peak: float = 0.5
+
+    def __post_init__(self):
+        if self.n_fft < 2:
+            raise ValueError(f"n_fft={self.n_fft} should be 2 or more")
+        if self.mel_scale not in ("slaney", "htk"):
+            raise ValueError(f"mel_scale={self.mel_scale!r} is not supported (only 'slaney', 'htk')")
+        if not 0 <= self.fmin < (math.inf if self.fmax is None else self.fmax):
+            raise ValueError(f"fmin={self.fmin:g} and fmax={self.fmax} should rise from 0")
+        for name in ("floor", "gain", "peak"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} should be positive")
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "SpectrogramConfig":
+        """Reads the object `spectrogram` of a vocoder's config.json. Raises UserError."""
+        return hf_config.config_from_dict(cls, config, {}, ())
+
+
+@dataclasses.dataclass(frozen=True)
 class VocoderConfig:
     """Fields as in the hub's vocoder/config.json. `model_in_dim` is the number of mel bands, `sampling_rate` in Hz."""
 
@@ -38,6 +72,7 @@ class VocoderConfig:
     resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
     leaky_relu_slope: float = 0.1
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
 
     def __post_init__(self):
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes) or not self.upsample_rates:
@@ -54,10 +89,17 @@ class VocoderConfig:
                 raise ValueError(f"an upsampler of kernel {size} cannot have the rate {rate}")
         if even := [size for size in self.resblock_kernel_sizes if size % 2 == 0]:
             raise ValueError(f"resblock_kernel_sizes have to be odd, got {even[0]}")
+        if not self.spectrogram.fmin < self.sampling_rate / 2:
+            raise ValueError(f"spectrogram.fmin={self.spectrogram.fmin:g} should be below half the sampling_rate")
         if self.upsample_initial_channel >> len(self.upsample_rates) == 0:
             raise ValueError(
                 f"{self.upsample_initial_channel} channels cannot be halved {len(self.upsample_rates)} times"
             )
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.upsample_rates)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -75,6 +117,8 @@ class VocoderConfig:
         """Reads a SpeechT5HifiGan's config.json. Raises UserError for variants that compute something else."""
         if isinstance(config, Mapping):
             config = {"normalize_before": True, **config}  # the class's default
+            if "spectrogram" in config:
+                config["spectrogram"] = SpectrogramConfig.from_dict(config["spectrogram"])
         return hf_config.config_from_dict(cls, config, _SUPPORTED, _HARMLESS)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import diffusers
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.models.autoencoders import vae as vaes
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as img2img_module
 from flax import nnx
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.diffusion.sample import sample
-from nextgpt_jax.models.diffusion.schedulers import SAMPLERS, init_state
+from nextgpt_jax.models.diffusion.schedulers import SAMPLERS, SamplerState, init_state
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion, StableDiffusionConfig
 from nextgpt_jax.models.rngs import make_rngs
 from nextgpt_jax.weights.tables.stable_diffusion import TEXT_ENCODER, VAE, unet_table
@@ -33,6 +36,7 @@ UNET = {
     "layers_per_block": 1,
     "attention_head_dim": 4,
     "cross_attention_dim": 24,
+    "sample_size": 8,
     "norm_num_groups": 8,
 }
 
@@ -95,8 +99,9 @@ def latents(model):
     """Denoised latents, compiled once for every test that samples two rows of 8 x 8."""
     denoise = compiled(model, "denoise")
 
-    def run(prompt, negative, noise, table, guidance):
-        return denoise(init_state(table, noise), prompt, negative, table, guidance).sample
+    def run(prompt, negative, start, table, guidance):
+        state = start if isinstance(start, SamplerState) else init_state(table, start)
+        return denoise(state, prompt, negative, table, guidance).sample
 
     return run
 
@@ -279,3 +284,33 @@ def test_configs_that_do_not_fit(folder, tmp_path):
                 StableDiffusionConfig.from_pretrained(folder)
         finally:
             (folder / name / "config.json").write_text(original)
+
+
+def test_from_an_image(pipeline, folder, model, latents):
+    """As StableDiffusionImg2ImgPipeline with the same noise, for its latents and for the start of sampling."""
+    prompt, negative, noise = inputs(2, 8, 8)
+    rng = np.random.default_rng(1)
+    image, drawn = rng.random((2, 16, 16, 3), np.float32), rng.standard_normal(noise.shape).astype(np.float32)
+    clean = compiled(model, "encode")(image, drawn)
+    saved = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    img2img = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    img2img.set_progress_bar_config(disable=True)
+    for kind, name in (("PNDMScheduler", "pndm"), ("DPMSolverMultistepScheduler", "dpm++")):
+        img2img.scheduler = getattr(diffusers, kind).from_config(saved)
+        with (
+            mock.patch.object(vaes, "randn_tensor", lambda *_, **__: channels_first(drawn)),
+            mock.patch.object(img2img_module, "randn_tensor", lambda *_, **__: channels_first(noise)),
+        ):
+            expected = img2img(
+                prompt_embeds=torch.from_numpy(prompt), negative_prompt_embeds=torch.from_numpy(negative),
+                image=channels_first(image), strength=0.6, num_inference_steps=8, guidance_scale=3.0,
+                output_type="latent",
+            ).images  # fmt: skip
+        table = model.config.scheduler.with_sampler(name).sampler_table(8, 0.6)
+        state = init_state(table, noise, clean=clean)
+        actual = latents(prompt, negative, state, table, np.full(2, 3.0, np.float32))
+        assert relative_error(actual, expected.permute(0, 2, 3, 1)) < 1e-3, name
+
+
+def channels_first(x):
+    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())

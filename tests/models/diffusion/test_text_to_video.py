@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import diffusers
 import jax
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.models.autoencoders import vae as vaes
+from diffusers.pipelines.deprecated.text_to_video_synthesis import (
+    pipeline_text_to_video_synth_img2img as video2video_module,
+)
 from flax import nnx
 
 from nextgpt_jax.errors import UserError
@@ -158,6 +163,35 @@ def test_every_sampler(pipeline, folder, model, denoise):
         table = dataclasses.replace(model.config.scheduler, name=name, **options).sampler_table(6)
         state = denoise(init_state(table, noise), prompt, negative, table, np.full(2, 7.5, np.float32))
         assert relative_error(state.sample, expected) < 1e-3, name
+
+
+def test_from_a_video(pipeline, model, denoise):
+    """As VideoToVideoSDPipeline with the same noise; it takes one video at a time."""
+    prompt, negative, noise = inputs()
+    rng = np.random.default_rng(1)
+    video = rng.random((2, 3, 8, 16, 3), np.float32)
+    drawn = rng.standard_normal(noise.shape).astype(np.float32)
+    clean = compiled(model, "encode")(video, drawn)
+    video2video = diffusers.VideoToVideoSDPipeline(**pipeline.components)
+    video2video.set_progress_bar_config(disable=True)
+    table = model.config.scheduler.sampler_table(6, 0.6)
+    state = init_state(table, noise, clean=clean)
+    actual = denoise(state, prompt, negative, table, np.full(2, 7.5, np.float32)).sample
+    for i in range(2):
+        with (
+            mock.patch.object(vaes, "randn_tensor", lambda *_, i=i, **__: channels_first(drawn[i])),
+            mock.patch.object(video2video_module, "randn_tensor", lambda *_, i=i, **__: channels_first(noise[i])),
+        ):
+            expected = video2video(
+                prompt_embeds=torch.from_numpy(prompt[i : i + 1]),
+                negative_prompt_embeds=torch.from_numpy(negative[i : i + 1]), video=list(video[i]), strength=0.6,
+                num_inference_steps=6, guidance_scale=7.5, output_type="latent",
+            ).frames  # fmt: skip
+        assert relative_error(actual[i : i + 1], expected.permute(0, 2, 3, 4, 1)) < 1e-3
+
+
+def channels_first(x):
+    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
 
 
 def test_guidance_is_per_row(pipeline, model, denoise):

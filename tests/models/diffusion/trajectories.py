@@ -38,7 +38,7 @@ def toy(x, t, numpy=jnp):
 
 
 @jax.jit
-def run(table: SamplerTable, noise=NOISE, keys=KEYS):
+def run(table: SamplerTable, noise=NOISE, keys=KEYS, clean=None):
     """The last sample, and those before every evaluation (scaled as the model is fed)."""
     fed = jnp.zeros((table.coefficients.timestep.shape[0], *noise.shape))
 
@@ -47,18 +47,26 @@ def run(table: SamplerTable, noise=NOISE, keys=KEYS):
         x = schedulers.model_input(table, i, state)
         return schedulers.step(table, i, state, toy(x, table.at(i).timestep)), fed.at[i].set(x)
 
-    state, fed = jax.lax.fori_loop(0, table.num_evaluations, evaluate, (schedulers.init_state(table, noise, keys), fed))
+    state = schedulers.init_state(table, noise, keys, clean)
+    state, fed = jax.lax.fori_loop(0, table.num_evaluations, evaluate, (state, fed))
     return state.sample, fed
 
 
-def reference(scheduler: diffusers.SchedulerMixin, steps: int, noise=NOISE):
-    """The same by a scheduler of diffusers, whose steps add the noise that ours draw from KEYS."""
+def reference(scheduler: diffusers.SchedulerMixin, steps: int, noise=NOISE, clean=None, strength=1.0):
+    """The same by a scheduler of diffusers, whose steps add the noise that ours draw from KEYS.
+
+    From the sample `clean` at a strength as StableDiffusionImg2ImgPipeline calls the scheduler.
+    """
     scheduler.set_timesteps(steps)
+    first = (steps - min(int(steps * strength), steps)) * scheduler.order
+    timesteps = scheduler.timesteps[first:]
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(first)
     sample, fed = torch.from_numpy(noise) * scheduler.init_noise_sigma, []
+    if clean is not None:
+        sample = scheduler.add_noise(torch.from_numpy(clean), torch.from_numpy(noise), timesteps[:1].repeat(2))
     with _same_noise():
-        for t in scheduler.timesteps:
+        for t in timesteps:
             x = scheduler.scale_model_input(sample, t)
             fed.append(x.numpy().copy())
             sample = scheduler.step(toy(x, t, torch), t, sample).prev_sample

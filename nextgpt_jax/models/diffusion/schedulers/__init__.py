@@ -9,7 +9,7 @@ recompiles anything, except that all samplers that draw noise share a program of
 diffusers' scheduler classes.
 """
 
-from nextgpt_jax.models.diffusion.schedulers.config import SAMPLERS, SchedulerConfig
+from nextgpt_jax.models.diffusion.schedulers.config import SAMPLERS, SchedulerConfig, steps_at
 from nextgpt_jax.models.diffusion.schedulers.table import (
     SamplerState,
     SamplerTable,
@@ -32,5 +32,6 @@ __all__ = [
     "model_input",
     "step",
     "step_noise",
+    "steps_at",
     "training_target",
 ]

@@ -1,6 +1,7 @@
 """SchedulerConfig: the noise schedule and the sampler of a scheduler_config.json."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.schedulers import ddim, ddpm, dpm, euler, pndm, unipc
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, check_choice
-from nextgpt_jax.models.diffusion.schedulers.table import SamplerTable, StepCoefficients, pack
+from nextgpt_jax.models.diffusion.schedulers.table import Run, SamplerTable, pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +20,13 @@ class _Sampler:
     """A diffusers class: its name, the options that are no fields here with the values implemented, and its steps.
 
     check: raises ValueError for values of fields that it has but that are not implemented.
-    coefficients: from the options and the number of steps to one row per evaluation and the initial noise level.
+    coefficients: from the options, the number of steps, and the evaluation that is the first one, to a run.
     """
 
     class_name: str
     supported: Mapping[str, tuple]
     check: Callable[[SchedulerOptions], None]
-    coefficients: Callable[[SchedulerOptions, int], tuple[list[StepCoefficients], float]]
+    coefficients: Callable[[SchedulerOptions, int, int], Run]
 
 
 _SAMPLERS = {
@@ -116,20 +117,69 @@ class SchedulerConfig(SchedulerOptions):
         except ValueError as error:
             raise UserError(f"sampler={name!r}: {error}") from None
 
-    def sampler_table(self, num_inference_steps: int) -> SamplerTable:
+    def sampler_table(self, num_inference_steps: int, strength: float | None = None) -> SamplerTable:
         """The coefficients of a sampling run. PNDM evaluates the model more often than `num_inference_steps`.
+
+        Args:
+          strength: in (0, 1]. The run begins from a clean sample with noise (see `init_state`), and has this share of
+            the steps, the last ones, as in diffusers' img2img pipelines. None: it begins from noise alone.
 
         Raises:
           UserError: `num_inference_steps` is below 1, above num_train_timesteps, too few for PNDM's Runge-Kutta start,
-            or so many that two of them are at the same noise level.
+            or so many that two of them are at the same noise level; or `strength` leaves no step, or the sampler can't
+            begin later.
         """
+        self._check_steps(num_inference_steps)
+        first = 0 if strength is None else num_inference_steps - steps_at(num_inference_steps, strength)
+        with np.errstate(all="ignore"):  # checked below
+            run = _SAMPLERS[self.name].coefficients(self, num_inference_steps, first)
+            if not run.rows:
+                raise UserError(
+                    f"strength={strength:g} leaves no step of {self.name} on this noise schedule: give more"
+                )
+            signal, noise = (0.0, run.initial) if strength is None else run.levels
+            table = pack(run.rows, noise, signal)
+        return self._finite(table, num_inference_steps)
+
+    def inversion_table(self, num_inference_steps: int, strength: float = 1.0) -> SamplerTable:
+        """The coefficients of DDIM's run backwards, from a clean sample to where `sampler_table` of DDIM begins.
+
+        As diffusers' DDIMInverseScheduler. The run begins from the sample itself: `init_state` adds no noise.
+
+        Raises:
+          UserError: as `sampler_table`, or the schedule's options do not allow it.
+        """
+        self._check_steps(num_inference_steps)
+        with np.errstate(all="ignore"):  # checked below
+            try:
+                count = steps_at(num_inference_steps, strength)
+                table = pack(ddim.inversion(self, num_inference_steps, count), 0.0, 1.0)
+            except ValueError as error:
+                raise UserError(f"DDIM can't be inverted: {error}") from None
+        return self._finite(table, num_inference_steps)
+
+    def _check_steps(self, num_inference_steps: int) -> None:
         if not 1 <= num_inference_steps <= self.num_train_timesteps:
             raise UserError(f"the number of steps must be 1 to {self.num_train_timesteps}, got {num_inference_steps}")
-        with np.errstate(all="ignore"):  # checked below
-            table = pack(*_SAMPLERS[self.name].coefficients(self, num_inference_steps))
+
+    def _finite(self, table: SamplerTable, num_inference_steps: int) -> SamplerTable:
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(table)):
             remedy = "take fewer"
             if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
                 remedy = "with rescale_betas_zero_snr, prediction_type should be v_prediction"
             raise UserError(f"{self.name} can't take {num_inference_steps} steps on this noise schedule: {remedy}")
         return table
+
+
+def steps_at(num_inference_steps: int, strength: float) -> int:
+    """How many of the steps are taken at a strength.
+
+    Raises:
+      UserError: the strength is outside (0, 1], or so small that it is none of them.
+    """
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is out of range: {strength:g} (above 0, at most 1)")
+    if not (count := min(int(num_inference_steps * strength), num_inference_steps)):
+        least = math.ceil(1000 / num_inference_steps) / 1000
+        raise UserError(f"strength={strength:g} leaves none of {num_inference_steps} steps: give at least {least:g}")
+    return count

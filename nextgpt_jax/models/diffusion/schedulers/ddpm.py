@@ -2,9 +2,15 @@
 
 import numpy as np
 
-from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at, check_choice, clean_sample
+from nextgpt_jax.models.diffusion.schedulers.options import (
+    SchedulerOptions,
+    alpha_at,
+    check_choice,
+    clean_sample,
+    vp_levels,
+)
 from nextgpt_jax.models.diffusion.schedulers.spacing import spaced_timesteps
-from nextgpt_jax.models.diffusion.schedulers.table import StepCoefficients
+from nextgpt_jax.models.diffusion.schedulers.table import Run, StepCoefficients
 
 SUPPORTED = {"clip_sample": (False,)}  # of pixels, which latents are not
 
@@ -17,12 +23,12 @@ def check(options: SchedulerOptions) -> None:
     check_choice("variance_type", options.variance_type, (*_SMALL, "fixed_large"))
 
 
-def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
-    """The coefficients of all evaluations, and the initial noise level, 1."""
+def coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
+    """The run of `steps` from evaluation `first` on; the initial noise level is 1."""
     alpha = alpha_at(options, to_one_by_default=True)
     times = spaced_timesteps(options, steps, default="leading")
     rows = []
-    for t, following in zip(times, [*times[1:], -1.0], strict=True):
+    for t, following in zip(times[first:], [*times[first + 1 :], -1.0], strict=True):
         a, previous = alpha(t), alpha(following) if following >= 0 else 1.0
         step_alpha = a / previous
         from_sample, from_output = clean_sample(options.prediction_type, np.sqrt(a), np.sqrt(1 - a))
@@ -39,4 +45,4 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
                 noise=np.sqrt(variance) if t > 0 else 0.0,
             )
         )
-    return rows, 1.0
+    return Run(rows, 1.0, vp_levels(alpha(times[first])))

@@ -12,7 +12,7 @@ from nextgpt_jax.models.diffusion.schedulers.spacing import (
     whole_timesteps,
     with_final,
 )
-from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, StepCoefficients
+from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, Run, StepCoefficients
 
 SUPPORTED = {"use_dynamic_shifting": (None, False), "use_flow_sigmas": (None, False)}
 
@@ -35,8 +35,8 @@ def check(options: SchedulerOptions) -> None:
         raise ValueError("algorithm_type='sde-dpmsolver' has no solver_order=3")
 
 
-def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
-    """The coefficients of all evaluations, and the initial noise level, 1."""
+def coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
+    """The run of `steps` from evaluation `first` on; the initial noise level is 1."""
     times, sigmas = _timesteps_and_sigmas(options, steps)
     steps = len(times)
     signals = 1 / np.sqrt(sigmas**2 + 1)
@@ -44,9 +44,9 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
     predicted = clean_sample if options.algorithm_type.endswith("++") else pure_noise
     slots = max(options.solver_order - 1, 1)  # output i is in slot i % slots until it is replaced
     rows = []
-    for i, t in enumerate(times):
+    for i, t in enumerate(times[first:], first):
         from_sample, from_output = predicted(options.prediction_type, signals[i], noises[i])
-        order = _order(options, i, steps)
+        order = _order(options, i, steps, i - first)
         # With lambda = log(signal / noise) = -log(sigma) and h its increase, exp(-h) is the ratio of the sigmas.
         hs = [np.log(sigmas[i - k] / sigmas[i - k + 1]) for k in range(order)]
         sample, gain, slope, curve, noise = _integrals(
@@ -67,13 +67,14 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
                 noise=noise,
             )
         )
-    return rows, 1.0
+    start = min(first, steps)
+    return Run(rows, 1.0, (signals[start], noises[start]))
 
 
-def _order(options: SchedulerOptions, i: int, steps: int) -> int:
-    """The order of step `i`: lower while there are too few earlier outputs, and in the last of few steps."""
+def _order(options: SchedulerOptions, i: int, steps: int, outputs: int) -> int:
+    """The order of step `i`: lower while there are too few earlier `outputs`, and in the last of few steps."""
     few_steps = options.lower_order_final and steps < 15
-    order = min(options.solver_order, i + 1)
+    order = min(options.solver_order, outputs + 1)
     if i == steps - 1 and (options.euler_at_final or few_steps or options.final_sigmas_type == "zero"):
         return 1
     return min(order, 2) if i == steps - 2 and few_steps else order

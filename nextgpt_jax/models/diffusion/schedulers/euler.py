@@ -11,7 +11,7 @@ from nextgpt_jax.models.diffusion.schedulers.spacing import (
     timesteps_of,
     with_final,
 )
-from nextgpt_jax.models.diffusion.schedulers.table import StepCoefficients
+from nextgpt_jax.models.diffusion.schedulers.table import Run, StepCoefficients
 
 SUPPORTED = {"interpolation_type": ("linear",), "timestep_type": ("discrete",)}
 ANCESTRAL_SUPPORTED: dict[str, tuple] = {}
@@ -28,8 +28,8 @@ def check_ancestral(options: SchedulerOptions) -> None:
         raise ValueError("ancestral Euler has no prediction_type='sample'")
 
 
-def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
-    """The coefficients of all evaluations, and the initial noise level."""
+def coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
+    """The run of `steps` from evaluation `first` on."""
     training_sigmas = options.sigmas()
     times, sigmas = _timesteps_and_sigmas(options, training_sigmas, steps)
     if respaced(options):
@@ -37,10 +37,10 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
         times = timesteps_of(sigmas, training_sigmas)
     sigmas = with_final(options, sigmas, training_sigmas)
     rows = [_row(options, t, sigmas[i], sigmas[i + 1]) for i, t in enumerate(times)]
-    return rows, _initial(options, sigmas)
+    return _run(options, rows, sigmas, first)
 
 
-def ancestral_coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
+def ancestral_coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
     """The same of ancestral sampling: each step goes below the next noise level and adds the noise that is missing."""
     times, sigmas = _timesteps_and_sigmas(options, options.sigmas(), steps)
     sigmas = np.append(sigmas, 0.0)
@@ -48,7 +48,7 @@ def ancestral_coefficients(options: SchedulerOptions, steps: int) -> tuple[list[
     for i, t in enumerate(times):
         up = np.sqrt(sigmas[i + 1] ** 2 * (sigmas[i] ** 2 - sigmas[i + 1] ** 2) / sigmas[i] ** 2)
         rows.append(_row(options, t, sigmas[i], np.sqrt(sigmas[i + 1] ** 2 - up**2), noise=up))
-    return rows, _initial(options, sigmas)
+    return _run(options, rows, sigmas, first)
 
 
 def _timesteps_and_sigmas(
@@ -77,6 +77,7 @@ def _row(
     )
 
 
-def _initial(options: SchedulerOptions, sigmas: np.ndarray) -> float:
-    first = sigmas.max()
-    return np.sqrt(first**2 + 1) if options.timestep_spacing == "leading" else first
+def _run(options: SchedulerOptions, rows: list[StepCoefficients], sigmas: np.ndarray, first: int) -> Run:
+    highest = sigmas.max()
+    initial = np.sqrt(highest**2 + 1) if options.timestep_spacing == "leading" else highest
+    return Run(rows[first:], initial, (1.0, sigmas[first]))

@@ -109,6 +109,11 @@ def alpha_at(options: SchedulerOptions, *, to_one_by_default: bool) -> Callable[
     return alpha
 
 
+def vp_levels(alpha: float) -> tuple[float, float]:
+    """Levels of signal and noise where `alpha` of the variance is signal."""
+    return np.sqrt(alpha), np.sqrt(1 - alpha)
+
+
 def clean_sample(prediction_type: str, signal: float, noise: float) -> tuple[float, float]:
     """Coefficients of (sample, model output) in the predicted clean sample, at the given levels of signal and noise."""
     if prediction_type == "epsilon":

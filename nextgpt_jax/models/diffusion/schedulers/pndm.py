@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at
+from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, alpha_at, vp_levels
 from nextgpt_jax.models.diffusion.schedulers.spacing import spaced_timesteps
-from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, SCRATCH_SLOT, StepCoefficients
+from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, SCRATCH_SLOT, Run, StepCoefficients
 
 SUPPORTED: dict[str, tuple] = {}
 
@@ -37,7 +37,7 @@ class _Steps:
 
     def __init__(self, options: SchedulerOptions):
         self.rows: list[StepCoefficients] = []
-        self._alpha = alpha_at(options, to_one_by_default=False)
+        self.alpha = alpha_at(options, to_one_by_default=False)
         self._velocity = options.prediction_type == "v_prediction"
 
     def add(
@@ -53,7 +53,7 @@ class _Steps:
         keep: float = 0.0,
     ) -> None:
         """Moves the sample (or the anchor) from `start` to `end` along weights = (current output, history slots)."""
-        a, b = self._alpha(start), self._alpha(end)
+        a, b = self.alpha(start), self.alpha(end)
         of_output = -(b - a) / (a * np.sqrt(1 - b) + np.sqrt(a * (1 - a) * b))
         of_sample = np.sqrt(b / a)
         if self._velocity:
@@ -73,23 +73,27 @@ class _Steps:
         self.rows.append(row)
 
 
-def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
-    """The coefficients of all evaluations (more than `steps`), and the initial noise level, 1.
+def coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
+    """The run of `steps` (it has more evaluations) from evaluation `first` on; the initial noise level is 1.
 
-    Raises UserError for fewer than 4 steps with a Runge-Kutta start.
+    Raises UserError for fewer than 4 steps with a Runge-Kutta start, or for one that is not the start.
     """
+    if not options.skip_prk_steps and first:
+        raise UserError("PNDM with Runge-Kutta steps can't begin from a noised sample: take another sampler")
     if not options.skip_prk_steps and steps < 4:
         raise UserError(f"PNDM with Runge-Kutta steps needs at least 4 steps, got {steps}")
     stride = options.num_train_timesteps // steps
     times = spaced_timesteps(options, steps, default="leading")
     made = _Steps(options)
     if options.skip_prk_steps:
-        # The first step is taken twice: the second time from its starting point, with the mean of both outputs.
+        # The first step is taken twice: the second time from its starting point, with the mean of both outputs. Only a
+        # whole run has a timestep for that; one that begins later leaves out a step, as in diffusers.
+        times = np.array([*times[:2], *times[1:]])[first:]
         made.add(times[0], times[0], times[0] - stride, _weights(1.0, (), 0), set_anchor=True, slot=0)
-        if steps > 1:
+        if len(times) > 1:
             t = times[1]
             made.add(t, t + stride, t, _weights(1 / 2, (1 / 2,), 1), from_anchor=True)
-        rest, outputs = times[1:], 1
+        rest, outputs = times[2:], 1
     else:
         for block in range(3):
             _runge_kutta(made, block, times[block], times[block + 1], stride // 2)
@@ -98,7 +102,7 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
         current, history = _MULTISTEP[min(outputs, 3)]
         made.add(t, t, t - stride, _weights(current, history, outputs), slot=outputs % 3)
         outputs += 1
-    return made.rows, 1.0
+    return Run(made.rows, 1.0, vp_levels(made.alpha(times[0])))
 
 
 def _runge_kutta(made: _Steps, block: int, start: float, end: float, half: int) -> None:

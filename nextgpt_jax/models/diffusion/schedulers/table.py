@@ -1,7 +1,7 @@
 """The table of a sampling run, and the step that runs any sampler from it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,14 @@ class StepCoefficients:
     noise: Coefficient | None = None  # None in all rows: a deterministic sampler, whose program draws no noise
 
 
+class Run(NamedTuple):
+    """A sampling run, or the rest of one that begins later, from a clean sample with noise."""
+
+    rows: list[StepCoefficients]  # one per evaluation
+    initial: float  # the level of noise from which a whole run begins
+    levels: tuple[float, float]  # of signal and noise before the first of `rows`
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SamplerTable:
@@ -51,7 +59,8 @@ class SamplerTable:
 
     coefficients: StepCoefficients  # float32 [rows], history [rows, slots], history_slot int32 [rows]
     num_evaluations: Any  # int32
-    init_noise_sigma: Any  # float32
+    init_noise_sigma: Any  # float32: the level of noise in the first sample
+    init_signal: Any  # float32: that of the clean sample in it, 0 if a run begins from noise alone
 
     @property
     def stochastic(self) -> bool:
@@ -63,8 +72,8 @@ class SamplerTable:
         return jax.tree.map(lambda a: jnp.asarray(a)[i], self.coefficients)
 
 
-def pack(steps: list[StepCoefficients], init_noise_sigma: float) -> SamplerTable:
-    """Stacks the coefficients of all evaluations into a padded table."""
+def pack(steps: list[StepCoefficients], init_noise_sigma: float, init_signal: float = 0.0) -> SamplerTable:
+    """Stacks the coefficients of all evaluations (at least one) into a padded table."""
     length = -(-len(steps) // _BUCKET) * _BUCKET
     columns: dict[str, Any] = {}
     for field in dataclasses.fields(StepCoefficients):
@@ -74,7 +83,8 @@ def pack(steps: list[StepCoefficients], init_noise_sigma: float) -> SamplerTable
         values = np.array([getattr(step, field.name) for step in steps])
         padding = ((0, length - len(steps)), *((0, 0),) * (values.ndim - 1))
         columns[field.name] = np.pad(values, padding).astype(np.int32 if field.name == "history_slot" else np.float32)
-    return SamplerTable(StepCoefficients(**columns), np.int32(len(steps)), np.float32(init_noise_sigma))
+    start = np.float32(init_noise_sigma), np.float32(init_signal)
+    return SamplerTable(StepCoefficients(**columns), np.int32(len(steps)), *start)
 
 
 @jax.tree_util.register_dataclass
@@ -89,11 +99,15 @@ class SamplerState:
 
 
 def init_state(
-    table: SamplerTable, noise: Float[Array | np.ndarray, "..."], keys: Key[Array, " b"] | None = None
+    table: SamplerTable,
+    noise: Float[Array | np.ndarray, "..."],
+    keys: Key[Array, " b"] | None = None,
+    clean: Float[Array | np.ndarray, "..."] | None = None,
 ) -> SamplerState:
     """The state before the first evaluation, from standard normal noise of any shape.
 
     Args:
+      clean: the sample to begin from, if the table begins from one: noise is added to it.
       keys: one per row of `noise`, for the noise of later steps; deterministic samplers take none of it.
 
     Raises:
@@ -102,6 +116,8 @@ def init_state(
     if table.stochastic and keys is None:
         raise ValueError("a stochastic sampler needs a random key per row")
     sample = noise.astype(jnp.float32) * table.init_noise_sigma
+    if clean is not None:
+        sample += clean.astype(jnp.float32) * table.init_signal
     history = jnp.zeros((HISTORY_SLOTS, *sample.shape), jnp.float32)
     return SamplerState(sample, jnp.zeros_like(sample), history, keys if table.stochastic else None)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions, check_choice, clean_sample, pure_noise
 from nextgpt_jax.models.diffusion.schedulers.spacing import check_respacing, multistep_schedule, respaced, with_final
-from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, StepCoefficients
+from nextgpt_jax.models.diffusion.schedulers.table import HISTORY_SLOTS, Run, StepCoefficients
 
 SUPPORTED = {
     "shift_terminal": (None,),
@@ -36,8 +36,8 @@ def check(options: SchedulerOptions) -> None:
         raise ValueError("UniPC with sigmas of Karras, exponential or beta needs final_sigmas_type='zero'")
 
 
-def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoefficients], float]:
-    """The coefficients of all evaluations, and the initial noise level, 1."""
+def coefficients(options: SchedulerOptions, steps: int, first: int = 0) -> Run:
+    """The run of `steps` from evaluation `first` on; the initial noise level is 1."""
     training_sigmas = options.sigmas()
     times, sigmas = multistep_schedule(options, steps, end=options.num_train_timesteps, whole=True)
     sigmas = with_final(options, sigmas, training_sigmas)
@@ -47,14 +47,14 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
     kept, other = (noises, signals) if options.predict_x0 else (signals, noises)
     rows: list[StepCoefficients] = []
     order = 0
-    for i, t in enumerate(times):
+    for i, t in enumerate(times[first:], first):
         from_sample, from_output = predicted(options.prediction_type, signals[i], noises[i])
         # Weights of the outputs of this evaluation and of those before it, newest first.
         correction = np.zeros(_SLOTS + 1)
-        if i > 0 and i - 1 not in options.disable_corrector:
+        if i > first and i - 1 not in options.disable_corrector:
             correction = _weights(options, sigmas, i - 1, order, corrected=True) * other[i]
             correction[1:] -= _weights(options, sigmas, i - 1, order, corrected=False) * other[i]
-        order = min(options.solver_order, i + 1)
+        order = min(options.solver_order, i - first + 1)
         if options.lower_order_final:
             order = min(order, len(times) - i)
         scale = kept[i + 1] / kept[i]
@@ -74,7 +74,8 @@ def coefficients(options: SchedulerOptions, steps: int) -> tuple[list[StepCoeffi
                 history_slot=i % _SLOTS,
             )
         )
-    return rows, 1.0
+    start = min(first, len(times))
+    return Run(rows, 1.0, (signals[start], noises[start]))
 
 
 def _weights(options: SchedulerOptions, sigmas: np.ndarray, i: int, order: int, *, corrected: bool) -> np.ndarray:
