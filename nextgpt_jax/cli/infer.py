@@ -50,6 +50,10 @@ def _define(values: flags.FlagValues) -> None:
     define("integer", "top_k", None, "sample from the k most likely tokens; 0: from all")
     define("float", "top_p", None, "sample from the most likely tokens with this total probability; 1: from all")
     define("integer", "max_new_tokens", None, "maximum number of generated tokens")
+    text = f"edit the first input of this modality instead of generating a new medium: one of {names}"
+    define("string", "edit", None, text)
+    define("float", "strength", None, "with --edit: how much may change, above 0, at most 1; default: 0.6")
+    define("boolean", "inversion", None, "with --edit: begin from the input's own noise, found by inverting DDIM")
     define("boolean", "json", False, "print the response as one JSON object on the last line")
     define("boolean", "chat", False, "chat in the terminal")
     define(
@@ -82,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
     paths = {name: getattr(values, name) for name in MODALITIES}
     if values.prompt is None and (given := [name for name, files in paths.items() if files]):
         raise UserError(f"--{given[0]} goes with --prompt (in a chat, type /{given[0]} PATH)")
+    if values.chat and values.edit is not None:
+        raise UserError("--edit goes with --prompt or --requests")
     check_folder(values.output, "--output")
     configure_jax()
     from nextgpt_jax.inference import requests
@@ -145,6 +151,7 @@ def warm_up_for(engine: "Engine", request: "Request") -> None:
         max_new_tokens=request.max_new_tokens,
         input_modalities=sorted({medium.modality for _, medium in conversation.inputs}),
         output_modalities=[name for name, is_allowed in zip(names, allowed, strict=True) if is_allowed],
+        edits=[request.edit.modality] if request.edit else [],
     )
 
 

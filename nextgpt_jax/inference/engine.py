@@ -160,6 +160,7 @@ class Engine:
         max_new_tokens: int | None = None,
         input_modalities: Sequence[str] | None = None,
         output_modalities: Sequence[str] | None = None,
+        edits: Sequence[str] = (),
     ) -> None:
         """Compiles the programs that answer and stream up to `rows` requests together, all in parallel.
 
@@ -172,6 +173,7 @@ class Engine:
           max_new_tokens: of an answer; None: the default.
           input_modalities: of the inputs; None: all that the model reads.
           output_modalities: of the generated media; None: all that the model has.
+          edits: the modalities among them that are edited, too.
         """
         new = self.defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         context = self.config.llm.max_position_embeddings
@@ -184,6 +186,8 @@ class Engine:
         tasks += [functools.partial(self._warm_up_decoding, shape) for shape in dict.fromkeys(shapes.values())]
         for name in self.config.output_modalities if output_modalities is None else output_modalities:
             tasks.append(functools.partial(self.media_sampler.warm_up, name, rows))
+            if name in edits:
+                tasks.append(functools.partial(self.media_sampler.warm_up, name, rows, edits=True))
         with concurrent.futures.ThreadPoolExecutor(len(tasks) or 1) as pool:
             for task in [pool.submit(task) for task in tasks]:
                 task.result()

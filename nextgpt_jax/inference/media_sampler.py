@@ -13,10 +13,11 @@ from nextgpt_jax.data.examples import caption_ids
 from nextgpt_jax.generation.state import DecodeOutput
 from nextgpt_jax.inference import programs
 from nextgpt_jax.inference.batching import pad_rows, round_up_to_power_of_two
-from nextgpt_jax.inference.types import MediaOutput, Request
-from nextgpt_jax.inference.validation import chosen_sampler, num_steps, sampler_table
+from nextgpt_jax.inference.editing import edited, encoder_inputs
+from nextgpt_jax.inference.types import Edit, MediaOutput, Request
+from nextgpt_jax.inference.validation import chosen_sampler, inversion_table, num_steps, sampler_table
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.models.diffusion.schedulers import SamplerState
+from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, steps_at
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.sharding import round_up_to_shards
 
@@ -38,6 +39,16 @@ class BatchKey(NamedTuple):
     modality: str
     steps: int
     sampler: str
+    edited: int = 0  # steps that are taken of edited media; 0: they are new
+    inversion: bool = False
+
+
+class _Run(NamedTuple):
+    """A part of the evaluations of a batch."""
+
+    table: SamplerTable
+    prompt_embeds: jax.Array
+    scales: np.ndarray
 
 
 class MediaBatch:
@@ -123,7 +134,10 @@ class MediaSampler:
     def key(self, group: SignalGroup) -> BatchKey:
         """Groups of the same key can be sampled together."""
         of = (group.request, group.modality, self._defaults)
-        return BatchKey(group.modality, num_steps(*of), chosen_sampler(*of))
+        key = BatchKey(group.modality, num_steps(*of), chosen_sampler(*of))
+        if not (edit := edited(group.request, group.modality)):
+            return key
+        return key._replace(edited=steps_at(key.steps, edit.strength), inversion=edit.inversion)
 
     def batch_size(self, modality: str) -> int:
         """The largest number of media of a modality in a batch."""
@@ -141,12 +155,14 @@ class MediaSampler:
             guidance_scales=[default if scale is None else scale for scale in scales],
             seeds=[group.request.seed for group in groups],
             indices=[group.index for group in groups],
+            edits=[edited(group.request, key.modality) for group in groups],
         )
 
-    def warm_up(self, modality: str, rows: int) -> None:
-        """Compiles the programs that sample a batch, and runs one denoising step."""
+    def warm_up(self, modality: str, rows: int, *, edits: bool = False) -> None:
+        """Compiles the programs that sample a batch, or one of `edits`, and runs one denoising step."""
         defaults = getattr(self._defaults, modality)
-        batch = self._start(BatchKey(modality, defaults.num_inference_steps, defaults.sampler), rows)
+        key = BatchKey(modality, defaults.num_inference_steps, defaults.sampler, int(edits))
+        batch = self._start(key, rows)
         batch.advance(1)
         batch.finish()
 
@@ -169,6 +185,7 @@ class MediaSampler:
         guidance_scales: Iterable[float] = (),
         seeds: Iterable[int] = (),
         indices: Iterable[int] = (),
+        edits: Sequence[Edit | None] = (),
     ) -> MediaBatch:
         """A batch of the given rows, and rows that fill it."""
         name = key.modality
@@ -178,24 +195,42 @@ class MediaSampler:
         hidden = pad_rows(hidden, size, no_hidden, np.float32).astype(self._dtype)
         scales = pad_rows(guidance_scales, size, 1, np.float32)
         seeds, indices = pad_rows(seeds, size, 0, np.uint32), pad_rows(indices, size, 0, np.int32)
-        table = sampler_table(self._decoders[name].scheduler, key.sampler, key.steps)
+        first_table, table = self._tables(key)
+        inputs: tuple = ()
+        if key.edited:
+            media_inputs = encoder_inputs(edits, name, size, self._config, self._defaults)
+            inputs = media_inputs, np.float32(not key.inversion)
         with programs.use_mesh(self._mesh):
             negative = self._negative_prompt(name)
             state, prompt_embeds = programs.start_sampling(
-                self._models[name], hidden, table, seeds, indices, modality=name, size=self._size(name)
+                self._models[name], hidden, first_table, seeds, indices, *inputs, modality=name, size=self._size(name)
             )
+            runs = [_Run(table, prompt_embeds, scales)]
+            if key.inversion:  # without a prompt; guidance between equal prompts changes nothing
+                runs.insert(0, _Run(first_table, programs.shared_prompt(negative, prompt_embeds), np.ones_like(scales)))
 
         def denoise(state: SamplerState, first: int, last: int) -> SamplerState:
-            arguments = (state, prompt_embeds, negative, table, scales, first, last)
-            with programs.use_mesh(self._mesh):
-                return programs.denoise_media(self._models[name], *arguments, modality=name)
+            for run in runs:
+                count = int(run.table.num_evaluations)
+                if first < count and last > 0:
+                    arguments = (state, run.prompt_embeds, negative, run.table, run.scales, max(first, 0))
+                    with programs.use_mesh(self._mesh):
+                        state = programs.denoise_media(self._models[name], *arguments, min(last, count), modality=name)
+                first, last = first - count, last - count
+            return state
 
         def finish(state: SamplerState) -> list[Any]:
             with programs.use_mesh(self._mesh):
                 arrays = programs.decode_media(self._models[name], state.sample, modality=name, dtype=self._dtype)
             return [self._content(name, array) for array in np.asarray(arrays)[:rows]]
 
-        return MediaBatch(name, state, int(table.num_evaluations), denoise, finish)
+        return MediaBatch(name, state, sum(int(run.table.num_evaluations) for run in runs), denoise, finish)
+
+    def _tables(self, key: BatchKey) -> tuple[SamplerTable, SamplerTable]:
+        """The table that media begin with, and the one that they end with: two if they are inverted first."""
+        scheduler = self._decoders[key.modality].scheduler
+        table = sampler_table(scheduler, key.sampler, key.steps, key.edited)
+        return inversion_table(scheduler, key.steps, key.edited) if key.inversion else table, table
 
     def _negative_prompt(self, name: str) -> jax.Array:
         """The prompt embeddings [1, L, D] of the empty text, for classifier-free guidance."""

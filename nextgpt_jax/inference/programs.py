@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
@@ -23,6 +24,8 @@ from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusion
 from nextgpt_jax.models.diffusion.schedulers import SamplerState, SamplerTable, init_state
 from nextgpt_jax.models.nextgpt import NExTGPTModel
 from nextgpt_jax.sharding import constrain, constrain_batch, replicate_params
+
+_OF_LATENTS = np.uint32(2**32 - 1)  # folded into a medium's key for the noise of its latents; steps fold their numbers
 
 
 def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
@@ -163,18 +166,34 @@ def encode_caption(model: FlatModel, ids, *, modality):
 
 
 @functools.partial(compiler.jit, static_argnames=("modality", "size"))
-def start_sampling(model: FlatModel, hidden, table, seeds, indices, *, modality, size):
+def start_sampling(model: FlatModel, hidden, table, seeds, indices, media=None, spread=None, *, modality, size):
     """The sampler's first state and the prompt embeddings, from the hidden states [B, W, D] at signal tokens.
 
-    All noise of a medium depends on its seed and its index in its answer. `size`: arguments of `latent_shape`.
+    All noise of a medium depends on its seed and its index in its answer.
+
+    Args:
+      media: to begin from (see `editing.encoder_inputs`); None: from noise alone.
+      spread: of their latents: 1 draws them from the autoencoder's distribution, 0 takes its mean.
+      size: arguments of `latent_shape`.
     """
     model = model.unflatten()
     ids = jnp.array(model.config.vocabulary.signal_ids(modality))
     prompt_embeds = model.prompt_embeddings(modality, hidden, jnp.broadcast_to(ids, hidden.shape[:2]))
-    shape = model.decoders[modality].config.latent_shape(*size)
+    decoder = model.decoders[modality]
+    shape = decoder.config.latent_shape(*size)
     keys = jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seeds, indices)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-    return _constrain_sampler(init_state(table, noise, keys)), constrain_batch(prompt_embeds)
+    noise, clean = jax.vmap(lambda key: jax.random.normal(key, shape))(keys), None
+    if media is not None:
+        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _OF_LATENTS), shape))(keys)
+        pixels = media if decoder.config.medium == "audio" else media.astype(jnp.float32) / 255
+        clean = decoder.encode(constrain_batch(pixels), spread * drawn, hidden.dtype)
+    return _constrain_sampler(init_state(table, noise, keys, clean)), constrain_batch(prompt_embeds)
+
+
+@compiler.jit
+def shared_prompt(embeds, prompt_embeds):
+    """Prompt embeddings [1, L, D] for all rows of others."""
+    return constrain_batch(jnp.broadcast_to(embeds, prompt_embeds.shape).astype(prompt_embeds.dtype))
 
 
 @functools.partial(compiler.jit, static_argnames="modality", donate_argnums=1)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError, nearest
+from nextgpt_jax.inference import editing
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
 from nextgpt_jax.json_files import parse_json
@@ -19,7 +20,7 @@ from nextgpt_jax.prompts import Turn, human_segments
 class Option(NamedTuple):
     """An option of a request."""
 
-    field: str  # of Request
+    field: str  # of Request, or one of editing.OPTIONS
     types: tuple[type, ...]  # in JSON
 
 
@@ -33,6 +34,9 @@ OPTIONS: dict[str, Option] = {  # by the name of the flag and of the JSON field
     "top_k": Option("top_k", (int,)),
     "top_p": Option("top_p", (int, float)),
     "max_new_tokens": Option("max_new_tokens", (int,)),
+    "edit": Option("edit", (str,)),
+    "strength": Option("strength", (int, float)),
+    "inversion": Option("inversion", (bool,)),
 }
 
 
@@ -56,7 +60,8 @@ def make_request(
 
     Args:
       paths: input files by modality.
-      options: fields of Request; those that are missing or None take the defaults.
+      options: fields of Request, with editing.OPTIONS in place of `edit`; those that are missing or None take the
+        defaults. What is edited is generated, if "modality" is not given.
       model: the config of the model that will answer.
       history: the turns before.
 
@@ -75,7 +80,10 @@ def make_request(
     fields = {option.field for option in OPTIONS.values()}
     known = {f.name for f in dataclasses.fields(defaults)} & fields
     given = {name: value for name, value in options.items() if value is not None}
-    request = Request((), **{name: getattr(defaults, name) for name in known} | given)
+    if edit := editing.load_edit(given, paths, model, defaults):
+        given = {"modality": edit.modality} | given
+    given = {name: value for name, value in given.items() if name not in editing.OPTIONS}
+    request = Request((), edit=edit, **{name: getattr(defaults, name) for name in known} | given)
     check_options(request, model, defaults)
     contents = {
         name: [media.load(name, path, model.input_encoders[name]) for path in given] for name, given in paths.items()
@@ -102,7 +110,7 @@ def parse_request(line: str, folder: pathlib.Path) -> Record:
             raise UserError(f"{name} should be a list of paths")
         if name in OPTIONS:
             types = OPTIONS[name].types
-            if not isinstance(value, types) or isinstance(value, bool):  # bool is an int
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):  # bool is an int
                 raise UserError(f"{name} should be {' or '.join(t.__name__ for t in types)}, got {value!r}")
     prompt = record.get("prompt", "")
     if not isinstance(prompt, str):

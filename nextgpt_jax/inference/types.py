@@ -9,6 +9,24 @@ from nextgpt_jax.prompts import Segment, Turn
 
 
 @dataclasses.dataclass(frozen=True)
+class Edit:
+    """A medium that is the beginning of the generated media of its modality. Made by `editing.load_edit`.
+
+    Attributes:
+      modality: of the medium; the prompt has it as an input, too.
+      content: what the decoder reads: an image uint8 [H, W, 3], a video uint8 [F, H, W, 3], or a sound float32 [n].
+      strength: in (0, 1], the share of the denoising steps that are taken: how much may change.
+      inversion: begin from the noise that DDIM, run backwards without a prompt, finds for the medium, not from new
+        noise. The sampler is DDIM.
+    """
+
+    modality: str
+    content: np.ndarray
+    strength: float = 0.6
+    inversion: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """A conversation whose last turn is to be answered.
 
@@ -24,6 +42,7 @@ class Request:
       top_k: sample from the k most likely tokens; 0 turns it off.
       top_p: sample from the most likely tokens with this total probability; 1 turns it off.
       max_new_tokens: limit of generated tokens, signal tokens included.
+      edit: a medium of the prompt that is edited; None: all media are new.
     """
 
     turns: tuple[Turn[np.ndarray], ...]
@@ -36,6 +55,7 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     max_new_tokens: int = 246
+    edit: Edit | None = None
 
 
 @dataclasses.dataclass(frozen=True)

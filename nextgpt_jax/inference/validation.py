@@ -7,8 +7,9 @@ import numpy as np
 
 from nextgpt_jax.config import GenerationDefaults
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.editing import check_edit, edited
 from nextgpt_jax.inference.types import Request
-from nextgpt_jax.models.diffusion.schedulers import SamplerTable, SchedulerConfig
+from nextgpt_jax.models.diffusion.schedulers import SamplerTable, SchedulerConfig, steps_at
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.templates import TokenizedConversation
 
@@ -37,17 +38,33 @@ def num_steps(request: Request, modality: str, defaults: GenerationDefaults) -> 
 
 def chosen_sampler(request: Request, modality: str, defaults: GenerationDefaults) -> str:
     """Name of the sampler for media of a modality; "": the decoder's own."""
+    if (edit := edited(request, modality)) and edit.inversion:
+        return "ddim"
     return getattr(defaults, modality).sampler if request.sampler is None else request.sampler
 
 
 @functools.lru_cache(maxsize=128)
-def sampler_table(scheduler: SchedulerConfig, sampler: str, steps: int) -> SamplerTable:
+def sampler_table(scheduler: SchedulerConfig, sampler: str, steps: int, edited_steps: int = 0) -> SamplerTable:
     """The coefficients of a sampler; computed once, as every request asks for them.
 
+    Args:
+      edited_steps: of media that are edited, the steps that are taken; 0: they are new.
+
     Raises:
-      UserError: there is no such sampler, or too many steps for it.
+      UserError: there is no such sampler, or too many steps for it, or it cannot begin later.
     """
-    return scheduler.with_sampler(sampler).sampler_table(steps)
+    return scheduler.with_sampler(sampler).sampler_table(steps, _strength(steps, edited_steps))
+
+
+@functools.lru_cache(maxsize=128)
+def inversion_table(scheduler: SchedulerConfig, steps: int, edited_steps: int) -> SamplerTable:
+    """The coefficients of DDIM's inversion; see `sampler_table`."""
+    return scheduler.with_sampler("ddim").inversion_table(steps, _strength(steps, edited_steps))
+
+
+def _strength(steps: int, edited_steps: int) -> float | None:
+    """A strength at which so many steps are taken."""
+    return min((edited_steps + 0.5) / steps, 1.0) if edited_steps else None
 
 
 def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationDefaults) -> None:
@@ -67,10 +84,17 @@ def check_options(request: Request, config: NExTGPTConfig, defaults: GenerationD
     }
     if wrong := [name for name, good in in_range.items() if not good]:
         raise UserError(f"{wrong[0]} is out of range: {getattr(request, wrong[0])}")
-    _, forced = parse_modality(config.output_modalities, request.modality)
+    allowed, forced = parse_modality(config.output_modalities, request.modality)
     for name, decoder in config.decoders:
-        of = (request, name, defaults)
-        sampler_table(decoder.scheduler, chosen_sampler(*of), num_steps(*of))  # raises for too many steps
+        of, edit = (request, name, defaults), edited(request, name)
+        steps = num_steps(*of)
+        taken = steps_at(steps, edit.strength) if edit else 0
+        sampler_table(decoder.scheduler, chosen_sampler(*of), steps, taken)  # raises for too many steps
+        if edit and edit.inversion:
+            inversion_table(decoder.scheduler, steps, taken)
+    check_edit(request, config, defaults)
+    if (edit := request.edit) and not allowed[config.output_modalities.index(edit.modality)]:
+        raise UserError(f"modality {request.modality!r} has no {edit.modality}, which should be edited")
     if sum(forced) > defaults.max_media:
         raise UserError(f"an answer has at most generation.max_media={defaults.max_media} media")
 
@@ -93,6 +117,8 @@ def check_conversation(conversation: TokenizedConversation, request: Request, co
             raise UserError(
                 f"{medium.modality} input has shape {list(found)}, expected {list(wanted)}: load it with media.load"
             )
+    if (edit := request.edit) and edit.modality not in {medium.modality for _, medium in conversation.inputs}:
+        raise UserError(f"to edit {edit.modality}, the prompt needs an input of that modality")
     _, forced = parse_modality(config.output_modalities, request.modality)
     signals = [config.vocabulary.signal_ids(n) for n, f in zip(config.output_modalities, forced, strict=True) if f]
     needed, room = sum(map(len, signals)), min(request.max_new_tokens, context - length)

@@ -15,6 +15,7 @@ from nextgpt_jax.media.image import (
     write_png,
 )
 from nextgpt_jax.media.mel import log_mel
+from nextgpt_jax.media.originals import original_audio, original_image, original_video
 from nextgpt_jax.media.sensors import (
     grayscale_from_content,
     imu_from_content,
@@ -51,6 +52,9 @@ __all__ = [
     "imu_from_content",
     "load",
     "log_mel",
+    "original_audio",
+    "original_image",
+    "original_video",
     "preprocess",
     "preprocess_audio",
     "preprocess_clips",

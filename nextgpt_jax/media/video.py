@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -79,6 +79,18 @@ def clips_from_content(
       UserError: the content is something else, empty, longer than MAX_VIDEO_SECONDS, or has more than max_pixels in a
         frame.
     """
+    return pick_from_content(
+        content, functools.partial(_indices, clips=clips, frames=frames, seconds=seconds), max_pixels
+    )
+
+
+def pick_from_content(
+    content: Any,
+    pick: Callable[[Float[np.ndarray, " t"], float], Int[np.ndarray, "clips frames"]],
+    max_pixels: int = MAX_FRAME_PIXELS,
+) -> UInt8[np.ndarray, "clips frames h w 3"]:
+    """The frames that `pick` chooses by their times in seconds and their rate. Content and errors as
+    `clips_from_content`."""
     with checked("video"):
         if not isinstance(content, tuple | list) or len(content) != 2 or np.ndim(content[1]):
             raise ValueError("give a pair of frames and their number per second")
@@ -92,7 +104,7 @@ def clips_from_content(
         elif not stills:
             raise ValueError("it has no frames")
         check_seconds("the video", len(stills) / fps)
-        wanted = _indices(np.arange(len(stills)) / fps, fps, clips=clips, frames=frames, seconds=seconds)
+        wanted = pick(np.arange(len(stills)) / fps, fps)
         if is_array:
             return to_uint8(stills[wanted])
         picked = {i: image_from_content(stills[i], max_pixels=max_pixels) for i in np.unique(wanted).tolist()}

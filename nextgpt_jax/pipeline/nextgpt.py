@@ -9,13 +9,14 @@ from typing import Any, Self, Unpack
 from jax.sharding import Mesh
 
 from nextgpt_jax.config import ExperimentConfig, GenerationDefaults, MeshConfig
+from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference import types as engine_types
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.pipeline import saved
-from nextgpt_jax.pipeline.types import GenerationConfig, Request, RequestOptions, Response, StreamEvent
+from nextgpt_jax.pipeline.types import GenerationConfig, MediaInput, Request, RequestOptions, Response, StreamEvent
 from nextgpt_jax.prompts import Turn
 from nextgpt_jax.weights.load import load_trained
 from nextgpt_jax.weights.run_steps import LATEST
@@ -117,6 +118,51 @@ class NExTGPT:
           UserError: as a call.
         """
         return [_response(found) for found in self._engine.generate([self._prepared(r) for r in requests], on_step)]
+
+    def edit(
+        self,
+        prompt: str,
+        *,
+        image: MediaInput | None = None,
+        video: MediaInput | None = None,
+        audio: MediaInput | None = None,
+        strength: float = 0.6,
+        inversion: bool = False,
+        generation_config: GenerationConfig | None = None,
+    ) -> Response:
+        """Edits a medium as a prompt says: generates one that begins from it instead of from noise.
+
+        >>> import nextgpt_jax as ng
+        >>> model = ng.NExTGPT.from_pretrained("keypad")
+        >>> seven = model("draw a seven").images[0]
+        >>> nine = model.edit("now a nine", image=seven, strength=0.8)
+        >>> nine.text, nine.images[0].size
+        ('Here is a handwritten nine.', (32, 32))
+
+        The result has the size of generated media (`defaults`): images and frames are scaled to cover it and cut around
+        their center, videos and sounds are cut or prolonged.
+
+        Args:
+          image, video, audio: the medium, exactly one: a file or its contents (see `MediaInput`).
+          strength: in (0, 1], the share of the denoising steps that are taken: how much may change.
+          inversion: begin from the noise that DDIM, run backwards, finds for the medium, not from new noise.
+          generation_config: options of the answer.
+
+        Raises:
+          UserError: not exactly one medium is given, it cannot be read, or an option is out of range.
+        """
+        given = {
+            name: [medium]
+            for name, medium in {"image": image, "video": video, "audio": audio}.items()
+            if medium is not None
+        }
+        if len(given) != 1:
+            raise UserError(f"give one of image, video and audio to edit, got {' and '.join(given) or 'none'}")
+        (name,) = given
+        options = dataclasses.asdict(generation_config or GenerationConfig())
+        options |= {"edit": name, "strength": strength, "inversion": inversion}
+        prepared = make_request(prompt, given, options, self.config, self.defaults)
+        return _response(self._engine.generate([prepared])[0])
 
     def stream(self, prompt: str, **options: Unpack[RequestOptions]) -> Iterator[StreamEvent]:
         """Answers one prompt piece by piece: text while it is decoded, then every medium when it is finished.

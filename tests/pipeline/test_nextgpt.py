@@ -59,6 +59,19 @@ def test_files_and_their_contents_are_the_same_input(model, tmp_path):
     assert np.any(np.asarray(one.images[0]) != np.asarray(other.images[0]))
 
 
+def test_an_edit_begins_from_its_medium(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)
+    media.write("image", tmp_path / "a.png", pixels)
+    made = [
+        model.edit("draw", image=source, strength=0.5, generation_config=SHORT)
+        for source in (pixels, tmp_path / "a.png")
+    ]
+    assert same(*made) and made[0].images[0].size == (16, 16)
+    for given, found in (({}, "none"), ({"image": pixels, "audio": (np.zeros(9), 8000)}, "image and audio")):
+        with pytest.raises(ng.UserError, match=f"give one of image, video and audio to edit, got {found}"):
+            model.edit("draw", **given)
+
+
 def test_a_batch_is_answered_as_its_requests_alone(model):
     requests = [
         ng.Request("draw", output_modalities=["image"], generation_config=SHORT),

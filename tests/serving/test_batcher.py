@@ -1,5 +1,6 @@
 """Requests that come and go while others are answered, on the tiny random system."""
 
+import dataclasses
 import threading
 import time
 
@@ -8,6 +9,7 @@ import pytest
 
 from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.types import Edit
 from nextgpt_jax.serving.answers import Cancelled, QueueFull, TimedOut
 from nextgpt_jax.serving.batcher import Batcher
 from nextgpt_jax.serving.warmup import warm_up
@@ -41,6 +43,12 @@ def mixed_requests():
     return [request(*prompts[i % 4], seed=i, **options[i // 4 % 4]) for i in range(16)]
 
 
+def edit(**options):
+    content = np.roll(IMAGE[:16, :16], 3)
+    image = request(read("image", IMAGE), "draw it anew", modality="image", **options)
+    return dataclasses.replace(image, edit=Edit("image", content, strength=0.7))
+
+
 def contents(response):
     return [np.asarray(getattr(m.content, "frames", getattr(m.content, "samples", m.content))) for m in response.media]
 
@@ -68,6 +76,13 @@ def check_equal(found, wanted):
     for one, other in zip(contents(found), contents(wanted), strict=True):
         tolerance = 1 if other.dtype == np.uint8 else 1e-5
         np.testing.assert_allclose(one.astype(float), other.astype(float), atol=tolerance)
+
+
+def test_edits_are_sampled_beside_what_is_new(engine, batcher):
+    requests = [edit(seed=1), request("draw", modality="image", seed=1), edit(seed=1, num_inference_steps=2)]
+    answers = [batcher.submit(r) for r in requests]
+    for asked, answer in zip(requests, answers, strict=True):
+        check_equal(answer.result(), engine.generate([asked])[0])
 
 
 def test_requests_of_many_threads_are_not_crossed(engine, batcher):
