@@ -68,12 +68,6 @@ def read_text(path: str | pathlib.Path) -> str:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def json_lines(text: str) -> list[tuple[int, str]]:
-    """The lines of a JSON lines text that are not blank, with their numbers from 1."""
-    lines = text.split("\n")  # not splitlines: JSON strings may contain U+2028
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
 def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(_MAX_DEPTH + 1):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.json_files import json_lines, parse_json, read_json
+from nextgpt_jax.json_files import parse_json, read_json
 
 ODD_TEXTS = st.sampled_from(["\ud800", "\udc00", "\\ud800", "\U0001f600"])
 TEXTS = st.text(st.characters(exclude_categories=[]), max_size=4) | ODD_TEXTS
@@ -79,7 +79,3 @@ def test_files(content, message, tmp_path):
         read_json(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("[1]", encoding="utf-8-sig")
     assert read_json(tmp_path / "x.json") == [1]
-
-
-def test_lines_end_at_line_feeds_only():
-    assert json_lines('"a\u2028b"\r\n\n"c"') == [(1, '"a\u2028b"\r'), (3, '"c"')]

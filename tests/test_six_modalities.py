@@ -13,9 +13,8 @@ from nextgpt_jax import media
 from nextgpt_jax.cli import infer
 from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.inference.engine import Engine
-from nextgpt_jax.inference.requests import make_request
+from nextgpt_jax.inference.requests import RequestFile, make_request
 from nextgpt_jax.modalities import MODALITIES
-from nextgpt_jax.serving.request_file import RequestFile
 from nextgpt_jax.training.loop import train
 from nextgpt_jax.weights.load import load_system
 from tests import FIXTURES, tiny

@@ -19,8 +19,8 @@ from nextgpt_jax.weights.run_steps import LATEST, parse_step
 if TYPE_CHECKING:  # imported where they are used: a typo in a flag should not wait for jax
     from nextgpt_jax.config import ExperimentConfig, ServingConfig
     from nextgpt_jax.inference.engine import Engine
+    from nextgpt_jax.inference.requests import RequestFile
     from nextgpt_jax.inference.types import MediaOutput, Request, Response
-    from nextgpt_jax.serving.request_file import RequestFile
 
 USAGE = """{program} --config=CONFIG (--prompt=TEXT | --chat | --requests=FILE.jsonl | --warmup) [options]
 
@@ -91,8 +91,8 @@ def main(argv: Sequence[str]) -> None:
     check_folder(values.output, "--output")
     configure_jax()
     from nextgpt_jax.inference import requests
+    from nextgpt_jax.inference.requests import RequestFile
     from nextgpt_jax.mesh import available_devices
-    from nextgpt_jax.serving.request_file import RequestFile
     from nextgpt_jax.serving.warmup import warm_up
     from nextgpt_jax.weights.assemble import model_config
 

@@ -1,17 +1,19 @@
 """Requests from a prompt with files, and from the lines of a JSONL file."""
 
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationDefaults
-from nextgpt_jax.errors import UserError, nearest
+from nextgpt_jax.errors import UserError, first_line, nearest
+from nextgpt_jax.files import is_remote
 from nextgpt_jax.inference import editing
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
-from nextgpt_jax.json_files import parse_json
+from nextgpt_jax.json_files import parse_json, read_text
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -90,6 +92,55 @@ def make_request(
     }
     turn = Turn(human_segments(prompt, {name: found for name, found in contents.items() if found}))
     return dataclasses.replace(request, turns=(*history, turn))
+
+
+class RequestFile:
+    """A JSON lines file of requests, read line by line.
+
+    Attributes:
+      count: requests; blank lines are none.
+      digest: SHA-256 of the file.
+    """
+
+    def __init__(self, path: str, flag: str = "--requests"):
+        """
+        Args:
+          flag: the option that gave `path`, for error messages.
+
+        Raises:
+          UserError: the file is missing, unreadable, not UTF-8, or has no requests.
+        """
+        self.path, self._flag = path, flag
+        digest = hashlib.sha256()
+        self.count = 0
+        for line in self._lines():
+            digest.update(line.encode())
+            self.count += 1
+        self.digest = digest.hexdigest()
+        if not self.count:
+            raise UserError(f"{flag}: {path} has no requests")
+
+    def __iter__(self) -> Iterator[Record | UserError]:
+        """The requests; an error in place of a line that is not valid. Paths of media are relative to the file."""
+        for line in self._lines():
+            try:
+                yield parse_request(line, pathlib.Path(self.path).parent)
+            except UserError as error:
+                yield error
+
+    def _lines(self) -> Iterator[str]:
+        try:
+            if is_remote(self.path):
+                yield from (line for line in read_text(self.path).split("\n") if line.strip())
+                return
+            with pathlib.Path(self.path).open(encoding="utf-8-sig", newline="\n") as file:
+                yield from (line for line in file if line.strip())
+        except FileNotFoundError:
+            raise UserError(f"{self._flag}: no such file: {self.path}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self._flag}: {self.path} is not UTF-8: {error.reason}") from None
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            raise UserError(f"{self._flag}: {self.path} cannot be read: {first_line(error)}") from None
 
 
 def parse_request(line: str, folder: pathlib.Path) -> Record:

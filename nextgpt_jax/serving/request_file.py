@@ -1,18 +1,17 @@
 """The requests of a file: answered together, in any order, and written in theirs. An interrupted run is continued."""
 
 import collections
-import hashlib
 import json
 import math
 import os
 import pathlib
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
-from nextgpt_jax.inference.requests import Record, make_request, parse_request
+from nextgpt_jax.inference.requests import RequestFile, make_request
 from nextgpt_jax.inference.types import MediaOutput, Response
 from nextgpt_jax.json_files import parse_json, read_json
 from nextgpt_jax.media import write
@@ -21,52 +20,6 @@ from nextgpt_jax.serving.answers import Event
 from nextgpt_jax.serving.batcher import Batcher
 
 _AHEAD = 1024  # replies that may wait for an earlier one
-
-
-class RequestFile:
-    """A JSON lines file of requests, read line by line.
-
-    Attributes:
-      count: requests; blank lines are none.
-      digest: SHA-256 of the file.
-    """
-
-    def __init__(self, path: str, flag: str = "--requests"):
-        """
-        Args:
-          flag: the option that gave `path`, for error messages.
-
-        Raises:
-          UserError: the file is missing, unreadable, not UTF-8, or has no requests.
-        """
-        self.path, self._flag = pathlib.Path(path), flag
-        digest = hashlib.sha256()
-        self.count = 0
-        for line in self._lines():
-            digest.update(line.encode())
-            self.count += 1
-        self.digest = digest.hexdigest()
-        if not self.count:
-            raise UserError(f"{flag}: {path} has no requests")
-
-    def __iter__(self) -> Iterator[Record | UserError]:
-        """The requests; an error in place of a line that is not valid. Paths of media are relative to the file."""
-        for line in self._lines():
-            try:
-                yield parse_request(line, self.path.parent)
-            except UserError as error:
-                yield error
-
-    def _lines(self) -> Iterator[str]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="\n") as file:
-                yield from (line for line in file if line.strip())
-        except FileNotFoundError:
-            raise UserError(f"{self._flag}: no such file: {self.path}") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self._flag}: {self.path} is not UTF-8: {error.reason}") from None
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            raise UserError(f"{self._flag}: {self.path} cannot be read: {first_line(error)}") from None
 
 
 class ReplyFile:

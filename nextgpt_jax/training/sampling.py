@@ -17,7 +17,7 @@ from nextgpt_jax.data.prepared import Precomputed
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, local_folder
 from nextgpt_jax.inference.engine import Engine
-from nextgpt_jax.inference.requests import Record, make_request, read_requests
+from nextgpt_jax.inference.requests import Record, RequestFile, make_request
 from nextgpt_jax.inference.types import MediaOutput, Request
 from nextgpt_jax.json_files import read_text
 from nextgpt_jax.modalities import MODALITIES
@@ -144,7 +144,7 @@ def _write_samples(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
 def _read_prompts(path: str) -> list[Record]:
     if pathlib.Path(path).suffix == ".jsonl":
         records = []
-        for record in read_requests(path, "train.sample_prompts"):
+        for record in RequestFile(path, "train.sample_prompts"):
             if isinstance(record, UserError):
                 raise UserError(f"train.sample_prompts: {path}: {record}")
             records.append(record)

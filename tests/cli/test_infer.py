@@ -10,9 +10,9 @@ from PIL import Image
 from nextgpt_jax.cli import infer
 from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.requests import RequestFile
 from nextgpt_jax.media import read_audio, write_mp4, write_wav
 from nextgpt_jax.prompts import Input
-from nextgpt_jax.serving.request_file import RequestFile
 from tests import tiny
 from tests.inference.requests import IMAGE, TONE, request
 
@@ -162,7 +162,7 @@ def test_a_prompt_and_a_file_can_be_compiled_ahead(tiny_engine, tiny_root, tmp_p
     prompt, file, alone = warmed
     assert (prompt["output_modalities"], prompt["input_modalities"], prompt["max_new_tokens"]) == (["image"], [], 9)
     assert len(prompt["prompt_tokens"]) == 1
-    assert alone == {"max_new_tokens": 9} and file == ServingConfig()
+    assert alone == {"max_new_tokens": 9} and file.rows == 32
     assert "compiled all programs" in capsys.readouterr().err
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nextgpt_jax.config import ServingConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.inference.requests import RequestFile
 from nextgpt_jax.serving.batcher import Batcher
-from nextgpt_jax.serving.request_file import ReplyFile, RequestFile, answer_file
+from nextgpt_jax.serving.request_file import ReplyFile, answer_file
 
 
 def replies(folder):
