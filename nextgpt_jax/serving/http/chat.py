@@ -44,10 +44,6 @@ async def chat_completions(request: Request) -> Response:
             return chat_request(body.messages, services.within_limits(body.options()), inputs, services.engine)
 
     one = await services.run(prepare)
-    if form:
-        for files in form.files.values():
-            for file in files:
-                await file.close()
     requests = [dataclasses.replace(one, seed=seed) for seed in seeds(body.seed, number)]
     reply = _Reply(services, requests, base_url, body.media_format == "url")
     answers = services.answers()

@@ -50,6 +50,8 @@ class Inputs:
     def __exit__(self, *_: object) -> None:
         for path in self._labels:
             path.unlink(missing_ok=True)
+        for file in self._uploads.values():
+            file.file.close()
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:

@@ -75,8 +75,8 @@ class Message(Body):
     """A message of the user or of the model. `media`: what the model made in that message, as it was returned."""
 
     role: Literal["user", "assistant"]
-    content: str | list[Part] | None = None
-    media: list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=1000)] | None = None
+    media: Annotated[list[Part], Field(max_length=1000)] | None = None
     neutral: ClassVar = {"tool_calls": ([],), "annotations": ([],)}
 
 
@@ -88,7 +88,7 @@ class StreamOptions(Body):
 class Chat(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
