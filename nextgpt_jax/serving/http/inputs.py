@@ -111,12 +111,14 @@ class Inputs:
         return path
 
     def _data(self, url: str, modality: str, label: str) -> pathlib.Path:
-        head, comma, data = url[len("data:") :].partition(",")
-        kind, *parameters = head.split(";")
-        if not comma or "base64" not in (p.strip().lower() for p in parameters):
+        comma = url.find(",")
+        kind, *parameters = url[len("data:") : max(comma, 0)].split(";")
+        if comma < 0 or "base64" not in (p.strip().lower() for p in parameters):
             raise ApiError(f"{label}: give data:TYPE;base64,DATA", param=label, code="invalid_url")
         path = self._path(kind, modality, label)
-        return _decode(unquote(data) if "%" in data else data, path, label)
+        if "%" in url:
+            return _decode(unquote(url[comma + 1 :]), path, label)
+        return _decode(url, path, label, comma + 1)
 
     def _sound(self, audio: InputAudio, label: str) -> pathlib.Path:
         return _decode(audio.data, self._path(f"audio/{audio.format or 'wav'}", "audio", label), label)
@@ -146,13 +148,13 @@ class Inputs:
         return named
 
 
-def _decode(data: str, path: pathlib.Path, label: str) -> pathlib.Path:
-    """Writes base64 to a file."""
-    data = data.strip()
+def _decode(data: str, path: pathlib.Path, label: str, start: int = 0) -> pathlib.Path:
+    """Writes base64, from `start` on, to a file. It is not copied as a whole, which would hold up other threads."""
+    data = data.rstrip()
     try:
         with path.open("wb") as file:
-            for start in range(0, len(data), _BLOCK):
-                file.write(base64.b64decode(data[start : start + _BLOCK], validate=True))
+            for at in range(start, len(data), _BLOCK):
+                file.write(base64.b64decode(data[at : at + _BLOCK], validate=True))
     except (binascii.Error, ValueError):
         raise ApiError(f"{label}: the data are no base64", param=label, code="invalid_media") from None
     return path
