@@ -1,5 +1,5 @@
-"""The fields of requests. Names are OpenAI's, but for `modality`, `steps`, `guidance`, `sampler`, `top_k` and
-`media_format`."""
+"""The fields of requests. Names are OpenAI's, but for `modality`, `steps`, `guidance`, `sampler`, `top_k`, `edit`,
+`strength`, `inversion` and `media_format`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -38,6 +38,19 @@ class Sampling(Body):
             "guidance_scale": self.guidance,
             "sampler": self.sampler,
         }
+
+
+class Editing(Body):
+    """How much a medium that is edited may change."""
+
+    strength: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the denoising steps that are taken; 0.6 is the default"
+    )
+    inversion: bool | None = Field(None, description="begin from the noise that DDIM finds for the input")
+
+    def edit_options(self, modality: str | None) -> dict[str, Any]:
+        """The options of `editing.load_edit`."""
+        return {"edit": modality, "strength": self.strength, "inversion": self.inversion}
 
 
 class Url(Body):
@@ -85,7 +98,7 @@ class StreamOptions(Body):
     neutral: ClassVar = {"include_obfuscation": (False,)}
 
 
-class Chat(Sampling):
+class Chat(Sampling, Editing):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
@@ -101,6 +114,7 @@ class Chat(Sampling):
     modality: str | None = Field(
         None, description="auto (the model decides), text (no media), or a list such as image,audio"
     )
+    edit: str | None = Field(None, description="modality of the last message's first such medium, which is edited")
     media_format: Literal["base64", "url"] | None = Field(
         None, description="generated media as data: URLs (the default), or as files of this server"
     )
@@ -133,7 +147,7 @@ class Chat(Sampling):
             "modality": self.modality,
             "max_new_tokens": next(iter(limits), None),
         }
-        return super().options() | chosen
+        return super().options() | chosen | self.edit_options(self.edit)
 
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -156,6 +170,15 @@ class Images(Sampling):
     response_format: Literal["b64_json", "url"] | None = Field(None, description="b64_json is the default")
     output_format: Literal["png", "jpeg", "webp"] | None = None
     neutral: ClassVar = _IMAGES_NEUTRAL
+
+
+class ImageEdits(Images, Editing):
+    """POST /v1/images/edits: a form with the image that is edited."""
+
+    neutral: ClassVar = {**_IMAGES_NEUTRAL, "input_fidelity": ("low",)}
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | self.edit_options("image")
 
 
 class Sounds(Sampling):

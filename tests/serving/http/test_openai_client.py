@@ -140,6 +140,24 @@ def test_images(batcher, client):
     assert client._client.get(other.data[0].url[:-6] + "x.webp").status_code == 404
 
 
+def test_image_edits(batcher, client, tmp_path):
+    (tmp_path / "seen.png").write_bytes(png())
+    engine = batcher.engine
+    options = {"modality": "image", "seed": 7, "num_inference_steps": 2, "edit": "image", "strength": 0.5}
+    request = make_request("draw", {"image": [tmp_path / "seen.png"]}, options, engine.config, engine.defaults)
+    wanted = batcher.submit(request).result().media[0].content
+    extra = STEPS | {"seed": 7, "strength": 0.5}
+    found = client.images.edit(image=("seen.png", png()), prompt="draw", extra_body=extra)
+    check_pixels(content_of(f";base64,{found.data[0].b64_json}"), wanted)
+    chat = client.chat.completions.create(
+        model="keypad",
+        messages=[user(text("draw"), part(png()))],
+        seed=7,
+        extra_body=STEPS | {"edit": "image", "strength": 0.5},
+    )
+    check_pixels(content_of(chat.choices[0].message.media[0]["image_url"]["url"]), wanted)
+
+
 def test_sound(batcher, client, address):
     options = {"model": "keypad", "voice": "auto", "extra_body": STEPS | {"seed": 2}}
     wanted = expected(batcher, "sing", "audio", 2).media[0].content
