@@ -1,5 +1,6 @@
 """The chat page: `add_page` adds it to a FastAPI app, `serve_page` serves it alone. Needs the extra `demo`."""
 
+import asyncio
 import contextlib
 import hmac
 import os
@@ -26,12 +27,12 @@ _STYLE = """
 class Page:
     """A page that was added to an app."""
 
-    def __init__(self, inner: Any):
-        self._inner = inner
+    def __init__(self) -> None:
+        self.closing = asyncio.Event()
 
     def close(self) -> None:
         """Ends the connections that open pages hold, without which a server waits for them. In the event loop."""
-        self._inner.stop_event.set()
+        self.closing.set()
 
 
 def add_page(
@@ -73,12 +74,14 @@ def add_page(
         yield
         folder.cleanup()
 
+    page = Page()
     blocks = make_blocks(batcher, pathlib.Path(folder.name), examples)
+    guard = Middleware(OnlyUploads, folder=pathlib.Path(folder.name), closing=page.closing)
     gr.mount_gradio_app(
         app,
         blocks,
         path,
-        app_kwargs={"lifespan": lifespan, "middleware": [Middleware(OnlyUploads, folder=pathlib.Path(folder.name))]},
+        app_kwargs={"lifespan": lifespan, "middleware": [guard]},
         auth=(lambda name, key: _is_one_of(key, keys)) if keys else None,
         auth_message="Give any name, and an API key of this server as the password." if keys else None,
         max_file_size=max_upload,
@@ -92,8 +95,8 @@ def add_page(
         mcp_server=False,
     )
     blocks.has_launched = True  # only then are paths checked, which mounting forgets (6.31)
-    app.state.page = Page(blocks.app)
-    return app.state.page
+    app.state.page = page
+    return page
 
 
 def serve_page(

@@ -1,9 +1,10 @@
 """What the chat page lets through to Gradio, which by itself fetches addresses, and in an app reads any file's path."""
 
+import asyncio
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 _REMOTE = re.compile(r"/(file=\s*https?:|proxy=)", re.IGNORECASE)
@@ -11,14 +12,23 @@ _MAX_BODY = 4_000_000  # bytes of a request other than an upload
 
 
 class OnlyUploads:
-    """ASGI middleware that refuses requests for files that were not uploaded to the page, or generated for it."""
+    """ASGI middleware that refuses requests for files that were not uploaded to the page, or generated for it.
 
-    def __init__(self, app: Any, folder: pathlib.Path):
-        """`folder`: all such files are in it."""
-        self._app, self._folder = app, folder.resolve()
+    It also ends the connections that open pages hold, on which Gradio's App says now and then that it is alive.
+    """
+
+    def __init__(self, app: Any, folder: pathlib.Path, closing: asyncio.Event):
+        """
+        Args:
+          folder: all such files are in it.
+          closing: ends those connections.
+        """
+        self._app, self._folder, self._closing = app, folder.resolve(), closing
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
+            if "/gradio_api/heartbeat/" in scope["path"]:
+                return await self._until_closing(self._app(scope, receive, send))
             if _REMOTE.search(scope["path"]):
                 return await _refuse(send, 403, "nothing is fetched from other servers")
             if scope["method"] == "POST" and not scope["path"].endswith("/gradio_api/upload"):
@@ -28,6 +38,15 @@ class OnlyUploads:
                     return await _refuse(send, 403, "upload the file: others are not read")
                 receive = _after(body, receive)
         await self._app(scope, receive, send)
+
+    async def _until_closing(self, answering: Coroutine[Any, Any, None]) -> None:
+        tasks = [asyncio.ensure_future(answering), asyncio.ensure_future(self._closing.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _is_ours(self, path: Any) -> bool:
         try:

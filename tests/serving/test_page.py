@@ -1,9 +1,11 @@
 """The chat page as a server gives it to a browser; test_page_browser.py has the browser."""
 
+import asyncio
 import contextlib
 import os
 import pathlib
 import re
+import types
 
 import pytest
 
@@ -69,3 +71,18 @@ def test_keys_and_limits():
         assert client.post("/chat/login", data={"username": "me", "password": "secret"}).status_code == 200
         assert client.get("/chat/config").status_code == 200
         assert client.post("/chat/gradio_api/upload", files={"files": ("a.png", b" " * 1001)}).status_code == 413
+
+
+def test_a_page_that_outlived_its_conversation_says_so(tmp_path):
+    """What is on the page is not what the model would remember."""
+    from nextgpt_jax.serving.page_blocks import Sessions
+
+    async def run():
+        message = {"text": "and that one?", "files": []}
+        options = ("auto", [], 0, "", "", 0.0, 96, "")
+        sending = Sessions(Script(), tmp_path).send(None, 4, message, *options, types.SimpleNamespace(session_hash="a"))
+        return [changes async for changes in sending][-1]
+
+    _, notice, box, *_ = asyncio.run(run())
+    assert notice["value"] == "this conversation has expired: start a new one" and notice["visible"]
+    assert box["value"]["text"] == "and that one?" and box["submit_btn"]

@@ -30,7 +30,7 @@ def ask(folder, path, *, body=b"", chunks=1, method="POST"):
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path}
-    asyncio.run(OnlyUploads(app, folder)(scope, receive, send))
+    asyncio.run(OnlyUploads(app, folder, asyncio.Event())(scope, receive, send))
     return sent[0]["status"], b"".join(arrived)
 
 
@@ -70,3 +70,20 @@ def test_uploads_are_not_held_in_memory_but_other_bodies_are_limited(tmp_path):
     large = b" " * 4_000_001
     assert ask(tmp_path, "/chat/gradio_api/upload", body=large) == (200, large)
     assert ask(tmp_path, "/chat/gradio_api/queue/join", body=large) == (413, b"")
+
+
+def test_open_pages_are_let_go_at_the_end(tmp_path):
+    async def app(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def run():
+        closing = asyncio.Event()
+        guard = OnlyUploads(app, tmp_path, closing)
+        scope = {"type": "http", "method": "GET", "path": "/chat/gradio_api/heartbeat/a"}
+        held = asyncio.ensure_future(guard(scope, None, None))
+        await asyncio.sleep(0.01)
+        assert not held.done()
+        closing.set()
+        await asyncio.wait_for(held, 1)
+
+    asyncio.run(run())
