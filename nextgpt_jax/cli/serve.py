@@ -42,6 +42,7 @@ def _define(values: flags.FlagValues) -> None:
     define(
         "float", "drain_seconds", None, "after SIGTERM, for answers that have begun; default: until all are finished"
     )
+    define("boolean", "page", False, "a chat page at /chat, too (docs/page.md)")
     define("string", "workdir", "", "use the weights of this training run")
     define("string", "step", "latest", "with --workdir: the checkpoint to use: latest, best (lowest loss) or a step")
     define("boolean", "ema", None, "with --workdir: use the moving average of the weights; default: if there is one")
@@ -66,6 +67,10 @@ def main(argv: Sequence[str]) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'nextgpt-jax[serve]'") from None
+    if values.page:
+        from nextgpt_jax.serving import page
+
+        page.check_installed()
     from nextgpt_jax.serving.http.run import listen, serve
     from nextgpt_jax.serving.http.settings import Settings
 
@@ -97,6 +102,9 @@ def main(argv: Sequence[str]) -> None:
         warm_up(engine, values.config.serving)
     batcher = Batcher(engine, values.config.serving)
     app = make_app(batcher, settings, encoder=values.config.model.encoder)
+    if values.page:
+        page.add_page(app, batcher, keys=keys, max_upload=settings.max_upload)
+        print("the chat page is at /chat", file=sys.stderr)
     serve(app, listening, drain_seconds=values.drain_seconds)
 
 

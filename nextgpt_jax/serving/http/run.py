@@ -16,6 +16,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called at a signal; at a second SIGINT nothing is waited for."""
         self.config.app.state.services.ready = False  # type: ignore[union-attr]
+        if page := getattr(self.config.app.state, "page", None):  # type: ignore[union-attr]
+            page.close()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
