@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from configs.keypad import get_config
-from examples.keypad import language
-from examples.keypad.evaluate import Examination
+from examples.keypad import editing, language
+from examples.keypad.evaluate import Examination, Exhibits
 from examples.keypad.language import MODALITIES, Request
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.inference.requests import make_request
@@ -48,6 +48,16 @@ def test_a_conversation_goes_on(examination):
     answers = [answer for request in language.CONVERSATIONS[11] for answer in examination.ask([request], [history])]
     assert len(history) == 4
     assert sum(answer.right() for answer in answers) >= 3
+
+
+@pytest.mark.parametrize("modality", ["image", pytest.param("audio", marks=pytest.mark.slow)])
+def test_words_edit_a_digit(engine, tmp_path, modality):
+    chosen, exhibits = editing.cases(modality, 8), Exhibits(tmp_path / "shown")
+    wording = editing.WORDING[modality]
+    found = editing.measure(engine, chosen, exhibits, tmp_path, wording, **editing.SETTINGS[modality])
+    assert found.changed >= 6 and found.cases == 8
+    little = editing.SETTINGS[modality] | {"strength": editing.SMALL}
+    assert editing.measure(engine, chosen, exhibits, tmp_path, wording, **little).kept >= 7
 
 
 @pytest.mark.parametrize(
