@@ -24,6 +24,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import NamedTuple
 
@@ -293,6 +294,9 @@ def start(*flags: str) -> tuple[subprocess.Popen, str]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert server.stdout
     url = next(line.split()[-1] for line in server.stdout if line.startswith("serving on"))
+    threading.Thread(
+        target=collections.deque, args=(server.stdout, 0), daemon=True
+    ).start()  # or its log fills the pipe
     while server.poll() is None:
         try:
             if httpx2.get(f"{url}/readyz").status_code == 200:
