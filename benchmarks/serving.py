@@ -220,7 +220,12 @@ class Load:
         while time.perf_counter() < end:
             ask = make_ask(rng, mix, 1000 * number + count % 1000)
             count += 1
-            self.replies.append(await self._ask(http, ask))
+            begin = time.perf_counter()
+            try:
+                self.replies.append(await self._ask(http, ask))
+            except httpx2.HTTPError as error:  # lost
+                print(f"{ask}: {error!r} after {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+                self.replies.append(Reply(ask.kind, 0, 0.0, (), time.perf_counter() - begin, False, False, 0))
             await asyncio.sleep(rng.expovariate(1 / think) if think else 0)
 
     async def _ask(self, http: httpx2.AsyncClient, ask: Ask) -> Reply:
