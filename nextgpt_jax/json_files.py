@@ -1,9 +1,10 @@
 """JSON of users, parsed within limits: what cannot be used later is refused here, in one line."""
 
+import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nextgpt_jax.errors import UserError, first_line
@@ -56,14 +57,28 @@ def read_text(path: str | pathlib.Path) -> str:
     Raises:
       UserError: the file is missing, cannot be read or is not UTF-8.
     """
+    with reading_text(path):
+        try:
+            if is_remote(path):
+                return normal_path(path).read_bytes().decode("utf-8-sig")
+            return pathlib.Path(path).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:  # of the whole file, so its place is known
+            raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+@contextlib.contextmanager
+def reading_text(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns what fails while the body reads a UTF-8 file into one line.
+
+    Raises:
+      UserError: the file is missing, cannot be read or is not UTF-8.
+    """
     try:
-        if is_remote(path):
-            return normal_path(path).read_bytes().decode("utf-8-sig")
-        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+        yield
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise UserError(f"{path} is not UTF-8: {error.reason}") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
 

@@ -178,7 +178,7 @@ class Engine:
         new = self.defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         context = self.config.llm.max_position_embeddings
         tasks: list[Callable[[], object]] = [
-            functools.partial(self._encode_batch, name, [], rows=rows)
+            functools.partial(self.warm_up_encoder, name, rows)
             for name in (self.config.input_modalities if input_modalities is None else input_modalities)
         ]
         media = inputs * max(self.config.num_embeddings.values(), default=1)

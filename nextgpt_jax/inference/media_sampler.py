@@ -56,14 +56,13 @@ class MediaBatch:
 
     def __init__(
         self,
-        name: str,
         state: SamplerState,
         evaluations: int,
         denoise: Callable[[SamplerState, int, int], SamplerState],
         finish: Callable[[SamplerState], list[Any]],
     ):
         """Made by `MediaSampler.start`."""
-        self.modality, self.evaluations, self.done = name, evaluations, 0  # evaluations of the UNet
+        self.evaluations, self.done = evaluations, 0  # of the UNet
         self._state, self._denoise, self._finish = state, denoise, finish
 
     def advance(self, evaluations: int) -> None:
@@ -224,7 +223,7 @@ class MediaSampler:
                 arrays = programs.decode_media(self._models[name], state.sample, modality=name, dtype=self._dtype)
             return [self._content(name, array) for array in np.asarray(arrays)[:rows]]
 
-        return MediaBatch(name, state, sum(int(run.table.num_evaluations) for run in runs), denoise, finish)
+        return MediaBatch(state, sum(int(run.table.num_evaluations) for run in runs), denoise, finish)
 
     def _tables(self, key: BatchKey) -> tuple[SamplerTable, SamplerTable]:
         """The table that media begin with, and the one that they end with: two if they are inverted first."""

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from nextgpt_jax import media
 from nextgpt_jax.config import GenerationDefaults
-from nextgpt_jax.errors import UserError, first_line, nearest
+from nextgpt_jax.errors import UserError, nearest
 from nextgpt_jax.files import is_remote
 from nextgpt_jax.inference import editing
 from nextgpt_jax.inference.types import Request
 from nextgpt_jax.inference.validation import check_options, check_readable
-from nextgpt_jax.json_files import parse_json, read_text
+from nextgpt_jax.json_files import parse_json, read_text, reading_text
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 from nextgpt_jax.prompts import Turn, human_segments
@@ -133,14 +133,10 @@ class RequestFile:
             if is_remote(self.path):
                 yield from (line for line in read_text(self.path).split("\n") if line.strip())
                 return
-            with pathlib.Path(self.path).open(encoding="utf-8-sig", newline="\n") as file:
+            with reading_text(self.path), pathlib.Path(self.path).open(encoding="utf-8-sig", newline="\n") as file:
                 yield from (line for line in file if line.strip())
-        except FileNotFoundError:
-            raise UserError(f"{self._flag}: no such file: {self.path}") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self._flag}: {self.path} is not UTF-8: {error.reason}") from None
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            raise UserError(f"{self._flag}: {self.path} cannot be read: {first_line(error)}") from None
+        except UserError as error:
+            raise UserError(f"{self._flag}: {error}") from None
 
 
 def parse_request(line: str, folder: pathlib.Path) -> Record:

@@ -1,10 +1,12 @@
 """From generated token ids to text: complete responses, and text as it is decoded."""
 
+import pathlib
 from collections.abc import Sequence
 
+from nextgpt_jax import media
 from nextgpt_jax.inference.programs import Progress
-from nextgpt_jax.inference.types import Response
-from nextgpt_jax.modalities import Vocabulary
+from nextgpt_jax.inference.types import MediaOutput, Response
+from nextgpt_jax.modalities import MODALITIES, Vocabulary
 from nextgpt_jax.prompts import Output, Segment
 from nextgpt_jax.templates import Tokenizer
 
@@ -60,6 +62,14 @@ def known_ids(progress: Progress, row: int) -> tuple[list[int], bool]:
     if progress.done[row]:
         return tokens[:length].tolist(), True
     return [*tokens[: int(progress.num_tokens[row])].tolist(), int(progress.next_token[row])], False
+
+
+def write_numbered(folder: pathlib.Path, number: int, outputs: Sequence[MediaOutput]) -> list[str]:
+    """Writes the media of an answer of many, and returns their names: 00007_0.png, 00007_1.wav, ..."""
+    names = [f"{number:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(outputs)]
+    for name, medium in zip(names, outputs, strict=True):
+        media.write(medium.modality, folder / name, medium.content)
+    return names
 
 
 def finish_reason(progress: Progress, row: int, stop_sequences: Sequence[Sequence[int]]) -> str:

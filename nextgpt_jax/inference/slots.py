@@ -1,7 +1,7 @@
 """Rows of a batch that requests join and leave while the others are decoded (continuous batching)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -74,16 +74,24 @@ class Rows:
 
     def shape(self, prompts: int, tokens: int, num_embeddings: int) -> BatchShape:
         """The shape of a batch of prompts of at most so many tokens and media embeddings (of each encoder)."""
-        media = BatchShape.rounded_up(1, 1, 1, num_embeddings).embeddings
+        media = round_up_to_power_of_two(max(1, num_embeddings))
         return BatchShape(prompts, prompt_bucket(tokens, self.context), self.max_new_tokens, media)
 
     def warm_up(self, shape: BatchShape) -> None:
-        """Compiles the programs for prompts of a shape, and those that all prompts share. Leaves the rows alone."""
+        """Compiles the programs for prompts of a shape. Leaves the rows alone."""
+        self._joined(None, [], shape)
+
+    def warm_up_decoding(self, shape: BatchShape, tokens: Iterable[int]) -> None:
+        """Compiles the programs that prompts of all shapes share. Leaves the rows alone.
+
+        Args:
+          shape: of any prompt.
+          tokens: of the longest row.
+        """
         state, self._config = self._joined(None, [], shape)
         with programs.use_mesh(self._mesh):
-            for tokens in range(64, self.context + 64, 64):  # those of a bucket are compiled once
-                config = self._attending(tokens)
-                state, _ = programs.decode(self._model, state, np.int32(0), config=config)
+            for most in tokens:
+                state, _ = programs.decode(self._model, state, np.int32(0), config=self._attending(most))
             state = programs.leave(state, np.int32(0))
             programs.group_hidden(state, np.int32(0))
 

@@ -70,10 +70,11 @@ class _Job:
         stream: TextStream | None,
         stops: Sequence[str],
         deadline: float,
+        streams: bool,
     ):
         self.request, self.conversation, self.deadline = request, conversation, deadline
         self.answer: Answer  # set once, by submit
-        self.streams = True  # parts are delivered
+        self.streams = streams  # parts are delivered
         self.stream, self.stops, self.stop_text = stream, stops, StopText(stops)
         self.row: int | None = None
         self.tokens = 0  # of the answer when it was last looked at
@@ -109,7 +110,6 @@ class Batcher:
         self._wakeup = threading.Condition()  # guards what follows
         self._waiting: collections.deque[_Job] = collections.deque()
         self._calls: list[tuple[concurrent.futures.Future, Callable[[], Any]]] = []
-        self._cancellations = False
         self._closing, self._draining = False, True
         self._stats = Stats()
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -141,9 +141,8 @@ class Batcher:
         request = fit(request, conversation, self.engine, self.device_rows.context, self.device_rows.max_new_tokens)
         text = TextStream(self.engine.parser, self.engine.stop_sequences) if stream or stops else None
         seconds = self.config.timeout if timeout is None else timeout
-        job = _Job(request, conversation, text, tuple(stops), time.monotonic() + seconds)
+        job = _Job(request, conversation, text, tuple(stops), time.monotonic() + seconds, stream)
         job.answer = Answer(len(conversation.ids), functools.partial(self._cancel, job), on_event)
-        job.streams = stream
         with self._wakeup:
             if self._closing:
                 raise Cancelled("the server is shutting down")
@@ -196,7 +195,7 @@ class Batcher:
 
     def _cancel(self, job: _Job) -> None:
         with self._wakeup:
-            job.cancelled = self._cancellations = True
+            job.cancelled = True
             self._wakeup.notify()
 
     # What follows runs in the batcher's thread.
@@ -243,7 +242,7 @@ class Batcher:
         """Ends the requests that were cancelled or are too late."""
         now = time.monotonic()
         with self._wakeup:
-            waiting, self._cancellations = [*self._waiting], False
+            waiting = [*self._waiting]
         for job in [*waiting, *self._active.values(), *self._unfinished.values()]:
             if job.cancelled:
                 self._end(job, Cancelled("the request was cancelled"), "cancelled")

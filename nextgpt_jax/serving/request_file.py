@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.inference.requests import RequestFile, make_request
+from nextgpt_jax.inference.responses import write_numbered
 from nextgpt_jax.inference.types import MediaOutput, Response
 from nextgpt_jax.json_files import parse_json, read_json
-from nextgpt_jax.media import write
-from nextgpt_jax.modalities import MODALITIES, output_modalities
+from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.serving.answers import Event
 from nextgpt_jax.serving.batcher import Batcher
 
@@ -204,9 +204,7 @@ def answer_file(
 
 def _written(response: Response, index: int, output: pathlib.Path) -> dict[str, Any]:
     """Writes the media of a response; returns its line."""
-    names = [f"{index:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(response.media)]
-    for name, medium in zip(names, response.media, strict=True):
-        write(medium.modality, output / name, medium.content)
+    names = write_numbered(output, index, response.media)
     return {"text": response.text, **files_by_modality(response.media, names), "tokens": response.tokens}
 
 

@@ -5,9 +5,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from nextgpt_jax.config import ServingConfig
-from nextgpt_jax.inference.batching import BatchShape
+from nextgpt_jax.inference.batching import round_up_to_power_of_two
 from nextgpt_jax.inference.engine import Engine
-from nextgpt_jax.inference.slots import prompt_bucket
+from nextgpt_jax.inference.slots import attended_bucket, prompt_bucket
 from nextgpt_jax.serving.batcher import sizes
 
 
@@ -35,16 +35,20 @@ def warm_up(
     """
     context, new_tokens = sizes(config, engine)
     if prompt_tokens is None:
-        prompt_tokens = [*_buckets(context)]
+        prompt_tokens = [*_buckets(prompt_bucket, context)]
     embeddings = inputs * max(engine.config.num_embeddings.values(), default=1)
     rows = engine.rows(config.rows, context=context, max_new_tokens=new_tokens, kv_cache=config.kv_cache)
     shapes = {
         rows.shape(prompts, tokens, media)
         for prompts in (1, config.joins)
         for tokens in prompt_tokens
-        for media in _powers_of_two(BatchShape.rounded_up(1, 1, 1, embeddings).embeddings)
+        for media in _powers_of_two(round_up_to_power_of_two(max(1, embeddings)))
     }
-    tasks: list[Callable[[], object]] = [functools.partial(rows.warm_up, shape) for shape in sorted(shapes)]
+    first, *others = sorted(shapes)
+    tasks: list[Callable[[], object]] = [
+        functools.partial(rows.warm_up_decoding, first, [*_buckets(attended_bucket, context)]),
+        *(functools.partial(rows.warm_up, shape) for shape in others),
+    ]
     for name in engine.config.input_modalities if input_modalities is None else input_modalities:
         tasks += [functools.partial(engine.warm_up_encoder, name, n) for n in _powers_of_two(config.rows)]
     for name in engine.config.output_modalities if output_modalities is None else output_modalities:
@@ -57,10 +61,10 @@ def warm_up(
     return len(tasks)
 
 
-def _buckets(context: int) -> Iterator[int]:
-    """The lengths that prompts are rounded up to, in a row of `context` tokens."""
+def _buckets(rounded_up: Callable[[int, int], int], context: int) -> Iterator[int]:
+    """The numbers of tokens that `rounded_up(tokens, context)` returns."""
     n = 1
-    while (bucket := prompt_bucket(n, context)) < context:
+    while (bucket := rounded_up(n, context)) < context:
         yield bucket
         n = bucket + 1
     yield context

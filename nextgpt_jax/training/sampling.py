@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from nextgpt_jax import media
 from nextgpt_jax.config import ExperimentConfig
 from nextgpt_jax.data.examples import load_medium
 from nextgpt_jax.data.pairs import Conversation
@@ -18,6 +17,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import atomic_write, local_folder
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import Record, RequestFile, make_request
+from nextgpt_jax.inference.responses import write_numbered
 from nextgpt_jax.inference.types import MediaOutput, Request
 from nextgpt_jax.json_files import read_text
 from nextgpt_jax.modalities import MODALITIES
@@ -132,9 +132,7 @@ def write_samples(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
 def _write_samples(folder: pathlib.Path, samples: Sequence[Sample]) -> None:
     lines = []
     for i, sample in enumerate(samples):
-        names = [f"{i:05d}_{k}{MODALITIES[m.modality].suffix}" for k, m in enumerate(sample.media)]
-        for name, medium in zip(names, sample.media, strict=True):
-            media.write(medium.modality, folder / name, medium.content)
+        names = write_numbered(folder, i, sample.media)
         line = {"prompt": sample.prompt, "text": sample.text, "media": names}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     with atomic_write(folder / "replies.jsonl") as temporary:

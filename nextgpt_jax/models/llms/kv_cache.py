@@ -94,13 +94,13 @@ def _write(cache: Array, layer: Layer, positions: Array | None, new: Array) -> A
 def _select(cache: Array, layer: Layer, positions: Array, new: Array) -> Array:
     """`_write` for CPUs, where a scatter is a loop over rows and tokens, of 20 us each."""
     slots = cache.shape[-3]
-    for b in range(len(new)) if new.shape[1] == 1 and len(new) <= 64 else ():
-        start = (*layer, b, jnp.minimum(positions[b, 0], slots - 1), 0, 0)
-        shape = (1,) * len(layer) + (1, 1, *new.shape[2:])
-        old = jax.lax.dynamic_slice(cache, start, shape)
-        row = jnp.where(positions[b, 0] < slots, new[b].reshape(shape), old)
-        cache = jax.lax.dynamic_update_slice(cache, row, start)
     if new.shape[1] == 1 and len(new) <= 64:
+        for b in range(len(new)):
+            start = (*layer, b, jnp.minimum(positions[b, 0], slots - 1), 0, 0)
+            shape = (1,) * len(layer) + (1, 1, *new.shape[2:])
+            old = jax.lax.dynamic_slice(cache, start, shape)
+            row = jnp.where(positions[b, 0] < slots, new[b].reshape(shape), old)
+            cache = jax.lax.dynamic_update_slice(cache, row, start)
         return cache
     chosen = positions[:, None, :] == jnp.arange(slots)[:, None]  # [B, S, T]
     values = jnp.einsum("bst,btkd->bskd", chosen.astype(new.dtype), new, precision="highest")

@@ -39,11 +39,6 @@ def chat_request(messages: Sequence[Message], options: Mapping[str, Any], inputs
         return make_request(prompt, paths, options, engine.config, engine.defaults, history)
 
 
-def prompt_request(prompt: str, paths: Mapping[str, Sequence[Any]], options: Mapping[str, Any], engine: Engine):
-    """The request of one prompt. Raises UserError."""
-    return make_request(prompt, paths, options, engine.config, engine.defaults)
-
-
 def seeds(first: int | None, n: int) -> list[int]:
     """The seeds of `n` answers: one after the other, from a random one if none is given."""
     first = secrets.randbelow(2**31) if first is None else first
