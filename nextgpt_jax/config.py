@@ -280,6 +280,22 @@ class ServingConfig(Section):
     media_seconds: float = 0.05  # of sampling media between two looks
 
 
+@_section()
+class EvalConfig(Section):
+    """Evaluation: `nextgpt evaluate`, and small evaluations during training (docs/evaluation.md)."""
+
+    batch: int = 32  # samples that are answered together
+    inception: str = ""  # weights for FID and IS: pytorch-fid's file
+    clip: str = ""  # CLIP for CLIP scores and CLIPSIM: a folder in the hub's layout
+    cnn14: str = ""  # PANNs' network for FD, IS and KL of sound: its published file
+    judge: str = ""  # base URL of an OpenAI-compatible endpoint, where a protocol needs a judge
+    judge_model: str = ""  # its model
+    every: int = 0  # while training: steps between evaluations; 0: none
+    task: str = ""  # while training: the task
+    data: str = ""  # while training: the task's folder
+    limit: int = 32  # while training: samples, always the same
+
+
 @_section(renamed={"decode": "generation"})
 class ExperimentConfig(Section):
     """One experiment: what `get_config` of a file in configs/ returns."""
@@ -291,6 +307,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     generation: GenerationDefaults = dataclasses.field(default_factory=GenerationDefaults)
     serving: ServingConfig = dataclasses.field(default_factory=ServingConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
 
 def _is_section(kind: Any) -> TypeGuard[type[Section]]:

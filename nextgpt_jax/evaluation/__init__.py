@@ -1,0 +1,1 @@
+"""Evaluation: the paper's tables, by one command (docs/evaluation.md)."""
