@@ -163,10 +163,15 @@ class GroupNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
-        h = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
-        h = h - h.mean((1, 3), keepdims=True)
-        h = h * jax.lax.rsqrt(jnp.square(h).mean((1, 3), keepdims=True) + self.eps)
-        return (h.reshape(x.shape) * self.scale[...] + self.bias[...]).astype(x.dtype)
+        h = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+        h = h - self._group_mean(h)
+        h = h * (jax.lax.rsqrt(self._group_mean(jnp.square(h)) + self.eps) * self.scale[...]) + self.bias[...]
+        return h.reshape(x.shape).astype(x.dtype)
+
+    def _group_mean(self, h: Float[Array, "b s c"]) -> Float[Array, "b 1 c"]:
+        """The mean of a channel's group. Channels first: a mean over a group's few channels does not vectorize."""
+        means = h.mean(1).reshape(h.shape[0], self.groups, -1).mean(-1)
+        return jnp.repeat(means, h.shape[-1] // self.groups, axis=-1)[:, None]
 
 
 def quick_gelu(x: Array) -> Array:
