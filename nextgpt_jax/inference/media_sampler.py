@@ -142,6 +142,11 @@ class MediaSampler:
         """The largest number of media of a modality in a batch."""
         return round_up_to_shards(getattr(self._defaults, modality).batch, self._mesh)
 
+    def padded_size(self, modality: str, rows: int) -> int:
+        """The size of the batch that holds so many media, at most `batch_size`: few sizes, so few programs."""
+        size = min(round_up_to_power_of_two(rows), getattr(self._defaults, modality).batch)
+        return round_up_to_shards(size, self._mesh)
+
     def start(self, groups: Sequence[SignalGroup]) -> MediaBatch:
         """Begins to sample the media of groups with the same key, at most `batch_size` of them."""
         key, width = self.key(groups[0]), len(self._config.vocabulary.signal_ids(groups[0].modality))
@@ -188,8 +193,7 @@ class MediaSampler:
     ) -> MediaBatch:
         """A batch of the given rows, and rows that fill it."""
         name = key.modality
-        size = min(round_up_to_power_of_two(rows), getattr(self._defaults, name).batch)
-        size = round_up_to_shards(size, self._mesh)
+        size = self.padded_size(name, rows)
         no_hidden = np.zeros((len(self._config.vocabulary.signal_ids(name)), self._config.llm.hidden_size))
         hidden = pad_rows(hidden, size, no_hidden, np.float32).astype(self._dtype)
         scales = pad_rows(guidance_scales, size, 1, np.float32)

@@ -7,6 +7,8 @@ from typing import Any
 
 from nextgpt_jax.inference.media_sampler import BatchKey, MediaBatch, MediaSampler, SignalGroup
 
+_CHEAPER = 0.8  # of its time by itself: what a medium takes in a batch that is worth doubling
+
 Deliver = Callable[[Any], None]  # takes the content of a medium, or the exception that sampling it raised
 
 
@@ -24,7 +26,7 @@ class MediaJobs:
         self._waiting: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._batch: MediaBatch | None = None
-        self._evaluation_seconds: dict[tuple[BatchKey, int], float] = {}
+        self._evaluation_seconds: dict[tuple[BatchKey, int], float] = {}  # the fewest, by size of the batch
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -48,7 +50,8 @@ class MediaJobs:
         if not self._batch and not self._start():
             return
         assert self._batch
-        key = (self._sampler.key(self._running[0].group), len(self._running))
+        of = self._sampler.key(self._running[0].group)
+        key = (of, self._sampler.padded_size(of.modality, len(self._running)))
         try:
             each = self._evaluation_seconds.get(key)
             evaluations = max(1, int(self._seconds / each)) if each else 1
@@ -57,7 +60,8 @@ class MediaJobs:
             self._batch.wait()
             done = self._batch.done - before
             if each or before:  # the very first may compile
-                self._evaluation_seconds[key] = (time.perf_counter() - begin) / max(1, done)
+                seconds = (time.perf_counter() - begin) / max(1, done)
+                self._evaluation_seconds[key] = min(each or seconds, seconds)
             if self._batch.done == self._batch.evaluations:
                 contents = self._batch.finish()
                 finished, self._running, self._batch = self._running, [], None
@@ -72,7 +76,7 @@ class MediaJobs:
             return False
         first = self._waiting[0]
         key = self._sampler.key(first.group)
-        size = 1 if first.alone else self._sampler.batch_size(key.modality)
+        size = 1 if first.alone else self._size(key)
         for job in self._waiting:
             if len(self._running) < size and job.alone == first.alone and self._sampler.key(job.group) == key:
                 self._running.append(job)
@@ -83,6 +87,19 @@ class MediaJobs:
         except Exception as error:
             self._failed(error)
         return self._batch is not None
+
+    def _size(self, key: BatchKey) -> int:
+        """The size of a batch: it is doubled as long as an evaluation fits into a slice, or media get cheaper by it.
+
+        A larger one would only keep text waiting, and its own media. A size that was never tried is tried.
+        """
+        size = self._sampler.padded_size(key.modality, 1)
+        while (larger := self._sampler.padded_size(key.modality, size + 1)) > size:
+            seconds, more = (self._evaluation_seconds.get((key, n)) for n in (size, larger))
+            if seconds is None or (more and more > max(self._seconds, _CHEAPER * seconds * larger / size)):
+                break
+            size = larger
+        return size
 
     def _failed(self, error: Exception) -> None:
         """Samples the media of a batch that failed one by one: only those that fail alone are lost."""

@@ -1,0 +1,69 @@
+"""The size of the batches in which media are sampled, by what their evaluations take."""
+
+import types
+
+import pytest
+
+from nextgpt_jax.inference.media_sampler import BatchKey
+from nextgpt_jax.serving import media_jobs
+
+STEPS = 4
+
+
+class Device:
+    """A sampler on a device with a clock, on which an evaluation of a batch takes `seconds(size)`."""
+
+    def __init__(self, seconds):
+        self.now, self.sizes, self._seconds = 0.0, [], seconds
+
+    def perf_counter(self):
+        return self.now
+
+    def key(self, group):
+        return BatchKey(group, STEPS, "")
+
+    def padded_size(self, modality, rows):
+        return min(1 << (rows - 1).bit_length(), 32)
+
+    def start(self, groups):
+        size = self.padded_size("image", len(groups))
+        self.sizes.append(size)
+        return Batch(self, self._seconds(size), len(groups))
+
+
+class Batch:
+    def __init__(self, device, seconds, count):
+        self.evaluations, self.done = STEPS, 0
+        self._device, self._seconds, self._count, self._pending = device, seconds, count, 0
+
+    def advance(self, evaluations):
+        last = min(self.done + evaluations, STEPS)
+        self._pending, self.done = last - self.done, last
+
+    def wait(self):
+        self._device.now += self._pending * self._seconds
+
+    def finish(self):
+        return ["medium"] * self._count
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "settled"),
+    [
+        ("media are not cheaper together: as many as a slice has time for", lambda n: 0.012 * n, 4),
+        ("they are, as on an accelerator: as many as there may be", lambda n: 0.06 + 0.004 * n, 32),
+        ("they are up to a size, and beyond a slice", lambda n: 0.08 if n <= 2 else 0.08 * n, 2),
+        ("one takes longer than a slice, and two twice as long", lambda n: 0.3 * n, 1),
+    ],
+)
+def test_batches_grow_while_that_costs_text_little_or_saves_much(monkeypatch, name, seconds, settled):
+    device, delivered = Device(seconds), []
+    monkeypatch.setattr(media_jobs, "time", types.SimpleNamespace(perf_counter=device.perf_counter))
+    jobs = media_jobs.MediaJobs(device, seconds=0.05)
+    for _ in range(400):
+        jobs.add(object(), "image", delivered.append)
+    while len(jobs):
+        jobs.advance()
+    assert len(delivered) == 400
+    assert device.sizes[-2] == settled, (name, device.sizes)
+    assert all(device.sizes.count(size) <= 1 for size in set(device.sizes) if size > settled)  # tried, once
