@@ -75,6 +75,7 @@ class DecodeOutput:
     Attributes:
       tokens: `tokens[i, : length[i]]` is the response of row i, without its stop sequence.
       length: number of tokens of each response.
+      stopped: it ended with a stop sequence, not at its limit.
       num_groups: number of signal groups in each response.
       group_modality: for each group, the index of its modality in `StaticDecodeConfig.signal_groups`; -1 if unused.
       group_hidden: the hidden states at the tokens of each group, padded to W with arbitrary values.
@@ -82,6 +83,7 @@ class DecodeOutput:
 
     tokens: Int[AnyArray, "b n"]
     length: Int[AnyArray, " b"]
+    stopped: Bool[AnyArray, " b"]
     num_groups: Int[AnyArray, " b"]
     group_modality: Int[AnyArray, "b g"]
     group_hidden: Float[AnyArray, "b g w d"]
@@ -104,6 +106,7 @@ class DecodeState:
       num_tokens: number of those tokens; a row's next position is prompt_lengths + num_tokens.
       next_token: chosen, but not fed yet. Of no meaning where done.
       done: the row is complete: it met a stop sequence or its limit. It no longer changes.
+      stopped: it met a stop sequence.
       length: number of tokens of the response, without the stop sequence; 0 until done.
       num_groups: signal groups fed so far.
       group_modality: for each group, the index of its modality in `StaticDecodeConfig.signal_groups`; -1 if unused.
@@ -117,6 +120,7 @@ class DecodeState:
     num_tokens: Int[Array, " b"]
     next_token: Int[Array, " b"]
     done: Bool[Array, " b"]
+    stopped: Bool[Array, " b"]
     length: Int[Array, " b"]
     num_groups: Int[Array, " b"]
     group_modality: Int[Array, "b g"]
@@ -129,7 +133,8 @@ class DecodeState:
 
     def output(self) -> DecodeOutput:
         """The responses; valid for rows that are done."""
-        return DecodeOutput(self.tokens, self.length, self.num_groups, self.group_modality, self.group_hidden)
+        names = (field.name for field in dataclasses.fields(DecodeOutput))
+        return DecodeOutput(*(getattr(self, name) for name in names))
 
 
 def insert_rows(state: DecodeState, rows: Int[AnyArray, " r"], new: DecodeState) -> DecodeState:

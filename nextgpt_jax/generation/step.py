@@ -76,6 +76,7 @@ def prefill(
         num_tokens=zeros,
         next_token=zeros,
         done=_limits(params, config) < 1,
+        stopped=jnp.zeros(batch, bool),
         length=zeros,
         num_groups=zeros,
         group_modality=jnp.full((batch, config.max_groups), -1, jnp.int32),
@@ -190,13 +191,14 @@ def _choose(model: Model, state: DecodeState, hidden: Float[Array, "b d"], confi
 
 def _mark_done(state: DecodeState, config: StaticDecodeConfig) -> DecodeState:
     """Marks the rows whose next token completes a stop sequence, and those at their limit."""
-    done, length = state.done, state.length
+    done, length, ended = state.done, state.length, state.stopped
     for *before, last in config.stop_sequences:
         index = state.num_tokens[:, None] - len(before) + jnp.arange(len(before))
         tail = jnp.take_along_axis(state.tokens, jnp.maximum(index, 0), 1)
         preceded = ((tail == jnp.array(before, jnp.int32)) & (index >= 0)).all(1)
         stopped = (state.next_token == last) & preceded & ~done
         length = jnp.where(stopped, state.num_tokens - len(before), length)
-        done = done | stopped
+        done, ended = done | stopped, ended | stopped
     full = ~done & (state.num_tokens >= _limits(state.params, config))
-    return dataclasses.replace(state, done=done | full, length=jnp.where(full, state.num_tokens, length))
+    length = jnp.where(full, state.num_tokens, length)
+    return dataclasses.replace(state, done=done | full, stopped=ended, length=length)

@@ -111,7 +111,7 @@ class Engine:
         """
         conversations = [self.validate(request) for request in requests]
         output = self._decode(requests, conversations)
-        responses = [self.parser.response(ids) for ids in _response_ids(output)[: len(requests)]]
+        responses = [self._response(output, row, of) for row, of in enumerate(conversations)]
         media = {(i, g): medium for i, g, medium in self.media_sampler.sample(requests, output, on_step)}
         for i, g in sorted(media):
             responses[i].media.append(media[i, g])
@@ -130,6 +130,11 @@ class Engine:
         """
         return self._stream(request, self.validate(request), on_step)
 
+    def _response(self, output: DecodeOutput, row: int, conversation: TokenizedConversation) -> Response:
+        """The response of a row, without its media."""
+        ids = output.tokens[row, : output.length[row]].tolist()
+        return self.parser.response(ids, len(conversation.ids), bool(output.stopped[row]))
+
     def _stream(
         self, request: Request, conversation: TokenizedConversation, on_step: OnStep | None
     ) -> Iterator[StreamEvent]:
@@ -143,7 +148,7 @@ class Engine:
                 yield StreamEvent(text=delta)
             progress = following
         output = jax.device_get(state.output())
-        response, media = self.parser.response(_response_ids(output)[0]), {}
+        response, media = self._response(output, 0, conversation), {}
         for _, group, medium in self.media_sampler.sample([request], output, on_step):
             media[group] = medium
             while (position := len(response.media)) in media:  # in the order of the response
@@ -301,8 +306,3 @@ class Engine:
         with programs.use_mesh(self._data_parallel_mesh):
             embeddings = programs.encode_media(self._encoding_model, jnp.asarray(batch, self._dtype), modality=name)
         return np.asarray(embeddings, np.float32)
-
-
-def _response_ids(output: DecodeOutput) -> list[list[int]]:
-    """The ids of each row."""
-    return [row[:n].tolist() for row, n in zip(output.tokens, output.length, strict=True)]

@@ -91,6 +91,7 @@ class Progress(NamedTuple):
     num_tokens: Int[Array, " b"]
     next_token: Int[Array, " b"]
     done: Bool[Array, " b"]
+    stopped: Bool[Array, " b"]
     length: Int[Array, " b"]
     num_groups: Int[Array, " b"]
     group_modality: Int[Array, "b g"]

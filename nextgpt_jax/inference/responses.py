@@ -20,10 +20,18 @@ class ResponseParser:
         self._tokenizer, self._base_size = tokenizer, vocabulary.base_size
         self._outputs = {vocabulary.signal_ids(name)[0]: name for name in vocabulary.output_modalities}
 
-    def response(self, ids: Sequence[int]) -> Response:
-        """The response with these ids, without its media."""
-        segments = self._segments(ids)
-        return Response(_text(segments), [], len(ids), tuple(segments))
+    def response(self, ids: Sequence[int], prompt_tokens: int, stopped: bool) -> Response:
+        """The response with these ids, without its media.
+
+        Args:
+          stopped: it ended with a stop sequence or a stop text, not at its limit of tokens.
+        """
+        segments = tuple(self._segments(ids))
+        return Response(_text(segments), [], len(ids), segments, "stop" if stopped else "length", prompt_tokens)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a complete response."""
+        return _text(self._segments(ids))
 
     def stable_text(self, ids: Sequence[int]) -> str:
         """The text of the first ids of a response that no further ids can change."""
@@ -72,13 +80,6 @@ def write_numbered(folder: pathlib.Path, number: int, outputs: Sequence[MediaOut
     return names
 
 
-def finish_reason(progress: Progress, row: int, stop_sequences: Sequence[Sequence[int]]) -> str:
-    """Why a complete response ends: at a stop sequence ("stop") or at its limit of tokens ("length")."""
-    n = int(progress.num_tokens[row])
-    ids = [*progress.tokens[row][:n].tolist(), int(progress.next_token[row])]
-    return "stop" if any(ids[-len(s) :] == list(s) for s in stop_sequences) else "length"
-
-
 class TextStream:
     """The text of a response in pieces, while its ids become known.
 
@@ -98,7 +99,7 @@ class TextStream:
         """
         ids = list(ids)
         if done:
-            text = self._parser.response(ids).text
+            text = self._parser.text(ids)
         else:
             text = self._parser.stable_text(ids[: len(ids) - self._begun_stop(ids)])
         # Tokenizers that are not consistent with themselves: no text is better than wrong text.

@@ -83,8 +83,8 @@ class Response:
     media: list[MediaOutput]
     tokens: int
     segments: tuple[Segment, ...]
-    finish_reason: str = "stop"
-    prompt_tokens: int = 0
+    finish_reason: str
+    prompt_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)

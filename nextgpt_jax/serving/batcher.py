@@ -23,7 +23,7 @@ from nextgpt_jax.inference.batching import BatchShape
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.media_sampler import SignalGroup
 from nextgpt_jax.inference.programs import Progress
-from nextgpt_jax.inference.responses import TextStream, finish_reason, known_ids
+from nextgpt_jax.inference.responses import TextStream, known_ids
 from nextgpt_jax.inference.types import MediaOutput, Request, Response, StreamEvent
 from nextgpt_jax.inference.validation import check_conversation
 from nextgpt_jax.models.llms import kv_cache
@@ -337,11 +337,9 @@ class Batcher:
                 if text and job.streams:
                     job.answer.deliver(StreamEvent(text=text))
             if done or job.stop_text.stopped:
-                response = self.engine.parser.response(ids)
-                response.prompt_tokens = len(job.conversation.ids)
-                if done:
-                    response.finish_reason = finish_reason(progress, row, self.engine.stop_sequences)
-                else:
+                stopped = job.stop_text.stopped or bool(progress.stopped[row])
+                response = self.engine.parser.response(ids, len(job.conversation.ids), stopped)
+                if not done:
                     self.device_rows.leave(row)
                 if job.stop_text.stopped:
                     response = cut_response(response, job.stops)

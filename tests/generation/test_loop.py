@@ -114,7 +114,17 @@ def test_stop_sequence_of_several_tokens(model):
     at = next(i for i in range(2, 11) if free[i : i + 2] not in [free[j : j + 2] for j in range(i)])
     stopped = respond(model, ids, lengths, options(1), stop_sequences=((free[at], free[at + 1]),))
     assert stopped.length[0] == at
-    assert stopped.tokens[0, :at].tolist() == free[:at]
+    assert stopped.tokens[0, :at].tolist() == free[:at] and stopped.stopped[0]
+
+
+def test_a_stop_token_at_the_limit_still_stops(model):
+    ids, lengths = prompts([4])
+    free = respond(model, ids, lengths, options(1)).tokens[0].tolist()
+    at = next(i for i in range(2, 12) if free[i] not in free[:i])
+    opts = dataclasses.replace(options(1), max_new_tokens=jnp.array([at]))
+    for stops, ended in (((free[at],),), True), ((), False):
+        found = respond(model, ids, lengths, opts, stop_sequences=stops)
+        assert found.length[0] == at and found.stopped[0] == ended
 
 
 def test_limits_of_rows_are_their_own(model):

@@ -140,6 +140,8 @@ def test_a_stream_gives_what_generate_gives(tiny_engine, options):
     found = streamed(tiny_engine, one)
     assert compilations() == programs_before
     assert (found.text, found.tokens, found.segments) == (expected.text, expected.tokens, expected.segments)
+    assert found.finish_reason == expected.finish_reason and found.prompt_tokens == expected.prompt_tokens > 0
+    assert expected.finish_reason == "stop" or expected.tokens == one.max_new_tokens
     assert len(found.media) == len(expected.media) and all(map(same, found.media, expected.media))
 
 

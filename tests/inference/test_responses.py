@@ -58,7 +58,7 @@ RESPONSES = {
 def test_the_pieces_make_up_the_text(parsed, segments, chunk):
     ids = parsed.ids(*segments)
     pieces = parsed.stream(ids, chunk=chunk)
-    assert "".join(pieces) == parsed.parser.response(ids).text
+    assert "".join(pieces) == parsed.parser.text(ids)
     assert not any("\ufffd" in piece for piece in pieces)
 
 
@@ -72,7 +72,7 @@ def test_a_response_that_ends_within_a_character(parsed):
     ids = parsed.ids("so 你好")
     for end in range(len(ids)):
         pieces = parsed.stream(ids[:end])
-        assert "".join(pieces) == parsed.parser.response(ids[:end]).text
+        assert "".join(pieces) == parsed.parser.text(ids[:end])
         assert not any("\ufffd" in piece for piece in pieces[:-1])
 
 
@@ -88,11 +88,14 @@ def test_a_stop_sequence_is_never_seen(parsed):
 def test_the_beginning_of_a_stop_sequence_that_is_none(parsed):
     stop = parsed.ids("\n###")
     ids = [*parsed.ids("yes"), *stop[:-1], *parsed.ids(" sir")]
-    assert "".join(parsed.stream(ids, [stop])) == parsed.parser.response(ids).text
+    assert "".join(parsed.stream(ids, [stop])) == parsed.parser.text(ids)
 
 
 def test_segments(parsed):
-    response = parsed.parser.response(parsed.ids("first ", Output("audio"), Output("image"), "last \n"))
+    response = parsed.parser.response(
+        parsed.ids("first ", Output("audio"), Output("image"), "last \n"), 5, stopped=False
+    )
+    assert (response.finish_reason, response.prompt_tokens) == ("length", 5)
     first, audio, image, last = response.segments
     assert (first.strip(), audio, image, last.strip()) == ("first", Output("audio"), Output("image"), "last")
     assert not last.endswith((" ", "\n")) and response.text == f"{first}{last}".strip()

@@ -15,8 +15,8 @@ from tests.serving.script import Script
 
 IMAGE = MediaOutput("image", np.zeros((4, 4, 3), np.uint8))
 TEXT, MEDIUM = StreamEvent(text="a seven and"), StreamEvent(media=IMAGE)
-HELLO = StreamEvent(response=Response("hello", [], 2, ("hello",)))
-END = StreamEvent(response=Response("a seven and", [IMAGE], 9, ("a seven", Output("image"), " and")))
+HELLO = StreamEvent(response=Response("hello", [], 2, ("hello",), "stop", 3))
+END = StreamEvent(response=Response("a seven and", [IMAGE], 9, ("a seven", Output("image"), " and"), "stop", 3))
 
 
 def send(conversation, *message, **options):
