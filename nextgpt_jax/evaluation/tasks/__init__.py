@@ -8,6 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from nextgpt_jax.config_files import config_folder
 from nextgpt_jax.errors import UserError, nearest
+from nextgpt_jax.evaluation.tasks import (
+    activitynet_qa,
+    audiocaps,
+    coco,
+    davis,
+    gqa,
+    llava_bench,
+    msrvtt,
+    mvbench,
+    scienceqa,
+    vctk,
+    vqa,
+)
 from nextgpt_jax.evaluation.types import Task
 
 
@@ -15,7 +28,12 @@ def _table(*families: Sequence[Task]) -> dict[str, Task]:
     return {task.name: task for family in families for task in family}
 
 
-TASKS: dict[str, Task] = _table()  # name -> task
+TASKS: dict[str, Task] = _table(  # name -> task
+    [coco.TASKS[0], audiocaps.TASKS[0], *msrvtt.TASKS[:2]],
+    [coco.TASKS[1], audiocaps.TASKS[1], msrvtt.TASKS[2]],
+    [*coco.TASKS[2:], *vctk.TASKS, *davis.TASKS],
+    [*vqa.TASKS, *gqa.TASKS, *activitynet_qa.TASKS, *mvbench.TASKS, *llava_bench.TASKS, *scienceqa.TASKS],
+)
 
 
 def find_task(name: str) -> Task:
