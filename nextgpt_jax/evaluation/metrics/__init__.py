@@ -1,0 +1,1 @@
+"""Metrics: a file for each, or for each family (docs/evaluation.md)."""
