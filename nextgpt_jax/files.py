@@ -86,6 +86,19 @@ def append_text(path: pathlib.Path, text: str) -> None:
         file.write(text)
 
 
+def cut_partial_line(path: pathlib.Path) -> int:
+    """Removes the last line of a file if it has no end, as a killed process leaves it; returns the number of lines."""
+    lines = whole = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                file.truncate(whole)
+                break
+            whole += len(line)
+            lines += 1
+    return lines
+
+
 @contextlib.contextmanager
 def local_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder on this machine for the files of `path`: itself, or if it is remote one whose files are copied to it in

@@ -51,6 +51,19 @@ def read_json(path: str | pathlib.Path) -> Any:
         raise UserError(f"{path} is {error}") from None
 
 
+def differing(record: pathlib.Path, values: Mapping[str, Any]) -> list[str]:
+    """The names of `values` that have other values in a JSON file of an object, or none; all, if there is no file.
+
+    What is no JSON value counts as its text, as `json.dumps(values, default=str)` writes it.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    known = read_json(record) if record.exists() else {}
+    wanted = json.loads(json.dumps(values, default=str))
+    return [name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]]
+
+
 def read_text(path: str | pathlib.Path) -> str:
     """The content of a UTF-8 file, without its byte order mark.
 

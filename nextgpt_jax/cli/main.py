@@ -11,6 +11,7 @@ from nextgpt_jax.errors import UserError, nearest
 _COMMANDS = {  # subcommand -> (module, in one line)
     "infer": ("cli.infer", "answer a prompt, a chat or a file of requests"),
     "serve": ("cli.serve", "serve OpenAI's API over HTTP"),
+    "evaluate": ("cli.evaluate", "compute a table of the paper, or compare two runs"),
     "train": ("cli.train", "run a training stage"),
     "convert": ("convert", "convert published weights to Orbax, or export weights to the published layout"),
     "prepare": ("cli.prepare", "prepare training data: features, instruction data, a page to look at it"),

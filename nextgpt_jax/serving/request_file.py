@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nextgpt_jax.errors import UserError, first_line
-from nextgpt_jax.files import atomic_write
+from nextgpt_jax.files import atomic_write, cut_partial_line
 from nextgpt_jax.inference.requests import RequestFile, make_request
 from nextgpt_jax.inference.responses import write_numbered
 from nextgpt_jax.inference.types import MediaOutput, Response
-from nextgpt_jax.json_files import parse_json, read_json
+from nextgpt_jax.json_files import differing, parse_json
 from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.serving.answers import Event
 from nextgpt_jax.serving.batcher import Batcher
@@ -96,9 +96,7 @@ class ReplyFile:
         self._part_file = self._part.open("ab")
 
     def _check(self, record: pathlib.Path, run: Mapping[str, Any]) -> None:
-        known = read_json(record) if record.exists() else {}
-        wanted = json.loads(json.dumps(run, default=str))
-        different = [name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]]
+        different = differing(record, run)
         if different:
             raise UserError(
                 f"{self._path} has the replies of a run with other {' and '.join(different)}: "
@@ -107,14 +105,7 @@ class ReplyFile:
 
     def _recover(self) -> None:
         """Reads what an interrupted run wrote; a last line that was cut short is removed."""
-        whole = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                self.written += 1
-        os.truncate(self._path, whole)
+        self.written = cut_partial_line(self._path)
         for line in self._part.read_bytes().split(b"\n")[:-1] if self._part.exists() else ():
             index, reply = parse_json(line.decode())
             if index >= self.written:
