@@ -64,8 +64,9 @@ class CLIPTextConfig:
 
 
 class SelfAttention(nnx.Module):
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, causal: bool, rngs: nnx.Rngs):
         self.heads = heads
+        self.causal = causal
         self.q_proj = Linear(width, width, rngs=rngs)
         self.k_proj = Linear(width, width, rngs=rngs)
         self.v_proj = Linear(width, width, rngs=rngs)
@@ -76,13 +77,15 @@ class SelfAttention(nnx.Module):
             projection(x).reshape(*x.shape[:2], self.heads, -1)  # [B, T, H, D/H]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attention(q, k, v, causal=True).reshape(x.shape))
+        return self.out_proj(attention(q, k, v, causal=self.causal).reshape(x.shape))
 
 
 class EncoderLayer(nnx.Module):
-    def __init__(self, cfg: CLIPTextConfig, *, rngs: nnx.Rngs):
+    """A layer of the text tower, or of the vision tower, which is not causal."""
+
+    def __init__(self, cfg: Any, *, causal: bool = True, rngs: nnx.Rngs):
         self.layer_norm1 = LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
-        self.self_attn = SelfAttention(cfg.hidden_size, cfg.num_attention_heads, rngs=rngs)
+        self.self_attn = SelfAttention(cfg.hidden_size, cfg.num_attention_heads, causal=causal, rngs=rngs)
         self.layer_norm2 = LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
         self.fc1 = Linear(cfg.hidden_size, cfg.intermediate_size, rngs=rngs)
         self.fc2 = Linear(cfg.intermediate_size, cfg.hidden_size, rngs=rngs)

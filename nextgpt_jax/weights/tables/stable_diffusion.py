@@ -5,6 +5,15 @@ from nextgpt_jax.models.diffusion.unet_2d import UNet2DConfig
 from nextgpt_jax.weights.rules import CONV, LINEAR, POINTWISE, Rule, Table, Transform, affine, norm, prefixed, rule
 
 _CLIP_LAYER = "encoder.layers.{i}"
+CLIP_LAYERS = (  # of a tower of CLIP
+    *(
+        row
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+        for row in affine(f"{_CLIP_LAYER}.self_attn.{name}", f"layers.self_attn.{name}")
+    ),
+    *(row for n in "12" for row in affine(f"{_CLIP_LAYER}.mlp.fc{n}", f"layers.fc{n}")),
+    *(row for n in "12" for row in norm(f"{_CLIP_LAYER}.layer_norm{n}", f"layers.layer_norm{n}")),
+)
 
 # Files on the hub have the prefix text_model., which the modules of transformers 5 lack; old files have position ids.
 TEXT_ENCODER = Table(
@@ -13,13 +22,7 @@ TEXT_ENCODER = Table(
             [
                 rule("embeddings.token_embedding.weight", "token_embedding.embedding"),
                 rule("embeddings.position_embedding.weight", "position_embedding.embedding"),
-                *(
-                    row
-                    for name in ("q_proj", "k_proj", "v_proj", "out_proj")
-                    for row in affine(f"{_CLIP_LAYER}.self_attn.{name}", f"layers.self_attn.{name}")
-                ),
-                *(row for n in "12" for row in affine(f"{_CLIP_LAYER}.mlp.fc{n}", f"layers.fc{n}")),
-                *(row for n in "12" for row in norm(f"{_CLIP_LAYER}.layer_norm{n}", f"layers.layer_norm{n}")),
+                *CLIP_LAYERS,
                 *norm("final_layer_norm", "final_layer_norm"),
             ],
             torch=("text_model.", ""),
