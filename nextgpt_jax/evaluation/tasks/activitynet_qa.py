@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_list, with_suffixes
-from nextgpt_jax.evaluation.tasks.vqa import SHORT
+from nextgpt_jax.evaluation.tasks.wording import SHORT
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 _PUBLISHER = "https://github.com/MILVLG/activitynet-qa, dataset"

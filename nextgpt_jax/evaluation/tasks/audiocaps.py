@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_table, with_suffixes
+from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 LAYOUT = {
@@ -47,7 +48,7 @@ def load_generation(data: pathlib.Path) -> Iterator[Sample]:
 def load_captions(data: pathlib.Path) -> Iterator[Sample]:
     """The clips of the test split."""
     for clip, file, captions in _clips(data):
-        prompt = "<audio>\nProvide a one-sentence caption for the audio."
+        prompt = f"<audio>\n{CAPTION.format(modality='audio')}"
         yield Sample(clip, prompt, {"audio": [file]}, {"captions": captions})
 
 
@@ -78,8 +79,7 @@ TASKS = (
         _no_metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"SPIDEr": 0.521, "CIDEr": 0.802},
-        "test split, 975 clips with 5 captions each; 'Provide a one-sentence caption for the audio.'",
-        f"The paper's figures are of a model tuned on AudioCaps; it publishes neither these weights nor the prompt. "
-        f"{_GONE}",
+        f"test split, 975 clips with 5 captions each; '{CAPTION.format(modality='audio')}'",
+        f"{TUNED} {_GONE}",
     ),
 )

@@ -10,6 +10,7 @@ from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists
 from nextgpt_jax.evaluation.tasks.selection import pick, subset
+from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 _ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
@@ -87,7 +88,7 @@ def load_captions(data: pathlib.Path) -> Iterator[Sample]:
         raise UserError(f"{path} has no images whose split is test")
     images.check(path)
     for record, file in tested:
-        prompt = "<image>\nProvide a one-sentence caption for the image."
+        prompt = f"<image>\n{CAPTION.format(modality='image')}"
         yield Sample(record.image, prompt, {"image": [file]}, {"captions": record.captions})
 
 
@@ -165,9 +166,9 @@ _EDITING = (
     f"val2014, {EDITS:,} of the images with one animal that covers at least a tenth of them and is named by a caption"
 )
 _EDITING_DIFFERENCES = (
-    "The paper names COCO and a table of PFB-Diff, and publishes neither images, instructions nor strength; that "
-    "method "
-    "is given masks, this one is not. FID compares the edited images with their originals; so few have a higher one."
+    "The paper names COCO and compares with PFB-Diff, and publishes neither images, instructions nor strength; that "
+    "method is given masks, this one is not. FID compares the edited images with their originals, and is higher for so "
+    "few images than for more."
 )
 TASKS = (
     Task(
@@ -192,10 +193,8 @@ TASKS = (
         _no_metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"BLEU-4": 44.3, "METEOR": 32.9, "CIDEr": 156.7},
-        "Karpathy's test split, 5,000 images with 5 captions each; 'Provide a one-sentence caption for the image.'",
-        "The paper's figures are of a model tuned on COCO's training captions; it publishes neither these weights nor "
-        "the "
-        "prompt.",
+        f"Karpathy's test split, 5,000 images with 5 captions each; '{CAPTION.format(modality='image')}'",
+        TUNED,
     ),
     Task(
         "coco-object-editing",

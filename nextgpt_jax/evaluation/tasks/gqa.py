@@ -4,8 +4,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
+from nextgpt_jax.evaluation.metrics.answers import GQAAccuracy
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_objects
-from nextgpt_jax.evaluation.tasks.vqa import SHORT
+from nextgpt_jax.evaluation.tasks.wording import SHORT
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 _QUESTIONS = "testdev_balanced_questions.json"
@@ -30,8 +31,9 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(number, f"<image>\n{text}\n{SHORT}", {"image": [file]}, {"answer": answer}, category=kind)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """Accuracy."""
+    return (GQAAccuracy(samples),)
 
 
 TASKS = (
@@ -40,7 +42,7 @@ TASKS = (
         "compositional questions about images: GQA",
         LAYOUT,
         load,
-        _no_metrics,
+        metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 16},
         {"accuracy": 58.0},
         f"testdev, balanced, 12,578 questions; 'QUESTION {SHORT}'",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists, read_table, with_suffixes
+from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 _CLIP4CLIP = "https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msrvtt_data.zip"
@@ -65,7 +66,7 @@ def _generation(video: str, caption: str, file: pathlib.Path) -> Sample:
 def load_captions(data: pathlib.Path) -> Iterator[Sample]:
     """The videos of the test split."""
     for video, file, captions in _videos(data):
-        prompt = "<video>\nProvide a one-sentence caption for the video."
+        prompt = f"<video>\n{CAPTION.format(modality='video')}"
         yield Sample(video, prompt, {"video": [file]}, {"captions": captions})
 
 
@@ -106,7 +107,7 @@ TASKS = (
         _no_metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"BLEU-4": 58.4, "METEOR": 38.5},
-        "test split, 2,990 videos with 20 captions each; 'Provide a one-sentence caption for the video.'",
-        "The paper's figures are of a model tuned on MSR-VTT; it publishes neither these weights nor the prompt.",
+        f"test split, 2,990 videos with 20 captions each; '{CAPTION.format(modality='video')}'",
+        TUNED,
     ),
 )

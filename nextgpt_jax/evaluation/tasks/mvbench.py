@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.metrics.answers import MultipleChoice
 from nextgpt_jax.evaluation.tasks.derived import excerpt, from_frames
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_list
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
@@ -103,8 +104,9 @@ def _sample(name: str, kind: str, question: _Question, file: pathlib.Path, row: 
     return Sample(name, prompt, {"video": [video]}, references, category=kind.replace("_", " "))
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """Accuracy."""
+    return (MultipleChoice(samples),)
 
 
 TASKS = (
@@ -113,7 +115,7 @@ TASKS = (
         "multiple-choice questions about videos: MVBench",
         LAYOUT,
         load,
-        _no_metrics,
+        metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 32},
         {"accuracy": 27.9},
         "20 kinds of 200 questions; the benchmark's instruction, 'Question: ...', 'Options: (A) ...', 'Only give the "

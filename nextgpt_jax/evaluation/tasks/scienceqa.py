@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.metrics.answers import ScienceQAAccuracy
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_objects
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
@@ -69,8 +70,9 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(number, prompt.strip(), inputs, references, category=problem.subject)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """Accuracy."""
+    return (ScienceQAAccuracy(samples),)
 
 
 TASKS = (
@@ -79,7 +81,7 @@ TASKS = (
         "multiple-choice questions of school science: ScienceQA",
         LAYOUT,
         load,
-        _no_metrics,
+        metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 32},
         {},
         f"test split, 4,241 problems, 2,017 of them with an image; 'Context: ...', 'Question: ...', 'Options: (A) "

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.metrics.answers import VQAAccuracy
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_lists
+from nextgpt_jax.evaluation.tasks.wording import SHORT
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
-SHORT = "Answer the question using a single word or phrase."
 _IMAGES = "http://images.cocodataset.org/zips/val2014.zip"
 _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _OKVQA = "https://okvqa.allenai.org/static/data"
@@ -56,8 +57,9 @@ def load(layout: Mapping[str, str], category: str, data: pathlib.Path) -> Iterat
         yield Sample(str(number), f"<image>\n{question}\n{SHORT}", {"image": [file]}, {"answers": given}, category=kind)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """Accuracy."""
+    return (VQAAccuracy(samples),)
 
 
 _OPTIONS = {"modality": "text", "temperature": 0.0, "max_new_tokens": 16}
@@ -67,7 +69,7 @@ TASKS = (
         "questions about images: VQAv2",
         VQAV2_LAYOUT,
         functools.partial(load, VQAV2_LAYOUT, "answer_type"),
-        _no_metrics,
+        metrics,
         _OPTIONS,
         {"accuracy": 66.7},
         f"val2014, 214,354 questions with 10 answers each; 'QUESTION {SHORT}'",
@@ -79,7 +81,7 @@ TASKS = (
         "questions about images that need outside knowledge: OK-VQA",
         OKVQA_LAYOUT,
         functools.partial(load, OKVQA_LAYOUT, "question_type"),
-        _no_metrics,
+        metrics,
         _OPTIONS,
         {"accuracy": 52.1},
         f"test split (of val2014), 5,046 questions with 10 answers each; 'QUESTION {SHORT}'",
