@@ -214,7 +214,7 @@ def _digest(samples: Sequence[Sample]) -> str:
     """Of what the answers depend on, without the places of files."""
     digest = hashlib.sha256()
     for sample in samples:
-        inputs = {name: [path.name for path in map(pathlib.Path, paths)] for name, paths in sample.inputs.items()}
+        inputs = {name: [path.name for path in paths] for name, paths in sample.inputs.items()}
         line = json.dumps([sample.id, sample.prompt, inputs, dict(sample.options)], sort_keys=True, default=str)
         digest.update(line.encode("utf-8", "backslashreplace") + b"\n")
     return digest.hexdigest()[:16]

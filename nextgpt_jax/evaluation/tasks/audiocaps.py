@@ -41,7 +41,7 @@ def _clips(data: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, list[str]]]:
 def load_generation(data: pathlib.Path) -> Iterator[Sample]:
     """The first caption of each clip of the test split."""
     for clip, file, captions in _clips(data):
-        references = {"captions": captions[:1], "audio": file}
+        references = {"caption": captions[0], "audio": file}
         yield Sample(clip, f"Generate a sound of: {captions[0]}", references=references)
 
 

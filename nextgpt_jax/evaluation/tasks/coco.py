@@ -59,7 +59,7 @@ def load_generation(data: pathlib.Path) -> Iterator[Sample]:
     images.check(path)
     for image, file in found.items():
         caption = captions[image][0]
-        yield Sample(str(image), f"Generate an image of: {caption}", references={"captions": [caption], "image": file})
+        yield Sample(str(image), f"Generate an image of: {caption}", references={"caption": caption, "image": file})
 
 
 class _Captioned(NamedTuple):
@@ -154,7 +154,7 @@ def load_backgrounds(data: pathlib.Path) -> Iterable[Sample]:
 
 
 def _edit(animal: _Animal, prompt: str, target: str) -> Sample:
-    references = {"captions": [target], "image": animal.file}
+    references = {"caption": target, "image": animal.file}
     return Sample(str(animal.image), f"<image>\n{prompt}", {"image": [animal.file]}, references)
 
 
@@ -203,7 +203,7 @@ TASKS = (
         load_objects,
         _no_metrics,
         {"edit": "image", "strength": 0.6, "temperature": 0.0},
-        {"CLIP score": 29.31, "FID": 6.52},
+        {"CLIP": 29.31, "FID": 6.52},
         f"{_EDITING}; 'Replace the CAT with a DOG: CAPTION', the caption with the other name; CLIP score with it",
         _EDITING_DIFFERENCES,
     ),
@@ -214,7 +214,7 @@ TASKS = (
         load_backgrounds,
         _no_metrics,
         {"edit": "image", "strength": 0.6, "temperature": 0.0},
-        {"CLIP score": 27.29, "FID": 15.20},
+        {"CLIP": 27.29, "FID": 15.20},
         f"{_EDITING}; 'Change the background of the image: a CAT on a beach', or one of 7 other places; CLIP score "
         f"with "
         "'a photo of a CAT on a beach'",

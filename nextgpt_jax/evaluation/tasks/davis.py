@@ -38,7 +38,7 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         for kind, column in _KINDS.items():
             if not (caption := row.get(column, "").strip()):
                 raise UserError(f"{path}: {name} lacks {column}")
-            prompt, references = f"<video>\nEdit the video: {caption}", {"captions": [caption], "video": video}
+            prompt, references = f"<video>\nEdit the video: {caption}", {"caption": caption}
             yield Sample(f"{name}/{kind}", prompt, {"video": [video]}, references, category=kind)
 
 

@@ -59,7 +59,7 @@ def load_pairs(data: pathlib.Path) -> Iterator[Sample]:
 
 
 def _generation(video: str, caption: str, file: pathlib.Path) -> Sample:
-    references = {"captions": [caption], "video": file}
+    references = {"caption": caption, "video": file}
     return Sample(video, f"Generate a video of: {caption}", references=references)
 
 

@@ -35,7 +35,7 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
     sounds.check(data / "txt")
     for name, text, file in found:
         prompt = f'<audio>\nFill the gap in this recording, so that it says: "{text}"'
-        yield Sample(name, prompt, {"audio": [with_gap(file, *_GAP)]}, {"captions": [text], "audio": file})
+        yield Sample(name, prompt, {"audio": [with_gap(file, *_GAP)]}, {"text": text, "audio": file})
 
 
 def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
