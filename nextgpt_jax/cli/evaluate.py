@@ -1,6 +1,7 @@
 """The command `nextgpt evaluate`: a table of the paper by one command."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,20 +9,26 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from nextgpt_jax.cli.flags import configure_jax, parse_flags
+from nextgpt_jax.config import EvalConfig, field_names
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import check_folder
 from nextgpt_jax.weights.run_steps import parse_step
 
 if TYPE_CHECKING:  # imported where they are used: a typo in a flag should not wait for jax
     from nextgpt_jax.evaluation.choosing import Shard
-    from nextgpt_jax.evaluation.types import Task
+    from nextgpt_jax.evaluation.types import Metric, Task
 
 USAGE = """{program} TASK --config=CONFIG --data=DIR [options]
 {program} --list
-{program} --compare RUN RUN [options]
+{program} --compare RUN RUN [options]    ({program} --compare --help lists them)
 
-Answers the samples of a task and computes its figures. The same command continues an interrupted run. Options of
-TASK:"""
+Answers the samples of a task and computes its figures. The same command continues an interrupted run. TASK is a name
+of --list, or a file that defines tasks. Options of TASK:"""
+COMPARE_USAGE = """{program} --compare RUN RUN [options]
+
+The differences of the figures of two runs, folders or their result.json, with intervals by a paired bootstrap over the
+samples that both have. --config=CONFIG gives other paths of feature networks (config.eval) than those of the first run.
+Options:"""
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -39,6 +46,13 @@ def _define(values: flags.FlagValues) -> None:
     define("boolean", "merge", False, "answer nothing: compute the figures of what all shards have answered")
 
 
+def _define_compare(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data", None, "folder of the dataset; default: that of the first run", flag_values=values)
+    flags.DEFINE_integer("resamples", None, "resamples; default: 1000, of expensive figures 30", 2, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the resamples", 0, flag_values=values)
+    flags.DEFINE_string("output", "", "file for the comparison as JSON", flag_values=values)
+
+
 def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates. Raises UserError for what the user can mend."""
     program, *arguments = argv
@@ -46,6 +60,8 @@ def main(argv: Sequence[str]) -> None:
         if arguments != ["--list"]:
             raise UserError("--list stands alone")
         return list_tasks()
+    if any(argument.split("=")[0] == "--compare" for argument in arguments):
+        return compare(program, arguments)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
     values = parse_flags([program, *arguments], _define, USAGE)
     if not name:
@@ -67,10 +83,14 @@ def main(argv: Sequence[str]) -> None:
     output = pathlib.Path(values.output or f"evaluations/{task.name}")
     check_folder(output, "--output")
     configure_jax()
-    evaluate(values, task, output, step, shard)
+    path, colon, inner = name.partition(":")
+    source = os.path.abspath(path) + colon + inner if os.path.isfile(path) else name
+    evaluate(values, task, source, output, step, shard)
 
 
-def evaluate(values: flags.FlagValues, task: "Task", output: pathlib.Path, step: str | int, shard: "Shard") -> None:
+def evaluate(
+    values: flags.FlagValues, task: "Task", source: str, output: pathlib.Path, step: str | int, shard: "Shard"
+) -> None:
     """Evaluates a task as the flags say, and prints its figures."""
     from nextgpt_jax.cli.infer import load_engine
     from nextgpt_jax.evaluation import fingerprints
@@ -93,14 +113,15 @@ def evaluate(values: flags.FlagValues, task: "Task", output: pathlib.Path, step:
     cfg = model_config(model, signals=signals)
     weights = fingerprints.weights(model, values.workdir, step, values.ema)
     data = pathlib.Path(values.data)
-    run = prepare(task, data, config, output, limit=values.limit, seed=values.seed, weights=weights)
+    options = {"limit": values.limit, "seed": values.seed, "weights": weights, "source": source}
+    run = prepare(task, data, config, output, **options)
     make_engine = functools.partial(load_engine, config, values.workdir, step, values.ema)
     result = evaluate(run, cfg, make_engine, shard=shard, merge=values.merge)
     if result is None:
         print(f"shard {values.shard} is finished, others are not: the last one computes the figures")
         return
     print("\n".join(table(result)))
-    print(output / "result.json")
+    print(f"{output / 'result.json'}\n{output / 'report.html'}")
 
 
 def list_tasks() -> None:
@@ -113,3 +134,46 @@ def list_tasks() -> None:
         print(f"{name:<{width}}  {task.title}{f' (paper: {figures})' if figures else ''}")
         for file, source in task.layout.items():
             print(f"{'':<{width}}    {file}: {source}")
+
+
+def compare(program: str, arguments: Sequence[str]) -> None:
+    """Compares two runs and prints the differences. Raises UserError for what the user can mend."""
+    runs, rest, following = [], [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag == "--compare":
+            runs += [value] if equals else []
+            following = True
+        elif following and not argument.startswith("-"):
+            runs.append(argument)
+        else:
+            rest.append(argument)
+    with_config = any(argument.split("=")[0] == "--config" for argument in rest)
+    values = parse_flags([program, *rest], _define_compare, COMPARE_USAGE, config=with_config)
+    if len(runs) != 2:
+        raise UserError("--compare RUN RUN: give two folders of runs, or their result.json")
+    if values.output and pathlib.Path(values.output).is_dir():
+        raise UserError(f"--output: {values.output} is a folder: give a file")
+    from nextgpt_jax.evaluation.compare import Side, lines, to_json
+    from nextgpt_jax.evaluation.compare import compare as compare_sides
+    from nextgpt_jax.evaluation.tasks import find_task
+    from nextgpt_jax.files import atomic_write
+
+    configure_jax()
+    a, b = map(Side.read, runs)
+    task = find_task(a.result["source"])
+    recorded = {name: value for name, value in a.result["config"]["eval"].items() if name in field_names(EvalConfig)}
+    settings = values.config.eval if with_config else EvalConfig(**recorded)
+    data = pathlib.Path(a.result["data"] if values.data is None else values.data)
+    samples = {sample.id: sample for sample in task.load(data)}
+
+    def make_metrics(ids: Sequence[str]) -> "Sequence[Metric]":
+        if lost := [id for id in ids if id not in samples]:
+            raise UserError(f"{data} lacks samples of the runs, such as {lost[0]!r}: give their --data")
+        return task.metrics([samples[id] for id in ids], settings)
+
+    found = compare_sides(a, b, make_metrics, resamples=values.resamples, seed=values.seed)
+    print("\n".join(lines(found)))
+    if values.output:
+        with atomic_write(values.output) as temporary:
+            temporary.write_text(to_json(found), encoding="utf-8")

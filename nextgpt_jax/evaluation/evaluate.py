@@ -14,9 +14,10 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.answers import Answers, claim
 from nextgpt_jax.evaluation.choosing import WHOLE, Shard
 from nextgpt_jax.evaluation.measuring import measure
+from nextgpt_jax.evaluation.report import write_report
 from nextgpt_jax.evaluation.results import make_result, write_result
 from nextgpt_jax.evaluation.run import Run, answer
-from nextgpt_jax.evaluation.types import Metric
+from nextgpt_jax.evaluation.types import Metric, Outcome
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 
@@ -63,15 +64,20 @@ def _measured(run: Run, metrics: Sequence[Metric], answers: Answers) -> dict[str
     if len(errors) == len(run):
         first = next(iter(errors))
         raise UserError(f"none of the {len(run):,} samples could be answered; {run.samples[first].id}: {errors[first]}")
+
+    def outcome(index: int) -> Outcome:
+        return answers.outcome(index, run.samples[index])
+
     with _bar(len(run) * len(metrics), "numbers") as bar:
 
         def show(name: str, count: int) -> None:
             bar.set_description(name, refresh=False)
             bar.update(count)
 
-        measured = measure(metrics, len(run), lambda i: answers.outcome(i, run.samples[i]), run.folder, show)
+        measured = measure(metrics, len(run), outcome, run.folder, show)
     result = make_result(run, measured, answers)
     write_result(run, result)
+    write_report(run.folder, result, measured, outcome, errors)
     return result
 
 

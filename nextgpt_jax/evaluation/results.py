@@ -36,6 +36,7 @@ def make_result(run: Run, measured: Sequence[Measured], answers: Answers) -> dic
     result = {
         "format": _FORMAT,
         "task": run.task.name,
+        "source": run.source,
         "title": run.task.title,
         "protocol": run.task.protocol,
         "differences": run.task.differences,

@@ -35,6 +35,7 @@ class Run:
       data: its folder.
       seed: of the answers and of the subset.
       weights: what identifies the weights of the model, by part.
+      source: what `tasks.find_task` takes for the task.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Run:
     folder: pathlib.Path
     seed: int
     weights: dict[str, str]
+    source: str
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -85,8 +87,13 @@ def prepare(
     limit: int | None = None,
     seed: int = 0,
     weights: dict[str, str] | None = None,
+    source: str = "",
 ) -> Run:
     """Reads the samples of a task.
+
+    Args:
+      limit: of a subset; None: all samples.
+      weights, source: see `Run`.
 
     Raises:
       UserError: a file is missing or damaged, or a setting is out of range.
@@ -94,7 +101,7 @@ def prepare(
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed={seed}: give 0 or more, below 2147483648")
     samples, available = choose(task.load(data), limit, seed)
-    run = Run(task, samples, available, data, config, folder, seed, weights or {})
+    run = Run(task, samples, available, data, config, folder, seed, weights or {}, source or task.name)
     run.batches  # noqa: B018  raises for a size that is out of range
     return run
 

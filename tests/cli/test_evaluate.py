@@ -43,6 +43,13 @@ def test_a_task_of_a_file(capsys, config, tiny_engine, tiny_root, tmp_path, monk
     status, _, err = run(capsys, *arguments, "--seed=1")
     assert status == 2 and "other" in err and "give another --output" in err
     assert run(capsys, *arguments, "--shard=0/2", "--merge")[0] == 0
+    other = tmp_path / "other"
+    assert run(capsys, *arguments[:3], f"--output={other}", "--limit=4", "--config.eval.batch=2")[0] == 0
+    status, out, err = run(capsys, "--compare", tmp_path / "run", other, f"--output={tmp_path / 'c.json'}")
+    assert status == 0 and "figures are of the 2 that both have" in out and "not compared: A has no java" in out, err
+    assert json.loads((tmp_path / "c.json").read_text())["samples"] == 2
+    status, _, err = run(capsys, "--compare", tmp_path / "run", other / "result.json", f"--data={tmp_path}")
+    assert status == 0  # whose samples are made up
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "start 2 processes by themselves with --shard=0/2, --shard=1/2" in err
@@ -60,6 +67,10 @@ def test_a_task_of_a_file(capsys, config, tiny_engine, tiny_root, tmp_path, monk
         ([f"{TASKS}", "--config=keypad", "--shard=4"], "give I/N"),
         ([f"{TASKS}", "--config=keypad", "--data=x", f"--output={__file__}"], "is a file"),
         (["--list", "--limit=2"], "--list stands alone"),
+        (["--compare", "x"], "--compare RUN RUN: give two folders"),
+        (["--compare=x", "y"], "no such file: x"),
+        (["--compare", "x", "y", "--resamples=1"], "resamples"),
+        (["--compare", "x", "y", "--limit=1"], "unknown flag --limit"),
     ],
 )
 def test_mistakes(capsys, arguments, message):
@@ -72,3 +83,6 @@ def test_help_and_list(capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["nextgpt evaluate", "--help"])
     assert "--shard" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        evaluate.main(["nextgpt evaluate", "--compare", "--help"])
+    assert "--resamples" in capsys.readouterr().out
