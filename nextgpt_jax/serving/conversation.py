@@ -64,7 +64,8 @@ class Conversation:
 
         Args:
           files: paths of input media.
-          options: fields of Request; None takes the default.
+          options: of `make_request`; None takes the default. What is edited is the first file of its modality or, if
+            there is none, the last medium of it that is shown.
           kind: the modality of the files; "": by their content.
 
         Raises:
@@ -95,12 +96,20 @@ class Conversation:
         try:
             for file in files:
                 paths.setdefault(kind or recognize(file), []).append(file)
+            edit = options.get("edit")
+            if edit and edit not in paths and (last := self._last(edit)):
+                paths[edit] = [last]
             return make_request(text, paths, options, engine.config, engine.defaults, self.turns)
         except UserError as error:
             message = str(error)
             for file in files:
                 message = message.replace(file, pathlib.Path(file).name)
             raise UserError(message) from None
+
+    def _last(self, modality: str) -> str | None:
+        """The file of the last medium of a modality that is shown."""
+        parts = [part for message in self.messages for part in message["content"] if isinstance(part, dict)]
+        return next((part["path"] for part in reversed(parts) if recognize(part["path"]) == modality), None)
 
     async def _receive(
         self, request: Request, events: asyncio.Queue[Event], message: dict[str, Any]

@@ -34,6 +34,10 @@ def make_blocks(batcher: Batcher, folder: pathlib.Path, examples: Sequence[str] 
                 _labelled(["auto", "text", "media"]), value="auto", label="Answer with", elem_id="modality"
             )
             media = gr.CheckboxGroup(_labelled(made), label="Media", visible=False, elem_id="media")
+            edit = gr.Dropdown([("Nothing", ""), *_labelled(made)], value="", label="Edit", elem_id="edit")
+            strength = gr.Slider(
+                0.05, 1, 0.6, step=0.05, label="How much may change", visible=False, elem_id="strength"
+            )
             seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
             # Not gr.Number, which cannot be empty at first.
             steps = gr.Textbox(label="Denoising steps", placeholder=_by_modality(engine, "num_inference_steps"))
@@ -59,13 +63,14 @@ def make_blocks(batcher: Batcher, folder: pathlib.Path, examples: Sequence[str] 
         gr.Examples([[{"text": text, "files": []}] for text in texts], [box], cache_examples=False, label="Examples")
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        asking = [state, shown, box, modality, media, seed, steps, guidance, temperature, tokens, kind]
+        asking = [state, shown, box, modality, media, edit, strength, seed, steps, guidance, temperature, tokens, kind]
         outputs = [chat, notice, box, state, shown]
         box.submit(sessions.send, asking, outputs, **private)
         box.stop(sessions.stop, None, None, queue=False, **private)
         for event in (new.click, chat.clear):
             event(sessions.renew, state, outputs, **private)
         modality.change(lambda value: gr.CheckboxGroup(visible=value == "media"), modality, media, **private)
+        edit.change(lambda value: gr.Slider(visible=bool(value)), edit, strength, **private)
         blocks.unload(sessions.stop)
     return blocks
 
@@ -95,6 +100,8 @@ class Sessions:
         message: dict[str, Any],
         modality: str,
         media: Sequence[str],
+        edit: str,
+        strength: float,
         seed: float | None,
         steps: str,
         guidance: str,
@@ -113,7 +120,9 @@ class Sessions:
             if shown != len(before):
                 raise UserError("this conversation has expired: start a new one")
             options = {
-                "modality": chosen_modality(modality, media),
+                "modality": None if edit and modality == "auto" else chosen_modality(modality, media),
+                "edit": edit or None,
+                "strength": strength if edit else None,
                 "seed": seed,
                 "num_inference_steps": number("steps", steps, int),
                 "guidance_scale": number("guidance", guidance, float),

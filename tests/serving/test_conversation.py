@@ -53,6 +53,23 @@ def test_an_answer_is_shown_piece_by_piece_and_remembered(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_an_edit_is_of_the_file_or_goes_on_with_the_last_medium_that_is_shown(tmp_path):
+    script = Script([TEXT, MEDIUM, END])
+    conversation = Conversation(script, tmp_path)
+    with pytest.raises(UserError, match="needs the image that is edited"):
+        send(conversation, "now a nine", [], edit="image")
+    send(conversation, "now a nine", [str(picture(tmp_path))], edit="image", strength=0.8)
+    send(conversation, "now a two", [], edit="image", modality=None)
+    first, second = script.requests
+    assert first.edit.strength == 0.8 and first.modality == second.modality == "image"
+    given, made = (Image.open(path) for path in (tmp_path / "a.png", conversation.messages[1]["content"][1]["path"]))
+    for request, picture_of in ((first, given), (second, made)):
+        size = request.edit.content.shape[:2]
+        expected = np.asarray(picture_of.convert("RGB").resize(size, Image.Resampling.LANCZOS), float)
+        assert np.abs(request.edit.content - expected).mean() < 8
+    assert [s.modality for s in second.turns[-1].human if isinstance(s, Input)] == ["image"]
+
+
 @pytest.mark.parametrize("error", [TimedOut("too late"), ValueError("broken")])
 @pytest.mark.parametrize("before", [(), (TEXT,), (TEXT, MEDIUM)])
 def test_an_answer_that_ends_early_stays_as_far_as_it_is_there(tmp_path, before, error):

@@ -79,7 +79,7 @@ def test_a_page_that_outlived_its_conversation_says_so(tmp_path):
 
     async def run():
         message = {"text": "and that one?", "files": []}
-        options = ("auto", [], 0, "", "", 0.0, 96, "")
+        options = ("auto", [], "", 0.6, 0, "", "", 0.0, 96, "")
         sending = Sessions(Script(), tmp_path).send(None, 4, message, *options, types.SimpleNamespace(session_hash="a"))
         return [changes async for changes in sending][-1]
 
