@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.models import quantize
 from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import draw
 from nextgpt_jax.sharding import constrain
 
 _kernel_init = nnx.initializers.lecun_normal()
@@ -37,7 +38,7 @@ class Linear(nnx.Module):
         quantization: str = "",
         rngs: nnx.Rngs,
     ):
-        kernel = _kernel_init(rngs.params(), (din, dout))
+        kernel = draw(_kernel_init, rngs, (din, dout))
         self.quantization = quantization
         if quantization:
             kernel, scale = quantize.quantize(kernel, quantization)
@@ -47,7 +48,7 @@ class Linear(nnx.Module):
         self.lora = lora
         self.merged = False
         if lora:
-            self.lora_a = nnx.LoRAParam(_kernel_init(rngs.params(), (din, lora.rank)))
+            self.lora_a = nnx.LoRAParam(draw(_kernel_init, rngs, (din, lora.rank)))
             self.lora_b = nnx.LoRAParam(jnp.zeros((lora.rank, dout)))
 
     def __call__(self, x: Float[Array, "*b din"], dropout_keys: Array | None = None) -> Float[Array, "*b dout"]:
@@ -100,7 +101,7 @@ class Conv(nnx.Module):
         self.dilation = (dilation,) * n
         self.stride = (stride,) * n if isinstance(stride, int) else tuple(stride)
         self.padding = ((padding, padding),) * n if isinstance(padding, int) else tuple(padding)
-        self.kernel = nnx.Param(_kernel_init(rngs.params(), (*kernel_size, din, dout)))
+        self.kernel = nnx.Param(draw(_kernel_init, rngs, (*kernel_size, din, dout)))
         self.bias = nnx.Param(jnp.zeros(dout)) if bias else None
 
     def __call__(self, x: Float[Array, "b *s din"]) -> Float[Array, "b *t dout"]:
@@ -117,7 +118,7 @@ class Embedding(nnx.Module):
     """Rows of a table. embedding: [n, width]."""
 
     def __init__(self, n: int, width: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(_embedding_init(rngs.params(), (n, width)))
+        self.embedding = nnx.Param(draw(_embedding_init, rngs, (n, width)))
 
     def __call__(self, ids: Int[Array, "*b"]) -> Float[Array, "*b width"]:
         return self.embedding[...][ids]

@@ -20,6 +20,7 @@ from nextgpt_jax.models import registry
 from nextgpt_jax.models.connectors.projectors import OutputProjectorConfig
 from nextgpt_jax.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from nextgpt_jax.models.lora import LoRAConfig
+from nextgpt_jax.models.rngs import draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,8 @@ class NExTGPTModel(nnx.Module):
         self.llm = registry.build(cfg.llm, lora=cfg.lora, quantization=cfg.quantize, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         new = len(cfg.vocabulary.new_tokens)
-        self.signal_embed = nnx.Param(init(rngs.params(), (new, width)))
-        self.signal_head = nnx.Param(init(rngs.params(), (new, width)))
+        self.signal_embed = nnx.Param(draw(init, rngs, (new, width)))
+        self.signal_head = nnx.Param(draw(init, rngs, (new, width)))
         self.output_proj = nnx.Dict({name: registry.build(c, rngs=rngs) for name, c in cfg.output_projectors})
         components = {} if decoder_parts is None else {"components": decoder_parts}
         self.decoders = nnx.Dict({name: registry.build(c, **components, rngs=rngs) for name, c in cfg.decoders})

@@ -1,7 +1,37 @@
-"""Random keys for building large models under a trace."""
+"""Random keys and initial values, for building large models under a trace."""
+
+import contextvars
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+
+M = TypeVar("M", bound=nnx.Module)
+_zeros: contextvars.ContextVar[dict[tuple[int, ...], jax.Array] | None] = contextvars.ContextVar("zeros", default=None)
+
+
+def abstract(make: Callable[[], M]) -> M:
+    """The module that `make` builds, with shapes and dtypes in place of values (nnx.eval_shape).
+
+    Initial values are not even traced: the random numbers of thousands of parameters would take most of the time.
+    """
+    token = _zeros.set({})
+    try:
+        return nnx.eval_shape(make)
+    finally:
+        _zeros.reset(token)
+
+
+def draw(init: Callable[[jax.Array, Sequence[int]], jax.Array], rngs: nnx.Rngs, shape: Sequence[int]) -> jax.Array:
+    """An initial value, float32: init(the next key of `params`, shape)."""
+    if (zeros := _zeros.get()) is None:
+        return init(rngs.params(), shape)
+    shape = tuple(shape)
+    if shape not in zeros:
+        zeros[shape] = jnp.zeros(shape)
+    return zeros[shape]
 
 
 class _Stream(nnx.RngStream):
@@ -19,7 +49,7 @@ class _Stream(nnx.RngStream):
 
 
 def make_rngs(seed: int) -> nnx.Rngs:
-    """nnx.Rngs(seed), with the same keys, that is fast under nnx.eval_shape and jit."""
+    """nnx.Rngs(seed), with the same keys, that is fast under jit."""
     rngs = nnx.Rngs(seed)
     rngs.default = _Stream(seed, tag="default")
     return rngs

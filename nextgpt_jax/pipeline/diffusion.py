@@ -24,7 +24,7 @@ from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusion as Sta
 from nextgpt_jax.models.diffusion.stable_diffusion import StableDiffusionConfig
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideo as TextToVideoModel
 from nextgpt_jax.models.diffusion.text_to_video import TextToVideoConfig
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.pipeline.components import component_folder, fill_component
 from nextgpt_jax.pipeline.types import MediaOutputs
 from nextgpt_jax.weights.tokenizers import load_tokenizer
@@ -57,7 +57,7 @@ class _Pipeline:
         """
         folder = component_folder(name_or_path, cls.component, f"{cls.modality}_decoder", revision)
         config = cls.config_class.from_pretrained(folder)
-        model = nnx.eval_shape(lambda: cls.model_class(config, rngs=make_rngs(0)))
+        model = abstract(lambda: cls.model_class(config, rngs=make_rngs(0)))
         fill_component(model, cls.component, folder, dtype)
         size = {}
         if os.fspath(name_or_path).split(":")[0] in config_names():

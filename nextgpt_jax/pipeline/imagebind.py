@@ -15,7 +15,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models.encoders.imagebind import ImageBind as ImageBindModel
 from nextgpt_jax.models.encoders.imagebind import ImageBindConfig
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.pipeline.components import component_folder
 from nextgpt_jax.pipeline.types import MediaInput
 from nextgpt_jax.weights import tables, weight_files
@@ -64,7 +64,7 @@ class ImageBind:
         config = ImageBindConfig.from_pretrained(folder)
         if missing := set(branches or ()) - set(config.modalities):
             raise UserError(f"this ImageBind has no {min(missing)} tower (it has {', '.join(config.modalities)})")
-        model = nnx.eval_shape(lambda: ImageBindModel(config, branches=branches, rngs=make_rngs(0)))
+        model = abstract(lambda: ImageBindModel(config, branches=branches, rngs=make_rngs(0)))
         table = tables.encoder(config, branches)
         state = read_part(folder, nnx.state(model), table, weight_files.ENCODER, frozen_dtype(dtype or "auto"), "")
         nnx.update(model, state)

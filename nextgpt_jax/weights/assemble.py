@@ -20,7 +20,7 @@ from nextgpt_jax.modalities import MODALITIES, RELEASED, SignalTokens, Vocabular
 from nextgpt_jax.models import quantize, registry
 from nextgpt_jax.models.lora import LoRAConfig
 from nextgpt_jax.models.nextgpt import NExTGPTConfig, NExTGPTModel, output_projector_for
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.weights import hub, nextgpt_delta
 from nextgpt_jax.weights.components import LAYOUTS, refuse_single_file
 
@@ -221,6 +221,6 @@ def abstract_model(make: Callable[[], NExTGPTModel]) -> NExTGPTModel:
       UserError: the config requests something that a part does not have.
     """
     try:
-        return nnx.eval_shape(make)
+        return abstract(make)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None

@@ -10,7 +10,7 @@ from flax import nnx
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, registry
 from nextgpt_jax.models.encoders.imagebind import RELEASED_FILE
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.weights import tables, weight_files
 from nextgpt_jax.weights.peft_adapter import Modules
 from nextgpt_jax.weights.peft_config import AdapterConfig, read_adapter_config
@@ -59,7 +59,7 @@ class Part:
 
 
 def _abstract(make: Callable[[], nnx.Module]) -> nnx.State:
-    return nnx.state(nnx.eval_shape(make))
+    return nnx.state(abstract(make))
 
 
 def llm_part(config: Any) -> Part:

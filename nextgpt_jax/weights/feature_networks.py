@@ -11,7 +11,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models.features.clip import CLIP, CLIPConfig
 from nextgpt_jax.models.features.cnn14 import Cnn14, Cnn14Config
 from nextgpt_jax.models.features.inception import Inception, InceptionConfig
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.templates import Tokenizer
 from nextgpt_jax.weights import weight_files
 from nextgpt_jax.weights.matching import load
@@ -93,5 +93,5 @@ def _open(path: str | pathlib.Path, setting: str) -> Checkpoint:
 
 
 def _load(make: Callable[[], _M], checkpoint: Checkpoint, table: Table) -> _M:
-    graphdef, state = nnx.split(nnx.eval_shape(make))
+    graphdef, state = nnx.split(abstract(make))
     return nnx.merge(graphdef, load(checkpoint, state, table))

@@ -16,7 +16,7 @@ from nextgpt_jax.config import ModelConfig
 from nextgpt_jax.models import registry
 from nextgpt_jax.models.nextgpt import FrozenEncoders, NExTGPTConfig
 from nextgpt_jax.models.partitioning import with_shardings
-from nextgpt_jax.models.rngs import make_rngs
+from nextgpt_jax.models.rngs import abstract, make_rngs
 from nextgpt_jax.templates import Template
 from nextgpt_jax.weights import assemble, orbax_params
 from nextgpt_jax.weights.load import frozen_checkpoints, read_part
@@ -44,8 +44,8 @@ def load_encoders(
     Raises:
       UserError: a file is missing or does not fit.
     """
-    graphdef, abstract = nnx.split(_abstract(cfg, with_encoders, captions))
-    leaves, filled = dict(nnx.to_flat_state(with_shardings(cfg, abstract, mesh))), {}
+    graphdef, state = nnx.split(_abstract(cfg, with_encoders, captions))
+    leaves, filled = dict(nnx.to_flat_state(with_shardings(cfg, state, mesh))), {}
     dtype = assemble.frozen_dtype(config.dtype)
     for prefix, (folder, table, layout) in frozen_checkpoints(config, cfg, (_PART,)).items():
         if part := _below(leaves, prefix):
@@ -103,9 +103,7 @@ def layout_fingerprint(tokenizer: Any, template: Template, cfg: NExTGPTConfig) -
 
 
 def _abstract(cfg: NExTGPTConfig, with_encoders: bool, captions: Collection[str]) -> FrozenEncoders:
-    return nnx.eval_shape(
-        lambda: FrozenEncoders(cfg, with_encoders=with_encoders, captions=captions, rngs=make_rngs(0))
-    )
+    return abstract(lambda: FrozenEncoders(cfg, with_encoders=with_encoders, captions=captions, rngs=make_rngs(0)))
 
 
 def _below(leaves: dict[tuple, nnx.Variable], prefix: Sequence[str]) -> nnx.State | None:

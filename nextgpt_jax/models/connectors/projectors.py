@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import LayerNorm, Linear, gelu
+from nextgpt_jax.models.rngs import draw
 from nextgpt_jax.models.stacking import scan_layers, stack
 from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
@@ -162,7 +163,7 @@ class TransformerProjector(nnx.Module):
         self.decoder_norm = LayerNorm(cfg.hidden_dim)
         self.model = Linear(cfg.hidden_dim, cfg.out_dim, rngs=rngs)
         shape = (1, cfg.num_output_tokens, cfg.hidden_dim)
-        self.query_embs = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.query_embs = nnx.Param(draw(jax.random.normal, rngs, shape))
 
     def __call__(
         self, hidden: Float[Array, "b n d"], token_embeddings: Float[Array, "b n d"]
@@ -221,7 +222,7 @@ class QFormerProjector(nnx.Module):
         self.layers = stack(lambda rngs: QFormerLayer(*sizes, rngs=rngs), cfg.num_layers, rngs)
         self.model = Linear(cfg.hidden_dim, cfg.out_dim, rngs=rngs)
         shape = (1, cfg.num_output_tokens, cfg.hidden_dim)
-        self.query_tokens = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+        self.query_tokens = nnx.Param(0.02 * draw(jax.random.normal, rngs, shape))
 
     def __call__(
         self, hidden: Float[Array, "b n d"], token_embeddings: Float[Array, "b n d"]

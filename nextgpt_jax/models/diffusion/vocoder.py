@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.layers import Conv
+from nextgpt_jax.models.rngs import draw
 
 _LAST_SLOPE = 0.01  # leaky ReLU before the last convolution; not in the config
 
@@ -145,7 +146,7 @@ class ConvTranspose1d(nnx.Module):
 
     def __init__(self, din: int, dout: int, kernel_size: int, *, stride: int, padding: int, rngs: nnx.Rngs):
         self.stride, self.padding = stride, padding
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (kernel_size, din, dout)))
+        self.kernel = nnx.Param(draw(nnx.initializers.lecun_normal(), rngs, (kernel_size, din, dout)))
         self.bias = nnx.Param(jnp.zeros(dout))
 
     def __call__(self, x: Float[Array, "b t din"]) -> Float[Array, "b t2 dout"]:

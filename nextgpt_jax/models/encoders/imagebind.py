@@ -20,6 +20,7 @@ from nextgpt_jax.modalities import MODALITIES
 from nextgpt_jax.models import hf_config
 from nextgpt_jax.models.attention import attention
 from nextgpt_jax.models.layers import Conv, Embedding, LayerNorm, Linear, gelu
+from nextgpt_jax.models.rngs import draw
 from nextgpt_jax.models.stacking import scan_layers, stack
 from nextgpt_jax.sharding import LARGEST_DIM, LARGEST_DIM_PER_LAYER
 
@@ -232,7 +233,7 @@ class Attention(nnx.Module):
 
 
 def _vector(width: int, scale: float, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(scale * jax.random.normal(rngs.params(), (1, 1, width)))
+    return nnx.Param(scale * draw(jax.random.normal, rngs, (1, 1, width)))
 
 
 class Block(nnx.Module):
@@ -315,7 +316,7 @@ class PatchStem(nnx.Module):
         self.norm = LayerNorm(width, eps=_STEM_EPS) if norm else None
         self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
         patches = math.prod((n - k) // s + 1 for n, k, s in zip(shape[:-1], kernel, stride, strict=True))
-        self.pos_embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1 + patches, width)))
+        self.pos_embed = nnx.Param(0.02 * draw(jax.random.normal, rngs, (1, 1 + patches, width)))
 
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b t d"]:
         patches = self.proj(x)  # [B, *S', D]
@@ -377,7 +378,7 @@ class TextStem(nnx.Module):
     def __init__(self, cfg: ImageBindConfig, *, rngs: nnx.Rngs):
         self.token_embedding = Embedding(cfg.text_vocab_size, cfg.text_embed_dim, rngs=rngs)
         length, width = cfg.text_context_length, cfg.text_embed_dim
-        self.pos_embed = nnx.Param(0.01 * jax.random.normal(rngs.params(), (1, length, width)))
+        self.pos_embed = nnx.Param(0.01 * draw(jax.random.normal, rngs, (1, length, width)))
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         if ids.ndim != 2 or ids.shape[1] > self.pos_embed.shape[1]:

@@ -18,6 +18,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.clip_text import CLIPTextConfig, CLIPTextModel, EncoderLayer
 from nextgpt_jax.models.layers import ACTIVATIONS, Conv, LayerNorm, Linear
+from nextgpt_jax.models.rngs import draw
 from nextgpt_jax.models.stacking import scan_layers, stack
 
 _SUPPORTED = {**hf_fields.TRANSFORMERS_SUPPORTED, "model_type": ("clip",)}
@@ -125,8 +126,8 @@ class CLIPVisionModel(nnx.Module):
     def __init__(self, cfg: CLIPVisionConfig, *, rngs: nnx.Rngs):
         self.config = cfg
         width, patch = cfg.hidden_size, cfg.patch_size
-        self.class_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (cfg.num_patches + 1, width)))
+        self.class_embedding = nnx.Param(0.02 * draw(jax.random.normal, rngs, (width,)))
+        self.position_embedding = nnx.Param(0.02 * draw(jax.random.normal, rngs, (cfg.num_patches + 1, width)))
         self.patch_embedding = Conv(3, width, (patch, patch), stride=patch, bias=False, rngs=rngs)
         self.pre_layernorm = LayerNorm(width, eps=cfg.layer_norm_eps)
         self.layers = stack(lambda rngs: EncoderLayer(cfg, causal=False, rngs=rngs), cfg.num_hidden_layers, rngs)

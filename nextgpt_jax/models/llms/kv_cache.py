@@ -91,6 +91,7 @@ def _write(cache: Array, layer: Layer, positions: Array | None, new: Array) -> A
     return cache.at[*layer, jnp.arange(len(new))[:, None], positions].set(new, mode="drop")
 
 
+@jax.jit  # so that it is traced once, not for the keys and the values of every layer
 def _select(cache: Array, layer: Layer, positions: Array, new: Array) -> Array:
     """`_write` for CPUs, where a scatter is a loop over rows and tokens, of 20 us each."""
     slots = cache.shape[-3]

@@ -1,7 +1,6 @@
 """Timesteps and noise levels of a sampling run."""
 
 import numpy as np
-from scipy.special import betaincinv
 
 from nextgpt_jax.models.diffusion.schedulers.options import SchedulerOptions
 
@@ -69,6 +68,8 @@ def respace(options: SchedulerOptions, first: float, last: float, steps: int) ->
         return _karras(first, last, steps)
     if options.use_exponential_sigmas:
         return exponential(first, last, steps)
+    from scipy.special import betaincinv  # a quarter of a second, at the start of everything
+
     return last + (first - last) * betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, steps))  # Lee et al. 2024
 
 
