@@ -57,17 +57,18 @@ class Metric(Protocol):
       name: of its folder of numbers, and in results: "bleu", "fid".
       protocol: what the figures depend on besides the answers, in one line: "clean-fid's resize, 2,048 features".
       higher_is_better: for the best and worst samples, and for choosing a checkpoint.
-      missing: what it needs and this machine lacks, with the remedy: "Java is missing: ..."; empty: nothing. A run goes
-        on without such a metric and says so; its figures are NaN.
     """
 
     name: str
     protocol: str
     higher_is_better: bool
-    missing: str
 
     def measure(self, outcomes: Sequence[Outcome]) -> Float[np.ndarray, "n s"]:
-        """The numbers of each outcome. Called with consecutive parts of all outcomes; memory is bounded by a part."""
+        """The numbers of each outcome. Called with consecutive parts of all outcomes; memory is bounded by a part.
+
+        Raises:
+          UserError: it needs something that is missing, such as Java; the run goes on without it and says why.
+        """
         ...
 
     def aggregate(self, numbers: Float[np.ndarray, "n s"]) -> dict[str, float]:

@@ -48,7 +48,6 @@ class Bleu:
     name = "bleu"
     protocol = f"corpus BLEU, closest reference length; {_TOKENS}"
     higher_is_better = True
-    missing = ""
 
     def __init__(self, samples: Sequence[Sample] = (), scale: float = 100.0):
         """

@@ -26,7 +26,6 @@ class MeanScore:
     figure: str
     scale = 1.0
     higher_is_better = True
-    missing = ""
 
     def __init__(self, samples: Sequence[Sample] = ()):
         """
