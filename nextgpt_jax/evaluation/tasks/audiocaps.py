@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
+from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_table, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
@@ -76,7 +77,7 @@ TASKS = (
         "captions of sounds: AudioCaps",
         LAYOUT,
         load_captions,
-        _no_metrics,
+        measures.sound_captions,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"SPIDEr": 0.521, "CIDEr": 0.802},
         f"test split, 975 clips with 5 captions each; '{CAPTION.format(modality='audio')}'",

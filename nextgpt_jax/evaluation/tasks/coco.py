@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists
 from nextgpt_jax.evaluation.tasks.selection import pick, subset
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
@@ -190,7 +191,7 @@ TASKS = (
         "captions of images: COCO, Karpathy's test split",
         CAPTIONS_LAYOUT,
         load_captions,
-        _no_metrics,
+        measures.captions,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"BLEU-4": 44.3, "METEOR": 32.9, "CIDEr": 156.7},
         f"Karpathy's test split, 5,000 images with 5 captions each; '{CAPTION.format(modality='image')}'",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists, read_table, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
@@ -104,7 +105,7 @@ TASKS = (
         "captions of videos: MSR-VTT",
         LAYOUT,
         load_captions,
-        _no_metrics,
+        measures.captions,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 64},
         {"BLEU-4": 58.4, "METEOR": 38.5},
         f"test split, 2,990 videos with 20 captions each; '{CAPTION.format(modality='video')}'",
