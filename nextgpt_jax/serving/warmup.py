@@ -53,7 +53,8 @@ def warm_up(
         tasks += [functools.partial(engine.warm_up_encoder, name, n) for n in _powers_of_two(config.rows)]
     for name in engine.config.output_modalities if output_modalities is None else output_modalities:
         batches = _powers_of_two(engine.media_sampler.batch_size(name))
-        tasks += [functools.partial(engine.media_sampler.warm_up, name, n) for n in batches]
+        for edits in (False, True):
+            tasks += [functools.partial(engine.media_sampler.warm_up, name, n, edits=edits) for n in batches]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for done, task in enumerate(concurrent.futures.as_completed([pool.submit(task) for task in tasks]), 1):
             task.result()
