@@ -20,7 +20,7 @@ LAYERS = (
     ("inference",),
     ("weights", "data", "generation"),
     ("models", "media"),
-    ("compiler", "templates"),
+    ("compiler", "templates", "chat"),
     ("sharding", "mesh", "prompts", "json_files", "config_files"),
     ("config", "modalities", "files"),
     ("errors", "chips", "flops", "allocator"),

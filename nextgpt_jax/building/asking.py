@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from nextgpt_jax.building.chat import ChatClient, Endpoint
-from nextgpt_jax.building.costs import NO_USAGE, Messages, Usage, estimate_tokens
-from nextgpt_jax.building.journal import Entry, Journal
-from nextgpt_jax.building.replies import Rejected, check_schema, parse_reply
+from nextgpt_jax.building.replies import check_schema, parse_reply
+from nextgpt_jax.chat.client import ChatClient, Endpoint, Rejected
+from nextgpt_jax.chat.costs import NO_USAGE, Messages, Usage, estimate_tokens
+from nextgpt_jax.chat.journal import Entry, Journal
 
 
 class Question(NamedTuple):

@@ -17,8 +17,9 @@ from nextgpt_jax.building.asking import Question
 from nextgpt_jax.building.captions import Caption
 from nextgpt_jax.building.matching import Library, Match
 from nextgpt_jax.building.mosit_templates import Written, write_turns
-from nextgpt_jax.building.replies import Rejected, check_text, object_schema, text_schema
+from nextgpt_jax.building.replies import check_text, object_schema, text_schema
 from nextgpt_jax.building.topics import MAX_TURNS, MIN_TURNS, Pattern
+from nextgpt_jax.chat.client import Rejected
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.modalities import MODALITIES, output_modalities
 from nextgpt_jax.prompts import Input, Output

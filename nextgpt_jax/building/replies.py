@@ -5,7 +5,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from nextgpt_jax.building.costs import NO_USAGE, Usage
+from nextgpt_jax.chat.client import Rejected
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.json_files import parse_json
 from nextgpt_jax.modalities import MODALITIES
@@ -18,14 +18,6 @@ _REFUSAL = re.compile(
     r"(?:help|assist|create|generate|produce|draw|make|show|play|provide|display|see|hear|view))",
     re.IGNORECASE,
 )
-
-
-class Rejected(Exception):
-    """A reply that cannot be used, and why; `usage` are its tokens, where they are known."""
-
-    def __init__(self, reason: str, usage: Usage = NO_USAGE):
-        super().__init__(reason)
-        self.usage = usage
 
 
 def parse_reply(text: str) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 
 from nextgpt_jax.building.asking import Question
 from nextgpt_jax.building.captions import Caption
-from nextgpt_jax.building.replies import Rejected, check_text, object_schema, text_schema
+from nextgpt_jax.building.replies import check_text, object_schema, text_schema
 from nextgpt_jax.building.t2m_templates import request_and_reply
+from nextgpt_jax.chat.client import Rejected
 from nextgpt_jax.modalities import MODALITIES
 
 _NOUNS = {"image": "an image", "video": "a short video", "audio": "a sound recording"}

@@ -9,11 +9,11 @@ from typing import Any
 from absl import flags
 
 from nextgpt_jax.building.asking import Question, ask, plan
-from nextgpt_jax.building.chat import FORMATS, Endpoint, key_from
-from nextgpt_jax.building.costs import describe
 from nextgpt_jax.building.export import to_reference
-from nextgpt_jax.building.journal import Journal
 from nextgpt_jax.building.records import check_output, make_folder, usable_records, write_records
+from nextgpt_jax.chat.client import FORMATS, Endpoint, key_from
+from nextgpt_jax.chat.costs import describe
+from nextgpt_jax.chat.journal import Journal
 from nextgpt_jax.data.pairs import Conversation
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.json_files import parse_json

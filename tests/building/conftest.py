@@ -4,14 +4,7 @@ import json
 
 import pytest
 
-from nextgpt_jax.building import chat
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    """The first wait between attempts is short, and no proxy is asked for 127.0.0.1."""
-    monkeypatch.setattr(chat, "FIRST_WAIT", 0.001)
-    monkeypatch.setenv("NO_PROXY", "*")
+from tests.chat.fixtures import no_waiting  # noqa: F401
 
 
 @pytest.fixture

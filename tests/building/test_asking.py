@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextgpt_jax.building.asking import Question, ask, plan
-from nextgpt_jax.building.chat import Endpoint
-from nextgpt_jax.building.costs import Usage, describe
-from nextgpt_jax.building.journal import Journal
-from nextgpt_jax.building.replies import Rejected, check_schema, check_text, object_schema, parse_reply, text_schema
+from nextgpt_jax.building.replies import check_schema, check_text, object_schema, parse_reply, text_schema
+from nextgpt_jax.chat.client import Endpoint, Rejected
+from nextgpt_jax.chat.costs import Usage, describe
+from nextgpt_jax.chat.journal import Journal
 from nextgpt_jax.errors import UserError
 from tests import ROOT
-from tests.building.server import completion, failure, serving
+from tests.chat.server import completion, failure, serving
 
 SCHEMA = object_schema(word=text_schema(1, 20))
 

@@ -14,8 +14,8 @@ from nextgpt_jax.building.captions import Caption, read_library
 from nextgpt_jax.building.matching import EmbeddedLibrary, WordLibrary, words
 from nextgpt_jax.building.mosit import conversation_problem, make_plans, questions
 from nextgpt_jax.building.mosit_templates import write_turns
-from nextgpt_jax.building.replies import Rejected
 from nextgpt_jax.building.topics import PATTERNS, TOPICS, parse_pattern, read_patterns, read_topics
+from nextgpt_jax.chat.client import Rejected
 from nextgpt_jax.cli import build_mosit, export_data
 from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.data.readers import read_samples
@@ -23,7 +23,7 @@ from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.media import write
 from nextgpt_jax.prompts import Input, Output, Turn
-from tests.building.server import completion, serving
+from tests.chat.server import completion, serving
 
 SUBJECTS = ("a dog on the beach", "rain in the forest", "an old train", "children at school", "a red flower", "waves")
 ANY = ("--topics=library", "--min_similarity=0")  # any medium goes with any topic

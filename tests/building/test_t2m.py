@@ -19,7 +19,7 @@ from nextgpt_jax.data.survey import survey
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.modalities import output_modalities
 from nextgpt_jax.prompts import Output
-from tests.building.server import completion, failure, serving
+from tests.chat.server import completion, failure, serving
 
 RAIN = 'rain on a roof and a man who says "well"'
 

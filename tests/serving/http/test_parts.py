@@ -9,7 +9,7 @@ from nextgpt_jax.serving.http.access import Rates
 from nextgpt_jax.serving.http.errors import ApiError
 from nextgpt_jax.serving.http.settings import Settings
 from nextgpt_jax.serving.http.store import FileStore
-from tests.building.server import Answer
+from tests.chat.server import Answer
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pathlib
 import threading
 from typing import Any, NamedTuple
 
-from nextgpt_jax.building.costs import NO_USAGE, Usage
+from nextgpt_jax.chat.costs import NO_USAGE, Usage
 from nextgpt_jax.errors import UserError, first_line
 from nextgpt_jax.json_files import parse_json
 
@@ -33,8 +33,12 @@ class Journal:
     removed. A file that would be empty is removed, too.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+    def __init__(self, path: str | os.PathLike, elsewhere: str = "give another --output"):
+        """
+        Args:
+          elsewhere: what a user can do instead of waiting for another process, for a message.
+        """
+        self.path, self._elsewhere = pathlib.Path(path), elsewhere
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._file: Any = None
@@ -53,7 +57,7 @@ class Journal:
                 raise BlockingIOError
         except BlockingIOError:
             self._file.close()
-            raise UserError(f"{self.path} is in use by another run: wait for it, or give another --output") from None
+            raise UserError(f"{self.path} is in use by another run: wait for it, or {self._elsewhere}") from None
         except OSError as error:
             raise UserError(f"{self.path} can't be written: {first_line(error)}") from None
         try:

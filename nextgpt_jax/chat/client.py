@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from nextgpt_jax.building.costs import Messages, Usage, estimate_tokens
-from nextgpt_jax.building.limits import RateLimiter
-from nextgpt_jax.building.replies import Rejected
+from nextgpt_jax.chat.costs import NO_USAGE, Messages, Usage, estimate_tokens
+from nextgpt_jax.chat.limits import RateLimiter
 from nextgpt_jax.errors import UserError, printable
 
 _RETRIED = {408, 409, 425, 429, *range(500, 600)}
@@ -23,6 +22,18 @@ _FOR_GOOD = {401, 402, 403, 404, 405}
 FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts, doubled each time
 _LONGEST_PAUSE = 900.0  # seconds that Retry-After may ask for
 FORMATS = ("json_schema", "json_object", "none")
+
+
+class Names(NamedTuple):
+    """What messages call settings, and the remedies that they name."""
+
+    url: str = "--endpoint"
+    model: str = "--model"
+    response_format: str = "--response_format"
+    max_tokens: str = "--max_tokens"
+    key: str = "--key_env names the variable that has it"
+    request: str = "--response_format=none and --request change it"
+    extra: str = "pip install 'nextgpt-jax[build]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Endpoint:
       retries: of a request that fails for reasons that may pass.
       requests_per_minute, tokens_per_minute: 0: any number.
       concurrency: requests at the same time.
+      names: of the settings in messages.
     """
 
     url: str
@@ -53,19 +65,22 @@ class Endpoint:
     requests_per_minute: float = 0
     tokens_per_minute: float = 0
     concurrency: int = 8
+    names: Names = Names()
 
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.url)
             good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
-            raise UserError("--endpoint: give the URL of the API, such as https://host/v1") from None
+            raise UserError(f"{self.names.url}: give the URL of the API, such as https://host/v1") from None
         if not good or parts.username or parts.query or not self.url.isprintable() or not self.url.isascii():
-            raise UserError(f"--endpoint: give the URL of the API, such as https://host/v1, not {self.place!r}")
+            raise UserError(f"{self.names.url}: give the URL of the API, such as https://host/v1, not {self.place!r}")
         if not self.model:
-            raise UserError("--model is missing: the name that the endpoint has for the model")
+            raise UserError(f"{self.names.model} is missing: the name that the endpoint has for the model")
         if self.response_format not in FORMATS:
-            raise UserError(f"--response_format: {self.response_format!r} is not one of {', '.join(FORMATS)}")
+            raise UserError(
+                f"{self.names.response_format}: {self.response_format!r} is not one of {', '.join(FORMATS)}"
+            )
         for name, low in {"max_tokens": 1, "concurrency": 1, "retries": 0, "requests_per_minute": 0,
                           "tokens_per_minute": 0}.items():  # fmt: skip
             if not getattr(self, name) >= low:
@@ -84,6 +99,14 @@ class Endpoint:
         """The URL of chat completions."""
         url = self.url.rstrip("/")
         return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+class Rejected(Exception):
+    """A reply that cannot be used, and why; `usage` are its tokens, where they are known."""
+
+    def __init__(self, reason: str, usage: Usage = NO_USAGE):
+        super().__init__(reason)
+        self.usage = usage
 
 
 class Completion(NamedTuple):
@@ -112,7 +135,7 @@ class ChatClient:
         try:
             import httpx2
         except ImportError:
-            raise UserError("asking an endpoint needs httpx2: pip install 'nextgpt-jax[build]'") from None
+            raise UserError(f"asking an endpoint needs httpx2: {endpoint.names.extra}") from None
         self._http, self._endpoint = httpx2, endpoint
         self.stopped = threading.Event()
         self._limiter = limiter or RateLimiter(
@@ -180,7 +203,7 @@ class ChatClient:
         try:
             response = self._client.post(self._endpoint.completions, json=body)
         except self._http.InvalidURL as error:
-            raise UserError(f"--endpoint: {self._safe(str(error))}") from None
+            raise UserError(f"{self._endpoint.names.url}: {self._safe(str(error))}") from None
         except self._http.ConnectError as error:
             raise _Failure(f"no connection ({self._safe(str(error))})", answered=False) from None
         except self._http.HTTPError as error:  # time-outs, connections that break, answers that are no HTTP
@@ -192,15 +215,11 @@ class ChatClient:
         if status in _RETRIED and "insufficient_quota" not in response.text:
             raise _Failure(reason, _retry_after(response.headers))
         if status in (401, 403):
-            raise UserError(
-                f"{self._endpoint.place} refuses the key: {reason}; --key_env names the variable that has it"
-            )
+            raise UserError(f"{self._endpoint.place} refuses the key: {reason}; {self._endpoint.names.key}")
         if status in _FOR_GOOD or status in _RETRIED or 300 <= status < 400:
             raise UserError(f"{self._endpoint.completions} does not answer: {reason}")
         if not self._answered:  # most likely every request is refused
-            raise UserError(
-                f"{self._endpoint.place} refuses the request: {reason}; --response_format=none and --request change it"
-            )
+            raise UserError(f"{self._endpoint.place} refuses the request: {reason}; {self._endpoint.names.request}")
         raise Rejected(f"refused by the endpoint (status {status})")
 
     def _completion(self, response: Any, messages: Messages) -> Completion:
@@ -214,7 +233,7 @@ class ChatClient:
             raise _Failure("an answer that is no chat completion") from None
         usage = self._usage(answer.get("usage"), messages, text or "")
         if choice.get("finish_reason") == "length":
-            raise Rejected("cut off at --max_tokens", usage)
+            raise Rejected(f"cut off at {self._endpoint.names.max_tokens}", usage)
         if not text:
             raise Rejected("empty", usage)
         return Completion(text, usage)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from nextgpt_jax.building.chat import ChatClient, Endpoint, Stopped, key_from
-from nextgpt_jax.building.costs import Usage
-from nextgpt_jax.building.limits import RateLimiter
-from nextgpt_jax.building.replies import Rejected, object_schema, text_schema
+from nextgpt_jax.building.replies import object_schema, text_schema
+from nextgpt_jax.chat.client import ChatClient, Endpoint, Rejected, Stopped, key_from
+from nextgpt_jax.chat.costs import Usage
+from nextgpt_jax.chat.limits import RateLimiter
 from nextgpt_jax.errors import UserError
-from tests.building.server import Answer, completion, failure, serving
+from tests.chat.server import Answer, completion, failure, serving
 
 SCHEMA = object_schema(word=text_schema(1, 9))
 ASK = [{"role": "user", "content": "a word, please"}]
