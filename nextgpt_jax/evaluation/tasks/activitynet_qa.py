@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.metrics.answers import ExactMatch
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_list, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import SHORT
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
@@ -45,8 +46,9 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(number, f"<video>\n{question}?\n{SHORT}", {"video": [file]}, references, category=kind)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """Exact match."""
+    return (ExactMatch(samples),)
 
 
 TASKS = (
@@ -55,12 +57,11 @@ TASKS = (
         "questions about videos: ActivityNet-QA",
         LAYOUT,
         load,
-        _no_metrics,
+        metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 32},
         {"accuracy": 21.5},
         f"test split, 8,000 questions about 800 videos; 'QUESTION? {SHORT}'; a judge compares answers, exact match "
-        f"beside "
-        "it",
+        "beside it",
         "The paper does not publish its prompt, nor which model judged its answers: other judges give other figures.",
     ),
 )

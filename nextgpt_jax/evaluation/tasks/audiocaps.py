@@ -1,13 +1,12 @@
 """AudioCaps: sounds from captions, and captions of sounds."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_table, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
-from nextgpt_jax.evaluation.types import Metric, Sample, Task
+from nextgpt_jax.evaluation.types import Sample, Task
 
 LAYOUT = {
     "test.csv": "https://github.com/cdjkim/audiocaps, dataset/test.csv",
@@ -53,10 +52,6 @@ def load_captions(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(clip, prompt, {"audio": [file]}, {"captions": captions})
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
-
-
 _GONE = (
     "Some clips are no longer on YouTube, so every copy of the test split is a little smaller than the published one."
 )
@@ -66,7 +61,7 @@ TASKS = (
         "text to audio: AudioCaps",
         LAYOUT,
         load_generation,
-        _no_metrics,
+        measures.sound_quality,
         {"modality": "audio", "temperature": 0.0},
         {"FD": 23.58, "IS": 8.35},
         "test split, the first caption of each of 975 clips; 'Generate a sound of: CAPTION'; FD with these clips",

@@ -3,16 +3,15 @@
 import collections
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists
 from nextgpt_jax.evaluation.tasks.selection import pick, subset
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
-from nextgpt_jax.evaluation.types import Metric, Sample, Task
+from nextgpt_jax.evaluation.types import Sample, Task
 
 _ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
 _IMAGES = "http://images.cocodataset.org/zips/val2014.zip"
@@ -159,17 +158,13 @@ def _edit(animal: _Animal, prompt: str, target: str) -> Sample:
     return Sample(str(animal.image), f"<image>\n{prompt}", {"image": [animal.file]}, references)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
-
-
 _EDITING = (
     f"val2014, {EDITS:,} of the images with one animal that covers at least a tenth of them and is named by a caption"
 )
 _EDITING_DIFFERENCES = (
     "The paper names COCO and compares with PFB-Diff, and publishes neither images, instructions nor strength; that "
-    "method is given masks, this one is not. FID compares the edited images with their originals, and is higher for so "
-    "few images than for more."
+    "method is given masks, this one is not. FID compares the edited images with their originals, and is higher for "
+    "so few images than for more."
 )
 TASKS = (
     Task(
@@ -177,14 +172,13 @@ TASKS = (
         "text to image: COCO, 30,000 captions",
         GENERATION_LAYOUT,
         load_generation,
-        _no_metrics,
+        measures.fid,
         {"modality": "image", "temperature": 0.0},
         {"FID": 11.28},
         f"val2014, the first caption of {IMAGES:,} images, chosen by a hash of their ids; 'Generate an image of: "
         "CAPTION'; FID with these images",
         "The paper publishes neither its captions, prompt, seeds nor resize protocol; other papers choose 30,000 "
-        "captions "
-        "at random, or compare with all 40,504 images.",
+        "captions at random, or compare with all 40,504 images.",
     ),
     Task(
         "coco-captions",
@@ -202,7 +196,7 @@ TASKS = (
         "editing of images: COCO, another object",
         EDITING_LAYOUT,
         load_objects,
-        _no_metrics,
+        measures.image_edits,
         {"edit": "image", "strength": 0.6, "temperature": 0.0},
         {"CLIP": 29.31, "FID": 6.52},
         f"{_EDITING}; 'Replace the CAT with a DOG: CAPTION', the caption with the other name; CLIP score with it",
@@ -213,12 +207,11 @@ TASKS = (
         "editing of images: COCO, another background",
         EDITING_LAYOUT,
         load_backgrounds,
-        _no_metrics,
+        measures.image_edits,
         {"edit": "image", "strength": 0.6, "temperature": 0.0},
         {"CLIP": 27.29, "FID": 15.20},
         f"{_EDITING}; 'Change the background of the image: a CAT on a beach', or one of 7 other places; CLIP score "
-        f"with "
-        "'a photo of a CAT on a beach'",
+        "with 'a photo of a CAT on a beach'",
         _EDITING_DIFFERENCES,
     ),
 )

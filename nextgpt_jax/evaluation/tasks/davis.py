@@ -1,13 +1,13 @@
 """DAVIS: videos that are edited."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.derived import from_frames
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_table
-from nextgpt_jax.evaluation.types import Metric, Sample, Task
+from nextgpt_jax.evaluation.types import Sample, Task
 
 _TABLE = "LOVEU-TGVE-2023_Dataset.csv"
 _LOVEU = "https://github.com/showlab/loveu-tgve-2023 (LOVEU-TGVE-2023)"
@@ -51,22 +51,17 @@ def _davis(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return rows[begin + 1 : next((i for i in titles if i > begin), len(rows))]
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
-
-
 TASKS = (
     Task(
         "davis-editing",
         "editing of videos: DAVIS",
         LAYOUT,
         load,
-        _no_metrics,
+        measures.video_edits,
         {"edit": "video", "strength": 0.6, "temperature": 0.0},
         {"CLIP-T": 0.2683, "CLIP-I": 0.9645},
         "16 videos of DAVIS in LOVEU-TGVE-2023, 4 edits each (style, object, background, several), from the first "
-        "frame "
-        "on at 24 frames per second; 'Edit the video: CAPTION'",
+        "frame on at 24 frames per second; 'Edit the video: CAPTION'",
         "The paper names DAVIS and a table of Pix2Video's, and publishes neither videos, instructions nor strength; "
         "LOVEU-TGVE-2023 is the public set of edits of DAVIS.",
     ),

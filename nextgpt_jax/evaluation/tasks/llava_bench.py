@@ -55,10 +55,8 @@ TASKS = (
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 512},
         {},
         "60 questions about 24 images; 'QUESTION'; a judge rates the answer and GPT-4's from 1 to 10, the figure is "
-        "the "
-        "quotient of the means",
-        "The benchmark's judge was gpt-4-0314, which is no longer served: figures of other judges are not comparable "
-        "with "
-        "published ones. The paper has no figure.",
+        "the quotient of the means",
+        "The benchmark's judge was gpt-4-0314, which is no longer served: figures of other judges are not "
+        "comparable with published ones. The paper has no figure.",
     ),
 )

@@ -17,3 +17,47 @@ def captions(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric
 def sound_captions(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
     """CIDEr and BLEU, not in percent, as tables of AudioCaps have them."""
     return Cider(samples, scale=1.0), Bleu(samples, scale=1.0)
+
+
+def fid(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """FID of images with the samples' references."""
+    from nextgpt_jax.evaluation.metrics.fid import FID
+
+    return (FID(settings.inception, samples),)
+
+
+def video_quality(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """FID of frames, CLIPSIM."""
+    from nextgpt_jax.evaluation.metrics.clip import CLIPSIM
+    from nextgpt_jax.evaluation.metrics.fid import FID
+
+    return FID(settings.inception, samples, modality="video"), CLIPSIM(settings.clip)
+
+
+def sound_quality(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """FD, IS and KL of sounds."""
+    from nextgpt_jax.evaluation.metrics.sound import SoundQuality
+
+    return (SoundQuality(settings.cnn14, samples),)
+
+
+def image_edits(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """CLIP score and FID of edited images."""
+    from nextgpt_jax.evaluation.metrics.clip import CLIPScore
+    from nextgpt_jax.evaluation.metrics.fid import FID
+
+    return CLIPScore(settings.clip), FID(settings.inception, samples)
+
+
+def video_edits(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """CLIP-T and CLIP-I of edited videos."""
+    from nextgpt_jax.evaluation.metrics.clip import CLIPSIM, FrameConsistency
+
+    return CLIPSIM(settings.clip, figure="CLIP-T"), FrameConsistency(settings.clip)
+
+
+def speech_edits(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """MCD of edited speech."""
+    from nextgpt_jax.evaluation.metrics.mcd import MCD
+
+    return (MCD(),)

@@ -1,14 +1,13 @@
 """MSR-VTT: videos from captions, and captions of videos."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists, read_table, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
-from nextgpt_jax.evaluation.types import Metric, Sample, Task
+from nextgpt_jax.evaluation.types import Sample, Task
 
 _CLIP4CLIP = "https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msrvtt_data.zip"
 _VIDEOS = "https://www.robots.ox.ac.uk/~maxbain/frozen-in-time/data/MSRVTT.zip, MSRVTT/videos/all"
@@ -71,10 +70,6 @@ def load_captions(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(video, prompt, {"video": [file]}, {"captions": captions})
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
-
-
 _OPEN = "The paper publishes neither its captions, prompt nor seeds"
 _PROMPT = "'Generate a video of: CAPTION'; FID of frames with these videos"
 TASKS = (
@@ -83,7 +78,7 @@ TASKS = (
         "text to video: MSR-VTT",
         LAYOUT,
         load_generation,
-        _no_metrics,
+        measures.video_quality,
         {"modality": "video", "temperature": 0.0},
         {"FID": 13.04, "CLIPSIM": 0.3085},
         f"test split, the first caption of each of 2,990 videos; {_PROMPT}",
@@ -94,7 +89,7 @@ TASKS = (
         "text to video: MSR-VTT, the 1k-A split",
         PAIRS_LAYOUT,
         load_pairs,
-        _no_metrics,
+        measures.video_quality,
         {"modality": "video", "temperature": 0.0},
         {},
         f"1k-A split, 1,000 videos and captions; {_PROMPT}",

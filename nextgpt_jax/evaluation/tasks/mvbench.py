@@ -19,8 +19,8 @@ LAYOUT = {
 }
 INSTRUCTION = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
-    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
-    "addresses the question."
+    "objects, and the action and pose of persons. Based on your observations, select the best option that "
+    "accurately addresses the question."
 )
 _LETTERS = "ABCDEFGHIJ"
 
@@ -118,10 +118,9 @@ TASKS = (
         metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 32},
         {"accuracy": 27.9},
-        "20 kinds of 200 questions; the benchmark's instruction, 'Question: ...', 'Options: (A) ...', 'Only give the "
-        "best "
-        "option.'; the bounds of a question cut its video",
-        "The benchmark begins the answer with 'Best option:(', which this system cannot, and shows 16 frames; here the "
-        "encoder takes its own. The paper does not publish its prompt.",
+        "20 kinds of 200 questions; the benchmark's instruction, 'Question: ...', 'Options: (A) ...', 'Only give "
+        "the best option.'; the bounds of a question cut its video",
+        "The benchmark begins the answer with 'Best option:(', which this system cannot, and shows 16 frames; here "
+        "the encoder takes its own. The paper does not publish its prompt.",
     ),
 )

@@ -63,8 +63,8 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         problem, inputs = problems[number], {"image": [files[number]]} if number in files else {}
         options = " ".join(f"({letter}) {choice}" for letter, choice in zip(_LETTERS, problem.choices))
         prompt = (
-            f"{'<image>' if inputs else ''}\nContext: {problem.hint or 'N/A'}\nQuestion: {problem.question}\n"
-            f"Options: {options}\n{INSTRUCTION}"
+            f"{'<image>' if inputs else ''}\nContext: {problem.hint or 'N/A'}\nQuestion: "
+            f"{problem.question}\nOptions: {options}\n{INSTRUCTION}"
         )
         references = {"choices": problem.choices, "answer": problem.choices[problem.answer]}
         yield Sample(number, prompt.strip(), inputs, references, category=problem.subject)
@@ -84,9 +84,8 @@ TASKS = (
         metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 32},
         {},
-        f"test split, 4,241 problems, 2,017 of them with an image; 'Context: ...', 'Question: ...', 'Options: (A) "
-        f"...', "
-        f"'{INSTRUCTION}'",
+        "test split, 4,241 problems, 2,017 of them with an image; 'Context: ...', 'Question: ...', 'Options: (A) "
+        f"...', '{INSTRUCTION}'",
         "LLaVA's protocol; the paper has no figure.",
     ),
 )

@@ -1,14 +1,14 @@
 """VCTK: speech that is edited."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.derived import with_gap
 from nextgpt_jax.evaluation.tasks.files import Media
 from nextgpt_jax.evaluation.tasks.selection import subset
-from nextgpt_jax.evaluation.types import Metric, Sample, Task
+from nextgpt_jax.evaluation.types import Sample, Task
 from nextgpt_jax.json_files import read_text
 
 LAYOUT = {
@@ -38,24 +38,19 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(name, prompt, {"audio": [with_gap(file, *_GAP)]}, {"text": text, "audio": file})
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
-
-
 TASKS = (
     Task(
         "vctk-editing",
         "editing of speech: VCTK",
         LAYOUT,
         load,
-        _no_metrics,
+        measures.speech_edits,
         {"edit": "audio", "strength": 0.6, "temperature": 0.0},
         {"MCD": 0.302},
         f"{UTTERANCES:,} utterances, chosen by a hash of their names; the middle third is silenced; 'Fill the gap in "
-        f"this "
-        "recording, so that it says: TEXT'; MCD with the recording as it was",
+        "this recording, so that it says: TEXT'; MCD with the recording as it was",
         "The paper names VCTK and a table of CampNet's, and publishes neither utterances, instructions nor the unit "
-        "of its "
-        "MCD, which in decibels is several for the best synthesized speech. Here the parts that are masked are fixed.",
+        "of its MCD, which in decibels is several for the best synthesized speech. Here what is made has the "
+        "decoder's length, and silence at its end.",
     ),
 )

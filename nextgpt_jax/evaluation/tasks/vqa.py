@@ -73,8 +73,8 @@ TASKS = (
         _OPTIONS,
         {"accuracy": 66.7},
         f"val2014, 214,354 questions with 10 answers each; 'QUESTION {SHORT}'",
-        "The paper does not name the split; the answers of the test splits are not public, val2014 is the largest one "
-        "with answers. It does not publish its prompt.",
+        "The paper does not name the split; the answers of the test splits are not public, val2014 is the largest "
+        "one with answers. It does not publish its prompt.",
     ),
     Task(
         "okvqa",
