@@ -61,6 +61,6 @@ def test_from_data_to_figures(name, tiny_engine, tiny_config, networks, tmp_path
 
 @pytest.mark.parametrize("name", [n for n in TASKS if n.endswith(("generation", "1ka", "object-editing", "s-editing"))])
 def test_missing_networks_are_reported_first(name, tmp_path):
-    LAYOUTS[name](tmp_path, 1)
+    LAYOUTS[name](tmp_path, 2)
     with pytest.raises(UserError, match=r"--config\.eval\.(inception|clip|cnn14)$"):
         TASKS[name].metrics(list(TASKS[name].load(tmp_path)), EvalConfig())
