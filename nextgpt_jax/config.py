@@ -290,6 +290,8 @@ class EvalConfig(Section):
     cnn14: str = ""  # PANNs' network for FD, IS and KL of sound: its published file
     judge: str = ""  # base URL of an OpenAI-compatible endpoint, where a protocol needs a judge
     judge_model: str = ""  # its model
+    judge_key: str = "OPENAI_API_KEY"  # environment variable with its key, if it needs one
+    judge_request: str = ""  # JSON object: fields of its requests, such as {"temperature": 0}; null removes one
     every: int = 0  # while training: steps between evaluations; 0: none
     task: str = ""  # while training: the task
     data: str = ""  # while training: the task's folder

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.evaluation.types import Metric, Outcome
+from nextgpt_jax.evaluation.types import KeepsReplies, Metric, Outcome
 from nextgpt_jax.files import atomic_write
 
 NUMBERS = "numbers"
@@ -50,6 +50,8 @@ def measure(
     def one(metric: Metric) -> Measured:
         file = folder / NUMBERS / f"{metric.name}.npy"
         try:
+            if isinstance(metric, KeepsReplies):
+                metric.keep_in(folder / NUMBERS)
             _write_numbers(metric, count, outcome, file, lambda n: on_measured(metric.name, n))
             return Measured(metric, aggregate(metric, read_numbers(file)), numbers=file)
         except UserError as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -78,6 +78,15 @@ class Metric(Protocol):
 
     def scores(self, numbers: Float[np.ndarray, "n s"]) -> Float[np.ndarray, " n"] | None:
         """A score of each outcome, to find the best and worst; None if the metric has none."""
+        ...
+
+
+@runtime_checkable
+class KeepsReplies(Protocol):
+    """A metric that asks a judge, and keeps the replies in a folder of the run: nothing is asked twice."""
+
+    def keep_in(self, folder: pathlib.Path) -> None:
+        """Called before `measure`."""
         ...
 
 
