@@ -114,7 +114,8 @@ def _broken(value, depth: int = 0):
         for inner in _broken(value[0], depth + 1):
             yield [inner, *value[1:]]
     elif isinstance(value, dict):
-        for key in list(value)[:20]:
+        records = all(isinstance(inner, dict) for inner in value.values())
+        for key in list(value)[: 1 if records else 20]:
             yield {k: v for k, v in value.items() if k != key}
             yield value | {key: {"unexpected": 1}}
             if depth < 3 and isinstance(value[key], dict | list):
