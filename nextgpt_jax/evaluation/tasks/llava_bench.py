@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_lines
+from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_lines, read_objects
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
 _HUB = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
 _KINDS = ("conv", "detail", "complex")
+_RULES = "rule.json"
 LAYOUT = {"questions.jsonl": _HUB, "context.jsonl": _HUB, "answers_gpt4.jsonl": _HUB, "images/": _HUB}
 
 
@@ -29,6 +30,11 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
     questions = read_lines(asked, question)
     contexts = dict(read_lines(described, context))
     answers = dict(read_lines(answered, lambda r: (r.name("question_id"), r.text("text"))))
+    rules = {}
+    if (path := data / _RULES).is_file():
+        rules = read_objects(path, lambda _, rule: Fields(rule).text("prompt"))
+        if missing := [kind for kind in _KINDS if f"llava_bench_{kind}" not in rules]:
+            raise UserError(f"{path} lacks llava_bench_{missing[0]}")
     images = Media(data, LAYOUT, "images")
     files = [images.find(image) for _, image, *_ in questions]
     images.check(asked)
@@ -38,6 +44,8 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         if number not in answers:
             raise UserError(f"{answered} has no answer to question {number}")
         references = {"question": text, "context": contexts[image], "answer": answers[number]}
+        if rules:
+            references["rule"] = rules[f"llava_bench_{kind}"]
         yield Sample(number, f"<image>\n{text}", {"image": [file]}, references, category=kind)
 
 
@@ -55,7 +63,8 @@ TASKS = (
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 512},
         {},
         "60 questions about 24 images; 'QUESTION'; a judge rates the answer and GPT-4's from 1 to 10, the figure is "
-        "the quotient of the means",
+        "the quotient of the means; if rule.json of https://github.com/haotian-liu/LLaVA (llava/eval/table) lies "
+        "beside the questions, the judge is asked in its words",
         "The benchmark's judge was gpt-4-0314, which is no longer served: figures of other judges are not "
         "comparable with published ones. The paper has no figure.",
     ),

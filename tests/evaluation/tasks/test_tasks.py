@@ -11,7 +11,7 @@ import pytest
 from nextgpt_jax import media
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks import TASKS, coco, vctk
-from tests.evaluation.layouts import LAYOUTS
+from tests.evaluation.layouts import LAYOUTS, write_json
 
 COUNT = 4
 
@@ -88,7 +88,7 @@ def _json_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def test_malformed_annotations(name, copies, tmp_path):
     """A field that is read, but missing, null or of another type: the line names the file and the record."""
     data = shutil.copytree(copies(name), tmp_path / "data", copy_function=os.link)
-    for file in _json_files(data)[:4]:
+    for file in _json_files(data)[:3]:
         text = file.read_text()
         file.unlink()
         for wrong in ("[", "{}", "[]", "3", '{"images": 3}', '["a"]', '{"a": 3}'):
@@ -188,6 +188,17 @@ def test_fixed_subsets(copies, monkeypatch):
     assert found == [["3", "4"], ["1", "3", "4"]]
     monkeypatch.setattr(vctk, "UTTERANCES", 1)
     assert len(list(vctk.load(copies("vctk-editing")))) == 1
+
+
+def test_the_judge_s_rules_of_llava_bench(copies, tmp_path):
+    data = shutil.copytree(copies("llava-bench"), tmp_path / "data")
+    (first, *_) = TASKS["llava-bench"].load(data)
+    assert "rule" not in first.references
+    rules = {f"llava_bench_{kind}": {"role": "Assistant", "prompt": f"Rate {kind}."} for kind in ("conv", "detail")}
+    write_json(data / "rule.json", rules)
+    assert refusal("llava-bench", data) == f"{data / 'rule.json'} lacks llava_bench_complex"
+    write_json(data / "rule.json", rules | {"llava_bench_complex": {"prompt": "Rate complex."}})
+    assert {s.category: s.references["rule"] for s in TASKS["llava-bench"].load(data)}["detail"] == "Rate detail."
 
 
 def test_mvbench_shows_the_part_of_a_question(copies):
