@@ -48,6 +48,10 @@ def test_disk_and_time_of_every_task():
     assert [name if name[0] != "-" else f"msrvtt-generation{name}" for name in named] == list(TASKS)
 
 
+def test_a_command_for_every_task():
+    assert re.findall(r"^    nextgpt evaluate ([a-z0-9-]+) \$CONFIG", DOCS.read_text(), re.MULTILINE) == list(TASKS)
+
+
 def test_the_example_of_a_task(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
