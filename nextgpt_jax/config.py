@@ -296,6 +296,7 @@ class EvalConfig(Section):
     task: str = ""  # while training: the task
     data: str = ""  # while training: the task's folder
     limit: int = 32  # while training: samples, always the same
+    best: str = ""  # while training: the figure by which the best checkpoint is chosen; empty: by the losses
 
 
 @_section(renamed={"decode": "generation"})

@@ -1,5 +1,6 @@
 """The command `nextgpt evaluate`: a table of the paper by one command."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -111,10 +112,9 @@ def evaluate(
     elif not model.delta:
         raise UserError("this config has no trained weights: give --workdir of a training run, or set model.delta")
     cfg = model_config(model, signals=signals)
-    weights = fingerprints.weights(model, values.workdir, step, values.ema)
-    data = pathlib.Path(values.data)
-    options = {"limit": values.limit, "seed": values.seed, "weights": weights, "source": source}
-    run = prepare(task, data, config, output, **options)
+    options = {"limit": values.limit, "seed": values.seed, "source": source}
+    run = prepare(task, pathlib.Path(values.data), config, output, **options)
+    run = dataclasses.replace(run, weights=fingerprints.weights(model, values.workdir, step, values.ema))
     make_engine = functools.partial(load_engine, config, values.workdir, step, values.ema)
     result = evaluate(run, cfg, make_engine, shard=shard, merge=values.merge)
     if result is None:

@@ -46,7 +46,12 @@ def main(argv: Sequence[str]) -> int | None:
     distributed.initialize(values)
     from nextgpt_jax.training.loop import train  # after parsing, so that a typo is reported without slow imports
 
-    train(values.config, values.workdir, values.init_from, profile, init_step=init_step)
+    evaluation = None
+    if values.config.eval.every > 0 and values.config.eval.task:
+        from nextgpt_jax.evaluation.during_training import TrainingEvaluation
+
+        evaluation = TrainingEvaluation(values.config)
+    train(values.config, values.workdir, values.init_from, profile, init_step=init_step, evaluation=evaluation)
 
 
 def _parse_profile(text: str) -> tuple[int, int] | None:

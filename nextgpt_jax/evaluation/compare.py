@@ -147,6 +147,9 @@ def bootstrap(
     found = []
     for name, differences in zip(names, drawn.T, strict=True):
         a, b = whole[0][name], whole[1][name]
+        if not np.isfinite(a - b):
+            found.append(Difference(name, error=f"not compared: it is {a} in A, {b} in B"))
+            continue
         known = differences[np.isfinite(differences)]
         if len(known) < max(2, count // 2):
             found.append(Difference(name, a, b, error="no interval: it can't be computed of half of the resamples"))

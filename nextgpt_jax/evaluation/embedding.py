@@ -3,7 +3,9 @@
 import base64
 import html
 import io
+import os
 import pathlib
+from typing import Any
 
 from PIL import Image
 
@@ -39,23 +41,25 @@ class Embedder:
         """
         self._left = budget
 
-    def __call__(self, path: pathlib.Path) -> str:
+    def __call__(self, file: os.PathLike[str]) -> str:
         """The HTML of a file. One that cannot be shown is named."""
-        player, kind = _PLAYERS.get(path.suffix.lower(), ("", ""))
         try:
-            content = _content(path) if player else _preview(path)
+            path = pathlib.Path(file)
+            player, kind = _PLAYERS.get(path.suffix.lower(), ("", ""))
+            content, size = _content(path) if player else _preview(path), path.stat().st_size
         except (OSError, ValueError, UserError):
-            return self._named(path, "cannot be shown")
+            return _named(file, "cannot be shown")
         if content is None or len(content) > self._left:
-            return self._named(path, f"{format_size(path.stat().st_size)}, not embedded")
+            return _named(path, f"{format_size(size)}, not embedded")
         self._left -= len(content)
         if player:
             return f'<{player} controls preload="metadata" src="{_url(kind, content)}"></{player}>'
         kind = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
         return f'<img alt="{escape(path.name)}" src="{_url(kind, content)}">'
 
-    def _named(self, path: pathlib.Path, reason: str) -> str:
-        return f"<code>{escape(path.name)}</code> ({reason})"
+
+def _named(file: Any, reason: str) -> str:
+    return f"<code>{escape(getattr(file, 'name', str(file)))}</code> ({reason})"
 
 
 def _url(kind: str, content: bytes) -> str:

@@ -1,7 +1,6 @@
 """The numbers of each outcome, metric by metric, in RUN/numbers/METRIC.npy, and the figures that they make."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -20,7 +19,7 @@ class Measured:
     """What a metric says of a run.
 
     Attributes:
-      figures: by name, the main one first; empty, if there are none.
+      figures: by name, the main one first; not finite, where it could not be computed; empty, if there are none.
       error: why it could not be computed; "": it was.
       numbers: the file of the numbers of each outcome.
     """
@@ -61,15 +60,8 @@ def measure(
 
 
 def aggregate(metric: Metric, numbers: np.ndarray) -> dict[str, float]:
-    """The figures of a metric, as Python's floats.
-
-    Raises:
-      UserError: one is not finite, or the metric has another reason.
-    """
-    figures = {name: float(value) for name, value in metric.aggregate(numbers).items()}
-    if wrong := [name for name, value in figures.items() if not math.isfinite(value)]:
-        raise UserError(f"{wrong[0]} of {len(numbers)} samples is {figures[wrong[0]]}")
-    return figures
+    """The figures of a metric, as Python's floats. Raises UserError as it does."""
+    return {name: float(value) for name, value in metric.aggregate(numbers).items()}
 
 
 def read_numbers(file: pathlib.Path) -> np.ndarray:

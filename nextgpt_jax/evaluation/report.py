@@ -1,5 +1,6 @@
 """RUN/report.html: the figures of a run and some of its samples, in one file that needs no network."""
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -141,7 +142,7 @@ def _card(outcome: Outcome, error: str, scores: Mapping[str, float], embed: Embe
     sample = outcome.sample
     category = f" ({sample.category})" if sample.category else ""
     parts = [f'<p class="label">{escape(sample.id + category)}</p>', _text(sample.prompt)]
-    parts += [embed(pathlib.Path(path)) for paths in sample.inputs.values() for path in paths]
+    parts += [embed(path) for paths in sample.inputs.values() for path in paths]
     parts.append('<p class="label">answer</p>')
     parts += [_text(outcome.text)] if outcome.text else []
     parts += [embed(path) for paths in outcome.media.values() for path in paths]
@@ -163,8 +164,8 @@ def _reference(name: str, reference: Any, embed: Embedder) -> list[str]:
     """Texts and files; other references are not for people."""
     items = list(reference) if isinstance(reference, list | tuple) else [reference]
     shown = [
-        embed(item) if isinstance(item, pathlib.Path) else _text(str(item))
+        embed(item) if isinstance(item, os.PathLike) else _text(str(item))
         for item in items[:_TEXTS]
-        if isinstance(item, str | int | float | pathlib.Path)
+        if isinstance(item, str | int | float | os.PathLike)
     ]
     return [f'<p class="label">{escape(name)}</p>', *shown] if shown else []

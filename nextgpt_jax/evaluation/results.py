@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -62,13 +63,19 @@ def make_result(run: Run, measured: Sequence[Measured], answers: Answers) -> dic
 def _figures(run: Run, measured: Measured) -> list[dict[str, Any]]:
     """A row of each figure; of a metric that was not computed, one that says why."""
     metric, paper = measured.metric, run.task.paper
-    common = {"metric": metric.name, "protocol": metric.protocol, "higher_is_better": metric.higher_is_better}
+    common: dict[str, Any] = {
+        "metric": metric.name,
+        "protocol": metric.protocol,
+        "higher_is_better": metric.higher_is_better,
+    }
     if measured.error:
         return [{"name": metric.name, "value": None, "error": measured.error, **common}]
     assert measured.numbers
-    place = {"count": len(run), "numbers": f"{NUMBERS}/{measured.numbers.name}"}
+    common |= {"count": len(run), "numbers": f"{NUMBERS}/{measured.numbers.name}"}
     return [
-        {"name": name, "value": value, "paper": paper.get(name), **place, **common}
+        {"name": name, "value": value, "paper": paper.get(name), **common}
+        if math.isfinite(value)
+        else {"name": name, "value": None, "error": f"not computed: it is {value}", **common}
         for name, value in measured.figures.items()
     ]
 

@@ -17,7 +17,7 @@ from nextgpt_jax.inference import editing
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request
 from nextgpt_jax.inference.responses import write_numbered
-from nextgpt_jax.inference.types import MediaOutput, Request
+from nextgpt_jax.inference.types import MediaOutput, Request, Response
 from nextgpt_jax.inference.validation import check_readable
 from nextgpt_jax.models.nextgpt import NExTGPTConfig
 
@@ -113,12 +113,14 @@ def answer(
     *,
     shard: Shard = WHOLE,
     on_answered: OnAnswered = lambda count: None,
+    on_response: Callable[[int, Response], None] = lambda index, response: None,
 ) -> Answers:
     """Answers those samples of a shard that are not answered yet, and returns all answers that are there.
 
     Args:
       model: the config of the model, to check requests before it is loaded.
       make_engine: loads it; called only if something is to be answered.
+      on_response: called with each answer that is made, and the index of its sample.
       on_answered: called after each batch, and first for the samples of the shard that are there already.
 
     Raises:
@@ -134,7 +136,7 @@ def answer(
     with AnswerFile(run.folder, shard, answers.of(run.batches)) as file:
         engine = make_engine()
         for batch, requests in _requests(run, todo, engine):
-            lines = _answer_batch(engine, run, batch, requests)
+            lines = _answer_batch(engine, run, batch, requests, on_response)
             file.write(sorted(lines.items()))
             answers.add(lines)
             on_answered(len(batch))
@@ -193,7 +195,11 @@ def _requests(run: Run, todo: Sequence[range], engine: Engine) -> Iterator[tuple
 
 
 def _answer_batch(
-    engine: Engine, run: Run, batch: range, requests: Sequence[Request | UserError]
+    engine: Engine,
+    run: Run,
+    batch: range,
+    requests: Sequence[Request | UserError],
+    on_response: Callable[[int, Response], None],
 ) -> dict[int, dict[str, Any]]:
     """The lines of the answers to a batch, whose media are written."""
     valid = [(i, request) for i, request in zip(batch, requests, strict=True) if isinstance(request, Request)]
@@ -204,6 +210,7 @@ def _answer_batch(
     }
     responses = engine.generate([request for _, request in valid]) if valid else []
     for (i, _), response in zip(valid, responses, strict=True):
+        on_response(i, response)
         media = _write(run.folder, i, response.media)
         lines[i] = {"id": run.samples[i].id, "text": response.text, "media": media, "tokens": response.tokens}
     return lines
@@ -221,7 +228,7 @@ def _digest(samples: Sequence[Sample]) -> str:
     """Of what the answers depend on, without the places of files."""
     digest = hashlib.sha256()
     for sample in samples:
-        inputs = {name: [path.name for path in paths] for name, paths in sample.inputs.items()}
+        inputs = {name: [path.name for path in paths] for name, paths in sample.inputs.items()}  # without making them
         line = json.dumps([sample.id, sample.prompt, inputs, dict(sample.options)], sort_keys=True, default=str)
         digest.update(line.encode("utf-8", "backslashreplace") + b"\n")
     return digest.hexdigest()[:16]

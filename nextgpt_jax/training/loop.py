@@ -18,6 +18,7 @@ from nextgpt_jax.files import is_remote
 from nextgpt_jax.mesh import make_mesh
 from nextgpt_jax.training.checks import check_config, validate_batch
 from nextgpt_jax.training.distributed import StopSignal, exit_with_peers, print_on_main
+from nextgpt_jax.training.evaluating import Evaluation, check_evaluation
 from nextgpt_jax.training.optimizer import make_optimizer
 from nextgpt_jax.training.prepared import load_for_samples, prepared_dtype
 from nextgpt_jax.training.provenance import provenance
@@ -43,6 +44,7 @@ def train(
     profile: tuple[int, int] | None = None,
     *,
     init_step: str | int = LATEST,
+    evaluation: Evaluation | None = None,
 ) -> dict[str, float]:
     """Runs a stage to its end, resuming from the last checkpoint if the workdir has one.
 
@@ -50,6 +52,7 @@ def train(
       init_from: workdir of an earlier stage, whose trained parameters this one starts from.
       profile: first and last step of a trace, which is written to WORKDIR/profile.
       init_step: the checkpoint of `init_from`: a step's number, "latest", or "best", that with the lowest loss.
+      evaluation: what eval.every asks for: nextgpt_jax.evaluation.during_training.TrainingEvaluation(config).
 
     Returns:
       The metrics of the last logging step.
@@ -61,6 +64,7 @@ def train(
     with exit_with_peers():
         check_config(config)
         check_sampling(config)
+        check_evaluation(config, evaluation)
         check_wandb(config.train.wandb_project)
         Workdir(workdir)  # raises, if it is a URL that cannot be used
         if profile and is_remote(workdir):
@@ -72,7 +76,7 @@ def train(
         mesh = make_mesh(config.mesh)
         log_devices(mesh)
         with jax.set_mesh(mesh), StopSignal() as stop:
-            return _train(config, workdir, init_from, init_step, profile, mesh, stop)
+            return _train(config, workdir, init_from, init_step, profile, mesh, stop, evaluation)
 
 
 def log_devices(mesh: Mesh) -> None:
@@ -87,7 +91,14 @@ def log_devices(mesh: Mesh) -> None:
 
 
 def _train(
-    config, workdir: str, init_from: str, init_step: str | int, profile, mesh: Mesh, stop: StopSignal
+    config,
+    workdir: str,
+    init_from: str,
+    init_step: str | int,
+    profile,
+    mesh: Mesh,
+    stop: StopSignal,
+    evaluation: Evaluation | None,
 ) -> dict[str, float]:
     stage, host_batch = STAGES[config.train.stage], validate_batch(mesh, config)
     samples, spec, problems = read_usable(config, training_files(config))
@@ -104,15 +115,18 @@ def _train(
     main = jax.process_index() == 0
     seed = config.train.seed
     sampling = config.train.sample_every > 0
-    parts = None if sampling and config.train.sample_media else ("text_encoder",)
+    every = config.eval.every if evaluation else 0
+    with_media = (sampling and config.train.sample_media) or (evaluation and every and evaluation.needs_decoders)
+    parts = None if with_media else ("text_encoder",)
     sources = [samples, held_out] if held_out else [samples]
-    loaded = load_for_samples(config, sources, mesh, parts, needs_encoders=sampling)
+    loaded = load_for_samples(config, sources, mesh, parts, needs_encoders=sampling or every > 0)
     builder = make_example_builder(config, loaded, spec, prepared_dtype(sources))
     check_examples(builder, samples, config.data.max_truncated)
     if held_out:
         check_examples(builder, held_out, config.data.max_truncated)
 
     sampler = Sampler(config, loaded, run.path, held_out) if sampling else None
+    evaluator = evaluation.begin(loaded, run.path / "evaluations") if evaluation and every else None
 
     tx = make_optimizer(config.optim, steps, config.train.ema_decay)
     state = begin(run, config, loaded, tx, init_from, init_step, mesh)
@@ -134,9 +148,11 @@ def _train(
     validation = Validation(held_out, builder, config, host_batch, state.graphdef, mesh) if held_out else None
     report = Report(run.path, config, mesh, start=start, steps=steps, sources=mixture.names, profile=profile)
     with report, run:
-        snapshots = Snapshots(run, state, report, validation, sampler)
+        snapshots = Snapshots(run, state, report, validation, sampler, evaluator, config.eval.best)
         if not start:
             snapshots.validate()
+        if not start or config.eval.best:  # a wrong name is said before steps are made
+            snapshots.evaluate(shown=not start)
         # Steps are dispatched asynchronously, so the next batch is made and copied to the devices while one runs.
         data = report.waiting(map(host_batch.to_global, data))
         for number, step, batch in zip(numbers, range(start + 1, steps + 1), data):
@@ -160,6 +176,8 @@ def _train(
                 snapshots.validate()
             if sampling and step % config.train.sample_every == 0:
                 snapshots.sample()
+            if every and step % every == 0:
+                snapshots.evaluate()
             if step % config.train.save_every == 0 or last:
                 snapshots.save()
             if last:

@@ -112,7 +112,7 @@ class MetricsLog:
         if self._enabled:
             append_text(self._file, json.dumps({"step": step, **metrics}) + "\n")
 
-    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def write_samples(self, step: int, samples: Sequence[Sample], group: str = "samples") -> None:
         """Shows answers to prompts."""
         for other in self._others:
-            other.write_samples(step, samples)
+            other.write_samples(step, samples, group)

@@ -15,6 +15,7 @@ from nextgpt_jax.config_files import config_to_dict
 from nextgpt_jax.data.layouts import describe_layout
 from nextgpt_jax.errors import printable
 from nextgpt_jax.training.distributed import print_on_main
+from nextgpt_jax.training.evaluating import Found
 from nextgpt_jax.training.losses import Batch
 from nextgpt_jax.training.metrics import MetricsLog, describe, describe_validation, window_means
 from nextgpt_jax.training.optimizer import learning_rate
@@ -129,6 +130,13 @@ class Report:
         first, n = found[0], sum(len(sample.media) for sample in found)
         text = " ".join(printable(first.text).split())
         self.say(f"samples at step {step} ({len(found)} answers, {n} media): {text[:_SHOWN]}")
+
+    def evaluation(self, step: int, found: Found) -> None:
+        """Shows and writes the figures of an evaluation, and some of its answers."""
+        self._log.write(step, {f"evaluation/{name}": value for name, value in found.figures.items()})
+        self._log.write_samples(step, [Sample(*answer) for answer in found.answers], "evaluation")
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in found.figures.items())
+        self.say(f"evaluation at step {step}: {'; '.join([figures, *found.problems])}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""

@@ -1,6 +1,7 @@
 """Metrics and samples of a run for TensorBoard."""
 
 import io
+import math
 import pathlib
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
@@ -42,12 +44,19 @@ class TensorBoard:
         if self._remote and time.monotonic() - self._copied > _COPY_SECONDS:
             self._copy()
 
-    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Writes answers to prompts: texts, images, sounds, and videos as animated images."""
+    def write_samples(self, step: int, samples: Sequence[Sample], group: str = "samples") -> None:
+        """Writes answers to prompts: texts, images, sounds, and videos as animated images; and a grid of all images.
+
+        Args:
+          group: the beginning of their names.
+        """
+        images = [m.content for sample in samples for m in sample.media if m.modality == "image"]
+        if len(images) > 1:
+            self._writer.add_image(f"{group}/images", _grid(images), step, dataformats="HWC")
         for i, sample in enumerate(samples):
-            self._writer.add_text(f"samples/{i}", f"{sample.prompt}\n\n---\n\n{sample.text}", step)
+            self._writer.add_text(f"{group}/{i}", f"{sample.prompt}\n\n---\n\n{sample.text}", step)
             for k, medium in enumerate(sample.media):
-                tag = f"samples/{i}_{k}_{medium.modality}"
+                tag = f"{group}/{i}_{k}_{medium.modality}"
                 if medium.modality == "image":
                     self._writer.add_image(tag, medium.content, step, dataformats="HWC")
                 elif medium.modality == "video":
@@ -70,6 +79,18 @@ class TensorBoard:
             assert self._remote
             (self._remote / file.name).write_bytes(file.read_bytes())
         self._copied = time.monotonic()
+
+
+def _grid(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images [H, W, 3] of the size of the first one in rows, as square as they fit, on black."""
+    height, width, _ = images[0].shape
+    images = [image for image in images if image.shape == images[0].shape]
+    columns = math.ceil(math.sqrt(len(images)))
+    grid = np.zeros((-(-len(images) // columns) * height, columns * width, 3), np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        grid[top : top + height, left : left + width] = image
+    return grid
 
 
 def _animation(tag: str, video: Any) -> Summary:

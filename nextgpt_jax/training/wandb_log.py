@@ -66,15 +66,15 @@ class WandbLog:
         """Logs the metrics of a step."""
         self._run.log({"step": step, **metrics})
 
-    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def write_samples(self, step: int, samples: Sequence[Sample], group: str = "samples") -> None:
         """Logs answers to prompts."""
         shown: dict[str, Any] = {"step": step}
         with tempfile.TemporaryDirectory() as folder:
             for i, sample in enumerate(samples):
                 text = html.escape(f"{sample.prompt}\n\n{sample.text}")
-                shown[f"samples/{i}"] = self._wandb.Html(f"<pre>{text}</pre>")
+                shown[f"{group}/{i}"] = self._wandb.Html(f"<pre>{text}</pre>")
                 for k, medium in enumerate(sample.media):
-                    name = f"samples/{i}_{k}_{medium.modality}"
+                    name = f"{group}/{i}_{k}_{medium.modality}"
                     if medium.modality == "image":
                         shown[name] = self._wandb.Image(medium.content)
                     elif medium.modality == "audio":

@@ -131,7 +131,8 @@ class Workdir(RunRecord):
         Args:
           average: `delta` with a moving average of the weights.
           data: position in the data, as JSON values.
-          losses: run_steps.LOSS in training, and if there are held-out samples run_steps.VALIDATION.
+          losses: run_steps.LOSS in training, if there are held-out samples run_steps.VALIDATION, and if the
+            config has eval.best run_steps.SCORE.
         """
         items = {
             "delta": ocp.args.StandardSave(nnx.to_pure_dict(delta)),

@@ -7,6 +7,7 @@ from nextgpt_jax.errors import UserError, nearest
 
 LATEST, BEST = "latest", "best"
 LOSS, VALIDATION = "loss", "validation_loss"
+SCORE = "score"  # the figure eval.best of an evaluation, negative if a higher one is better
 Losses = Mapping[str, float]
 
 
@@ -28,10 +29,12 @@ def parse_step(value: str | int, name: str = "step") -> str | int:
     raise UserError(f"{name}: {text!r} is not {BEST}, {LATEST} or the number of a step{nearest(text, [BEST, LATEST])}")
 
 
-def rank(losses: Losses) -> tuple[bool, float]:
-    """Orders checkpoints by their losses, lower is better; any loss on held-out samples before those in training."""
-    validated = VALIDATION in losses
-    return not validated, losses[VALIDATION if validated else LOSS]
+def rank(losses: Losses) -> tuple[int, float]:
+    """Orders checkpoints by their losses, lower is better; any score of an evaluation before the losses on held-out
+    samples, and these before those in training."""
+    kinds = (SCORE, VALIDATION, LOSS)
+    kind = next((kind for kind in kinds if kind in losses), LOSS)
+    return kinds.index(kind), losses[kind]
 
 
 def best_step(losses: Mapping[int, Losses]) -> int | None:

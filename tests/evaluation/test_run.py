@@ -14,7 +14,7 @@ from nextgpt_jax.evaluation.choosing import WHOLE, Shard, batches, choose, parse
 from nextgpt_jax.evaluation.evaluate import evaluate
 from nextgpt_jax.evaluation.run import prepare
 from nextgpt_jax.evaluation.types import Sample
-from tests.evaluation.small import TASK
+from tests.evaluation.small import TASK, Length
 
 
 @pytest.fixture
@@ -113,6 +113,21 @@ def test_other_runs_are_not_continued(run_task, whole, tmp_path):
     ]:
         with pytest.raises(UserError, match=f"has the answers of a run with other {name}: give another --output"):
             run_task(whole, **options)
+
+
+class Undefined(Length):
+    """One of its figures is of nothing."""
+
+    name = "undefined"
+
+    def aggregate(self, numbers):
+        return {"Length": numbers[:, 0].mean(), "Of none": np.nan}
+
+
+def test_a_figure_that_is_not_finite_is_not_computed(run_task, tmp_path):
+    task = dataclasses.replace(TASK, metrics=lambda samples, settings: [Undefined()])
+    length, none = run_task(tmp_path, task=task, limit=1)["figures"]
+    assert length["value"] >= 0 and none["value"] is None and none["error"] == "not computed: it is nan"
 
 
 def test_a_subset_says_that_it_is_one(run_task, tmp_path):
