@@ -20,6 +20,7 @@ def compute(
     network: Callable[[np.ndarray], jax.Array],
     *,
     batch: int,
+    rows: int = 1,
 ) -> np.ndarray:
     """The network's results for all rows of all items, in order: [rows, ...].
 
@@ -28,11 +29,13 @@ def compute(
       read: gives the rows of an item, all of one shape and dtype. Called in threads.
       network: from a batch of rows to their results. Always called with `batch` rows; the last ones may be zeros.
       batch: rows that are computed together.
+      rows: of an item, for the number of items that are read ahead.
     """
     found: list[np.ndarray] = []
     pending: collections.deque[tuple[jax.Array, int]] = collections.deque()
-    rows = (row for item in read_ahead(items, read, _AHEAD * batch) for row in item)
-    while some := list(itertools.islice(rows, batch)):
+    ahead = max(_AHEAD, _AHEAD * batch // rows)
+    every = (row for item in read_ahead(items, read, ahead) for row in item)
+    while some := list(itertools.islice(every, batch)):
         inputs = np.zeros((batch, *some[0].shape), some[0].dtype)
         np.stack(some, out=inputs[: len(some)])
         pending.append((network(inputs), len(some)))

@@ -49,7 +49,7 @@ class ClipFeatures:
         def read(path):
             return np.stack([preprocess_image(frame, self._size) for frame in frames.evenly(path, count)])
 
-        return self._images(paths, read).reshape(len(paths), count, -1)
+        return self._images(paths, read, count).reshape(len(paths), count, -1)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n {self.width}"]:
         """Unit vectors of texts; what is longer than the model's context is cut off."""
@@ -62,8 +62,8 @@ class ClipFeatures:
     def _size(self) -> int:
         return self._model.config.vision.image_size
 
-    def _images(self, paths, read) -> np.ndarray:
-        return batches.compute(paths, read, functools.partial(_images, self._model), batch=self._batch)
+    def _images(self, paths, read, rows: int = 1) -> np.ndarray:
+        return batches.compute(paths, read, functools.partial(_images, self._model), batch=self._batch, rows=rows)
 
 
 @functools.lru_cache(maxsize=1)
@@ -74,9 +74,11 @@ def _loaded(folder: str) -> tuple[CLIP, Tokenizer]:
 
 @compiler.jit
 def _images(model: CLIP, images: jax.Array) -> jax.Array:
-    return model.embed_images(images)
+    with jax.default_matmul_precision("highest"):  # of float32, which accelerators round otherwise
+        return model.embed_images(images)
 
 
 @compiler.jit
 def _texts(model: CLIP, ids: jax.Array) -> jax.Array:
-    return model.embed_texts(ids)
+    with jax.default_matmul_precision("highest"):
+        return model.embed_texts(ids)

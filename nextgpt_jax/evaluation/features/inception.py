@@ -75,11 +75,11 @@ class InceptionFeatures:
 
     def videos(self, paths: Sequence[str | os.PathLike], count: int) -> Float[np.ndarray, "n {count} {self.width}"]:
         """Features of `count` frames of each video file. Raises UserError if one cannot be read."""
-        found = self._compute(paths, lambda path: np.stack([*map(self._resize, frames.evenly(path, count))]))
+        found = self._compute(paths, lambda path: np.stack([*map(self._resize, frames.evenly(path, count))]), count)
         return found.reshape(len(paths), count, -1)
 
-    def _compute(self, paths, read) -> np.ndarray:
-        return batches.compute(paths, read, functools.partial(_features, self._model), batch=self._batch)
+    def _compute(self, paths, read, rows: int = 1) -> np.ndarray:
+        return batches.compute(paths, read, functools.partial(_features, self._model), batch=self._batch, rows=rows)
 
     def logits(self, features: Float[np.ndarray, "n {self.width}"]) -> Float[np.ndarray, "n classes"]:
         """The logits that IS is defined with."""
@@ -94,4 +94,5 @@ def _loaded(path: str) -> Inception:
 
 @compiler.jit
 def _features(model: Inception, images: jax.Array) -> jax.Array:
-    return model(images)
+    with jax.default_matmul_precision("highest"):  # of float32, which accelerators round otherwise
+        return model(images)

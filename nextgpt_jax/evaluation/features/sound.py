@@ -16,6 +16,7 @@ from nextgpt_jax.models.features.cnn14 import Cnn14, pad
 from nextgpt_jax.weights.feature_networks import load_cnn14
 
 _SHORTEST = 32_000  # samples, to which audioldm_eval extends sounds with silence
+_MAX_SECONDS = 60.0  # of a sound: eight of them take a gigabyte
 _STEP = 5  # seconds: sounds are computed at multiples of it, so that few programs are compiled
 
 
@@ -73,7 +74,7 @@ class SoundFeatures:
         return Sounds(embeddings, logits)
 
     def _read(self, path: str | os.PathLike) -> Float[np.ndarray, " n"]:
-        sound = read_audio(path, sample_rate=self.sample_rate)
+        sound = read_audio(path, sample_rate=self.sample_rate, max_seconds=_MAX_SECONDS)
         sound = sound - sound.mean()
         return np.pad(sound, (0, max(0, _SHORTEST - len(sound))))
 
@@ -88,4 +89,5 @@ class SoundFeatures:
 
 @compiler.jit
 def _features(model: Cnn14, padded: jax.Array, frames: Int[jax.Array, " b"]) -> tuple[jax.Array, jax.Array]:
-    return model(padded, frames)
+    with jax.default_matmul_precision("highest"):  # of float32, which accelerators round otherwise
+        return model(padded, frames)

@@ -61,7 +61,8 @@ class Frechet:
         self._statistics: Gaussian | None = None
         self._files: Paths = ()
         if not os.fspath(references):
-            self._files = list(dict.fromkeys(os.fspath(reference(sample, modality)) for sample in samples))
+            files = [reference(sample, modality) for sample in samples]
+            self._files = list({str(file): file for file in files}.values())  # files that are made stay unmade so far
         elif os.fspath(references).endswith(".npz"):
             self._statistics = Gaussian.read(pathlib.Path(references))
             if (found := len(self._statistics.mean)) != width:

@@ -57,4 +57,8 @@ class NormedConv(nnx.Module):
 
 def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: tuple[tuple[int, int], ...]) -> Array:
     """A convolution of channels-last maps."""
-    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    bare = len(kernel) > 1 and not any(map(any, padding))
+    if bare:  # XLA's convolutions without any padding are a third as fast on CPUs: compute another row, and drop it
+        padding = ((0, stride[0]), (0, 0))
+    y = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y[:, :-1] if bare else y
