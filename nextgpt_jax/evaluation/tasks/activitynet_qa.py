@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.metrics.answers import ExactMatch
+from nextgpt_jax.evaluation.metrics.judge import JudgedAnswers
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_list, with_suffixes
 from nextgpt_jax.evaluation.tasks.wording import SHORT
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
@@ -47,8 +48,8 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
 
 
 def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    """Exact match."""
-    return (ExactMatch(samples),)
+    """What a judge says, and exact match beside it."""
+    return JudgedAnswers(samples, settings), ExactMatch(samples)
 
 
 TASKS = (

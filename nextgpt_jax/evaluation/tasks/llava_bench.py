@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.metrics.judge import LLaVABench
 from nextgpt_jax.evaluation.tasks.files import Fields, Media, annotations, read_lines, read_objects
 from nextgpt_jax.evaluation.types import Metric, Sample, Task
 
@@ -49,8 +50,9 @@ def load(data: pathlib.Path) -> Iterator[Sample]:
         yield Sample(number, f"<image>\n{text}", {"image": [file]}, references, category=kind)
 
 
-def _no_metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
-    return ()
+def metrics(samples: Sequence[Sample], settings: EvalConfig) -> Sequence[Metric]:
+    """The judge's scores."""
+    return (LLaVABench(samples, settings),)
 
 
 TASKS = (
@@ -59,7 +61,7 @@ TASKS = (
         "open questions about images: LLaVA-Bench (In-the-Wild)",
         LAYOUT,
         load,
-        _no_metrics,
+        metrics,
         {"modality": "text", "temperature": 0.0, "max_new_tokens": 512},
         {},
         "60 questions about 24 images; 'QUESTION'; a judge rates the answer and GPT-4's from 1 to 10, the figure is "

@@ -27,12 +27,12 @@ def networks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TASKS])
-def test_from_data_to_figures(name, tiny_engine, tiny_config, networks, tmp_path, monkeypatch):
+def test_from_data_to_figures(name, tiny_engine, tiny_config, networks, judge, tmp_path, monkeypatch):
     """And the same figures, to the digit, of a run that is interrupted and continued."""
     monkeypatch.setenv("NEXTGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mvbench, "INSTRUCTION", "Watch.")  # the tiny system reads 128 tokens
     LAYOUTS[name](tmp_path / "data", 3)
-    config = dataclasses.replace(tiny_config, eval=networks)
+    config = dataclasses.replace(tiny_config, eval=dataclasses.replace(networks, judge=judge.url, judge_model="judge"))
     options = TASKS[name].options | {"max_new_tokens": 24, "num_inference_steps": 2}
     task = dataclasses.replace(TASKS[name], options=options)
 

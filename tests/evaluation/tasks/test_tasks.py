@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from nextgpt_jax import media
+from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.tasks import TASKS, coco, vctk
+from nextgpt_jax.evaluation.types import Outcome
 from tests.evaluation.layouts import LAYOUTS, write_json
 
 COUNT = 4
@@ -220,3 +222,14 @@ def test_speech_with_a_gap(copies, cache):
     np.testing.assert_allclose(gapped[:third], whole[:third], atol=1e-4)
     assert not gapped[third + 1 : 2 * third].any()
     np.testing.assert_allclose(gapped[2 * third + 2 :], whole[2 * third + 2 :], atol=1e-4)
+
+
+@pytest.mark.parametrize("name, figure", [("activitynet-qa", "accuracy"), ("llava-bench", "relative score")])
+def test_judged_answers(name, figure, judge, tmp_path):
+    LAYOUTS[name](tmp_path, 3)
+    samples = list(TASKS[name].load(tmp_path))
+    metric, *others = TASKS[name].metrics(samples, EvalConfig(judge=judge.url, judge_model="judge"))
+    numbers = metric.measure([Outcome(sample, "a bell") for sample in samples])
+    assert metric.aggregate(numbers)[figure] == (100.0 if name == "activitynet-qa" else 75.0)
+    assert [other.name for other in others] == (["exact_match"] if name == "activitynet-qa" else [])
+    assert "a bell" in judge.requests[0]["messages"][-1]["content"]
