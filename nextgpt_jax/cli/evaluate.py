@@ -126,14 +126,17 @@ def evaluate(
 
 def list_tasks() -> None:
     """Prints the tasks with the figures of the paper."""
-    from nextgpt_jax.evaluation.tasks import TASKS
+    from nextgpt_jax.evaluation.tasks import TASKS, task_names
 
-    width = max(map(len, TASKS), default=0)
+    width = max(map(len, task_names()), default=0)
     for name, task in TASKS.items():
         figures = ", ".join(f"{figure} {value:g}" for figure, value in task.paper.items())
         print(f"{name:<{width}}  {task.title}{f' (paper: {figures})' if figures else ''}")
         for file, source in task.layout.items():
             print(f"{'':<{width}}    {file}: {source}")
+    for name in task_names():
+        if name not in TASKS:  # they may need more than the package
+            print(f"{name:<{width}}  the tasks of examples/{name}")
 
 
 def compare(program: str, arguments: Sequence[str]) -> None:
