@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from configs.keypad import get_config
-from examples.keypad.evaluate import Exhibits, judged
+from examples.keypad.exhibits import Exhibits, judged
 from examples.keypad.talk import WORDS, a
 from examples.keypad.things import DIRECTIONS, Thing
 from nextgpt_jax import media

@@ -1,20 +1,30 @@
-"""A picture of the keypad model's inputs and outputs: images, tones as spectrograms, videos as strips of frames."""
+"""A picture of the keypad model's inputs and outputs: images, tones as spectrograms, videos as strips of frames.
+
+python -m examples.keypad.gallery RUN       writes RUN/keypad.png from a run of `nextgpt evaluate keypad`
+"""
 
 import pathlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from examples.keypad import tasks
+from examples.keypad.language import MODALITIES
 from examples.keypad.world import INK, PAPER, RATE
 from nextgpt_jax import media
+from nextgpt_jax.cli.flags import run_command
+from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.answers import Answers
+from nextgpt_jax.evaluation.types import Outcome
 
 _CELL, _MARGIN, _TITLE, _LABEL = 88, 10, 26, 22
 _COLUMNS = 10
 
 
-def gallery(answers: dict[tuple[str, str], Sequence]) -> Image.Image:
-    """From the answers of evaluate.py by pairs of modalities: generated media, and what the model says about inputs."""
+def gallery(answers: dict[tuple[str, str], list[Outcome]]) -> Image.Image:
+    """From answers by pairs of modalities: generated media, and what the model says about inputs."""
     rows = [
         _made("asked to draw", answers["text", "image"][:10]),
         _made("asked to play", answers["text", "audio"][:10]),
@@ -37,31 +47,31 @@ _TURNED = {  # pairs of modalities, and indices of their answers
 }
 
 
-def _made(title: str, answers: Sequence) -> Image.Image:
+def _made(title: str, answers: Sequence[Outcome]) -> Image.Image:
     """Outputs above their replies; the first request is the title."""
-    shown = [(_joined([view(*m) for m in a.made]), _short(a.text)) for a in answers]
-    return _row(f'{title}: "{answers[0].request.human}" and so on', shown)
+    shown = [(_joined(_views(a.media)), _short(a.text)) for a in answers]
+    return _row(f'{title}: "{answers[0].sample.prompt}" and so on', shown)
 
 
-def _said(title: str, answers: Sequence) -> Image.Image:
+def _said(title: str, answers: Sequence[Outcome]) -> Image.Image:
     """Inputs above the model's replies."""
-    shown = [(_joined(_views(a)), _short(a.text)) for a in answers]
-    questions = {a.request.seen[0].modality: f'"{_asked(a)}"' for a in reversed(answers)}  # the first per modality
+    shown = [(_joined(_views(a.sample.inputs)), _short(a.text)) for a in answers]
+    questions = {next(iter(a.sample.inputs)): f'"{_asked(a)}"' for a in reversed(answers)}  # the first per modality
     return _row(f"{title}: {' or '.join(reversed(questions.values()))}", shown)
 
 
-def _turned(title: str, answers: Sequence) -> Image.Image:
+def _turned(title: str, answers: Sequence[Outcome]) -> Image.Image:
     """Inputs, an arrow, and outputs."""
-    shown = [(_joined([*_views(a), _arrow(), *(view(*m) for m in a.made)]), _asked(a)) for a in answers]
+    shown = [(_joined([*_views(a.sample.inputs), _arrow(), *_views(a.media)]), _asked(a)) for a in answers]
     return _row(title, shown)
 
 
-def _views(answer) -> list[Image.Image]:
-    return [view(t.modality, path) for t, path in zip(answer.request.seen, answer.shown, strict=True)]
+def _views(files: Mapping[str, Sequence[pathlib.Path]]) -> list[Image.Image]:
+    return [view(modality, path) for modality, paths in files.items() for path in paths]
 
 
-def _asked(answer) -> str:
-    return answer.request.human.split("\n")[-1]
+def _asked(answer: Outcome) -> str:
+    return answer.sample.prompt.split("\n")[-1]
 
 
 def _short(text: str) -> str:
@@ -144,3 +154,23 @@ def _row(title: str, shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
         write.text((left, _TITLE + height + 2), label, "black", font_size=12)
         left += image.width + spare
     return canvas
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the picture of a run."""
+    if len(argv) != 2:
+        raise UserError("give the folder of one run of nextgpt evaluate keypad")
+    folder, samples = pathlib.Path(argv[1]), tasks.load(pathlib.Path())
+    answers, pairs = Answers(folder), {(s, t): tasks.category(s, t) for s in MODALITIES for t in MODALITIES}
+    if not answers.is_answered(range(len(samples))):
+        raise UserError(f"{folder} is no finished run of nextgpt evaluate keypad")
+    found = {
+        pair: [answers.outcome(i, sample) for i, sample in enumerate(samples) if sample.category == name]
+        for pair, name in pairs.items()
+    }
+    gallery(found).save(folder / "keypad.png")
+    print(folder / "keypad.png")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv))

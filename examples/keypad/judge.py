@@ -32,10 +32,10 @@ def _classifier():
     ink, labels = world.ink()[world.TRAIN], world.scans()[1][world.TRAIN]
     rng = np.random.default_rng(0)
     inks = np.concatenate([ink, *(world.augmented(ink, rng, 0.3) for _ in range(3))])
-    return SVC(C=10.0, gamma="scale").fit(_features(world.paper(inks)), np.tile(labels, 4))
+    return SVC(C=10.0, gamma="scale").fit(features(world.paper(inks)), np.tile(labels, 4))
 
 
-def _features(images: np.ndarray) -> np.ndarray:
+def features(images: np.ndarray) -> np.ndarray:
     """Mean darkness of blocks of 2 x 2 pixels: [N, 256]."""
     gray = 1.0 - images.astype(np.float32).mean(-1) / 255.0
     side = world.SIZE // 2
@@ -44,7 +44,7 @@ def _features(images: np.ndarray) -> np.ndarray:
 
 def classify(images: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, " n"]:
     """The digit in each image."""
-    return _classifier().predict(_features(images))
+    return _classifier().predict(features(images))
 
 
 def moving_digit(frames: UInt8[np.ndarray, "f 32 32 3"]) -> int | None:

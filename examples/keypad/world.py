@@ -125,7 +125,7 @@ def tone(key: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
     lead, duration, tail = rng.uniform((0.0, 0.4, 0.0), (0.15, 1.0, 0.15))
     off = 1.0 + rng.uniform(-0.01, 0.01)
     twist = 10 ** (rng.uniform(-2.0, 2.0) / 20)
-    wave = _dual(key, duration, rng.uniform(0.0, 2 * np.pi, 2), (1 / twist, twist), off)
+    wave = dual(key, duration, rng.uniform(0.0, 2 * np.pi, 2), (1 / twist, twist), off)
     wave = np.pad(wave, (int(lead * RATE), int(tail * RATE)))
     noise = 10 ** (-rng.uniform(15.0, 40.0) / 20) * np.sqrt(0.5)
     wave = rng.uniform(0.1, 0.45) * (wave + noise * rng.standard_normal(len(wave)))
@@ -134,12 +134,12 @@ def tone(key: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
 
 def clean_tone(key: int, seconds: float) -> Float[np.ndarray, " samples"]:
     """A key's exact tone, without silence, at RATE."""
-    return (0.35 * _dual(key, seconds, (0.0, 0.0), (1.0, 1.0), 1.0)).astype(np.float32)
+    return (0.35 * dual(key, seconds, (0.0, 0.0), (1.0, 1.0), 1.0)).astype(np.float32)
 
 
-def _dual(key: int, seconds: float, phases, levels, off: float) -> np.ndarray:
-    """Both sines, with edges of 5 ms."""
-    time = np.arange(int(seconds * RATE)) / RATE
+def dual(key: int, seconds: float, phases, levels, off: float, rate: int = RATE) -> np.ndarray:
+    """Both sines of amplitude `levels`, `off` times their frequencies, with edges of 5 ms."""
+    time = np.arange(int(seconds * rate)) / rate
     sines = (a * np.sin(2 * np.pi * f * off * time + p) for a, f, p in zip(levels, frequencies(key), phases))
     edge = np.clip(np.minimum(time, time[::-1]) / 0.005, 0.0, 1.0)
     return sum(sines) * edge

@@ -120,6 +120,9 @@ def evaluate(
     if result is None:
         print(f"shard {values.shard} is finished, others are not: the last one computes the figures")
         return
+    if task.table:
+        figures = {one["name"]: one["value"] for one in result["figures"] if one["value"] is not None}
+        print("\n".join(task.table(figures, run.samples)))
     print("\n".join(table(result)))
     print(f"{output / 'result.json'}\n{output / 'report.html'}")
 

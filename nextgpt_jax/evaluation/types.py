@@ -107,6 +107,8 @@ class Task:
       paper: figures of the paper by the names that `aggregate` gives: {"FID": 11.28}.
       protocol: in one line: the split, the number of samples, the prompt.
       differences: what is known to differ from the paper's protocol, and why.
+      table: `table(figures, samples)` gives lines that show the figures in a layout of the task's own, to be printed
+        before them.
     """
 
     name: str
@@ -118,3 +120,4 @@ class Task:
     paper: Mapping[str, float]
     protocol: str
     differences: str = ""
+    table: Callable[[Mapping[str, float], Sequence[Sample]], Sequence[str]] | None = None

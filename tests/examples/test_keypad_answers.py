@@ -6,7 +6,8 @@ import pytest
 
 from configs.keypad import get_config
 from examples.keypad import editing, language
-from examples.keypad.evaluate import Examination, Exhibits
+from examples.keypad.conversations import Examination
+from examples.keypad.exhibits import Exhibits
 from examples.keypad.language import MODALITIES, Request
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.inference.requests import make_request

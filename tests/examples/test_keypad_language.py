@@ -6,6 +6,7 @@ import pytest
 
 from examples.keypad import language, things
 from examples.keypad.language import CONVERSATIONS, MARKS, MODALITIES, Request, Thing
+from examples.keypad.talk import a
 from nextgpt_jax import prompts
 from nextgpt_jax.modalities import MODALITIES as TABLE
 from nextgpt_jax.modalities import output_modalities
@@ -67,6 +68,16 @@ def test_what_the_conversations_are_made_of(conversations):
     assert sum(len(seen.split("+")) > 1 for seen, _ in turns) > 100  # two shown at once
 
 
+def test_edits_change_the_digit_alone():
+    rng = random.Random(0)
+    for modality in MARKS:
+        seen = Thing(modality, 7, "left" if modality == "video" else "")
+        turns = [language.edited(rng, seen) for _ in range(200)]
+        assert all(turn.seen == (seen,) and turn.made[0]._replace(digit=7) == seen for turn in turns)
+        assert {turn.made[0].digit for turn in turns} == set(range(10)) - {7}
+        assert len({turn.human for turn in turns}) > 150
+
+
 def test_text_only_turns_ask_for_no_media():
     rng = random.Random(0)
     turns = [language.talking(rng) for _ in range(2000)]
@@ -91,6 +102,7 @@ def test_nothing_that_the_evaluation_asks_is_composed(conversations):
     asked = [r.human for pair in PAIRS for r in language.held_out_requests(*pair)]
     asked += [request.human for conversation in CONVERSATIONS for request in conversation]
     asked += [*language.TEXT_ONLY, *language.HELD_OUT_QUESTIONS]
+    asked += [wording.format(a(word)) for wording in language.EDITS for word in language.WORDS]
     assert set(map(language.normal, asked)) == held_out
 
 

@@ -13,7 +13,7 @@ import uvicorn
 from playwright import sync_api as playwright
 
 from configs.keypad import get_config
-from examples.keypad.evaluate import judged
+from examples.keypad.exhibits import judged
 from examples.keypad.things import Thing
 from nextgpt_jax.cli.infer import load_engine
 from nextgpt_jax.config import ServingConfig

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import tempfile
 
-from examples.keypad.evaluate import Exhibits
+from examples.keypad.exhibits import Exhibits
 from examples.keypad.things import Thing
 from tests.serving.browser import Chat, browsing, served
 

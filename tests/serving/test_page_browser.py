@@ -8,7 +8,7 @@ import contextlib
 
 import pytest
 
-from examples.keypad.evaluate import Exhibits
+from examples.keypad.exhibits import Exhibits
 from examples.keypad.things import Thing
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'nextgpt-jax[demo]'")

@@ -7,8 +7,10 @@ of inputs in a human turn, of outputs in a reply. The prompts of the evaluation 
 import random
 
 from examples.keypad.language.dialogue import dialogue
+from examples.keypad.language.editing import edited
 from examples.keypad.language.held_out import (
     CONVERSATIONS,
+    EDITS,
     HELD_OUT_QUESTIONS,
     MODALITIES,
     TEXT_ONLY,
@@ -27,6 +29,7 @@ from examples.keypad.things import DIRECTIONS, Thing, caption, captions
 __all__ = [
     "CONVERSATIONS",
     "DIRECTIONS",
+    "EDITS",
     "HELD_OUT_QUESTIONS",
     "MARKS",
     "MODALITIES",
@@ -38,6 +41,7 @@ __all__ = [
     "caption",
     "captions",
     "conversation",
+    "edited",
     "held_out",
     "held_out_requests",
     "made",
@@ -59,19 +63,21 @@ def conversation(rng: random.Random) -> list[Turn]:
 
 def _conversation(rng: random.Random) -> list[Turn]:
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.05:
+        return [edited(rng, _any(rng))]
+    if kind < 0.24:
         return [talking(rng)]
-    if kind < 0.34:
+    if kind < 0.37:
         return [asked_by_name(rng, _any(rng, image=0.3, audio=0.3))]
-    if kind < 0.46:
+    if kind < 0.49:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
-    if kind < 0.68:  # from video to video is harder: the digit, and the direction
+    if kind < 0.69:  # from video to video is harder: the digit, and the direction
         seen = _any(rng, image=0.25, audio=0.25)
         weights = {"image": 1, "audio": 1, "video": 2 if seen.modality == "video" else 1}
         return [made_from(rng, seen, rng.choices(tuple(weights), tuple(weights.values()))[0])]
-    if kind < 0.71:
+    if kind < 0.72:
         return [reading_two(rng)]
-    if kind < 0.75:
+    if kind < 0.76:
         return [several_by_name(rng) if rng.random() < 0.6 else several_from(rng, _any(rng))]
     if kind < 0.95:
         return dialogue(rng)

@@ -1,11 +1,11 @@
 """The prompts of the evaluation. None of them occurs in the training text; see `held_out`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from examples.keypad.language.turns import MARKS, words_alone
-from examples.keypad.talk import NUMBERS, WORDS
+from examples.keypad.talk import NUMBERS, WORDS, a
 from examples.keypad.things import DIRECTIONS, Thing
 
 MODALITIES = ("text", *MARKS)
@@ -27,6 +27,10 @@ class Request(NamedTuple):
         said, needed, known = (set(normal(t).split()) for t in (text, self.answer, f"{self.human} {shown}"))
         return bool(said) and needed <= said and not (said & _VALUES) - needed - known
 
+    def fulfilled(self, text: str, made: Sequence[Thing | None]) -> bool:
+        """True if the outputs, as they were judged, are exactly the requested ones, and the text is accepted."""
+        return sorted(made, key=str) == sorted(self.made, key=str) and self.accepts(text)
+
 
 _DRAWING = (
     "could you sketch the number {digit} on paper for me?",
@@ -46,6 +50,8 @@ HELD_OUT_QUESTIONS = (
     "look at this and say the digit",
     "what is the handwritten digit?",
 )
+
+EDITS = ("now {}", "make it {}", "turn it into {}", "change it to {}", "edit: {} instead")  # of what is shown
 
 TEXT_ONLY = (
     "good morning to you!",
@@ -404,7 +410,8 @@ def held_out() -> frozenset[str]:
     """The normal forms of all prompts of the evaluation."""
     requests = [r.human for s in MODALITIES for t in MODALITIES for r in held_out_requests(s, t)]
     conversations = [request.human for conversation in CONVERSATIONS for request in conversation]
-    return frozenset(map(normal, (*requests, *HELD_OUT_QUESTIONS, *TEXT_ONLY, *conversations)))
+    edits = [wording.format(a(word)) for wording in EDITS for word in WORDS]
+    return frozenset(map(normal, (*requests, *HELD_OUT_QUESTIONS, *TEXT_ONLY, *conversations, *edits)))
 
 
 _VALUES = {*NUMBERS, *DIRECTIONS}

@@ -2,8 +2,8 @@
 
     python -m examples.keypad.pretrain COMPONENT [--output examples/keypad/weights/base]
 
-The components, in a valid order: llama; imagebind; vae, diffusion (the image decoder); video-text, video; audio-text,
-audio-vae, vocoder, audio.
+The components, in a valid order: llama; imagebind, variations (the encoder, in two steps); vae, diffusion (the image
+decoder); video-text, video; audio-text, audio-vae, vocoder, audio.
 
 Each is saved in the hub's layout: config.json, safetensors with PyTorch's names (float16), tokenizer.
 """
@@ -17,11 +17,13 @@ from examples.keypad.pretrain import audio, video
 from examples.keypad.pretrain.imagebind import imagebind
 from examples.keypad.pretrain.images import diffusion, vae
 from examples.keypad.pretrain.llama import llama
+from examples.keypad.pretrain.variations import variations
 from nextgpt_jax.cli.flags import run_command
 
 COMPONENTS = {
     "llama": llama,
     "imagebind": imagebind,
+    "variations": variations,
     "vae": vae,
     "diffusion": diffusion,
     "video-text": video.text_encoder,
@@ -32,14 +34,14 @@ COMPONENTS = {
     "audio": audio.audio,
 }
 
-_FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
+FOLDER = pathlib.Path(__file__).parents[1] / "weights" / "base"
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and trains a component."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("component", choices=COMPONENTS)
-    parser.add_argument("--output", type=pathlib.Path, default=_FOLDER)
+    parser.add_argument("--output", type=pathlib.Path, default=FOLDER)
     parser.add_argument("--steps", type=int, help="number of training steps, instead of the default")
     args = parser.parse_args(argv[1:])
     COMPONENTS[args.component](args.output, **({"steps": args.steps} if args.steps else {}))

@@ -45,10 +45,10 @@ IMAGEBIND = {
     "audio_clips": 1,
     "clip_seconds": 2.0,
 }
-_CONFIG = ImageBindConfig.from_dict(IMAGEBIND)
-_MODALITIES = ("image", "video", "audio")
-_THINGS = [thing for name in _MODALITIES for thing in things.everything(name)]
-_NUMBER = {thing: i for i, thing in enumerate(_THINGS)}
+CONFIG = ImageBindConfig.from_dict(IMAGEBIND)
+KINDS = ("image", "video", "audio")
+THINGS = [thing for name in KINDS for thing in things.everything(name)]
+NUMBER = {thing: i for i, thing in enumerate(THINGS)}
 _TONES = 2400  # generated once and reused
 
 
@@ -60,15 +60,15 @@ def _movies(ink, labels, rng: np.random.Generator) -> tuple[np.ndarray, list[int
     """The encoder's frames of movies, the first and last one [B, 2, H, W, 3], and the things' numbers."""
     directions = rng.choice(things.DIRECTIONS, len(ink))
     frames = world.paper(world.moving(ink, list(directions), rng, frames=2))
-    return frames, [_NUMBER["video", int(d), str(way)] for d, way in zip(labels, directions)]
+    return frames, [NUMBER["video", int(d), str(way)] for d, way in zip(labels, directions)]
 
 
 def _tones(rng: np.random.Generator, count: int) -> tuple[Float[np.ndarray, "n mel frames"], np.ndarray]:
     """Preprocessed tones and the things' numbers."""
     keys = rng.integers(10, size=count)
     heard = (media.resample(world.tone(int(key), rng), world.RATE, 16_000) for key in keys)
-    spectrograms = np.concatenate([media.preprocess("audio", samples, _CONFIG) for samples in heard])
-    return spectrograms, np.array([_NUMBER["audio", int(key), ""] for key in keys])
+    spectrograms = np.concatenate([media.preprocess("audio", samples, CONFIG) for samples in heard])
+    return spectrograms, np.array([NUMBER["audio", int(key), ""] for key in keys])
 
 
 def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -88,7 +88,7 @@ def _batches(captions: np.ndarray, rng: np.random.Generator, size: int) -> Itera
         yield {
             "vision": (_normalized(clips) + grain).astype(np.float32),
             "audio": tones[heard],
-            "things": np.concatenate([[_NUMBER["image", int(d), ""] for d in labels[still]], movies, keys[heard]]),
+            "things": np.concatenate([[NUMBER["image", int(d), ""] for d in labels[still]], movies, keys[heard]]),
             "captions": captions[np.arange(len(captions)), rng.integers(captions.shape[1], size=len(captions))],
         }
 
@@ -103,20 +103,20 @@ def _contrastive_loss(model: ImageBind, batch: dict[str, Array], _: Array) -> tu
     present = match.sum(0) > 0
     share = match.T / jnp.maximum(match.sum(0), 1.0)[:, None]
     to_media = jnp.sum(optax.softmax_cross_entropy(logits.T, share) * present) / present.sum()
-    kinds = jnp.array([_MODALITIES.index(thing.modality) for thing in _THINGS])[batch["things"]]
+    kinds = jnp.array([KINDS.index(thing.modality) for thing in THINGS])[batch["things"]]
     right = logits.argmax(-1) == batch["things"]
-    return (to_text + to_media) / 2, {name: right.mean(where=kinds == i) for i, name in enumerate(_MODALITIES)}
+    return (to_text + to_media) / 2, {name: right.mean(where=kinds == i) for i, name in enumerate(KINDS)}
 
 
 def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
     """The encoder: scans, movies and tones against their captions."""
     vocabularies.save(vocabularies.caption_tokenizer(), output / "imagebind")
     tokenizer = AutoTokenizer.from_pretrained(output / "imagebind")
-    captions = np.concatenate([all_captions(tokenizer, name) for name in _MODALITIES])
-    model = ImageBind(_CONFIG, rngs=nnx.Rngs(0))
+    captions = np.concatenate([all_captions(tokenizer, name) for name in KINDS])
+    model = ImageBind(CONFIG, rngs=nnx.Rngs(0))
     batches = _batches(captions, np.random.default_rng(0), 98)
     model = fit("imagebind", model, _contrastive_loss, batches, steps=steps, lr=1e-3, ema=0.998, weight_decay=0.1)
-    save(model, imagebind_table.table(_CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
+    save(model, imagebind_table.table(CONFIG.modalities), IMAGEBIND, output / "imagebind", "model.safetensors")
 
     ink, labels = world.ink()[world.HELD_OUT], world.scans()[1][world.HELD_OUT]
     rng = np.random.default_rng(1)
@@ -124,7 +124,7 @@ def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
     tones, keys = _tones(rng, 300)
     text = model.embed("text", jnp.asarray(captions[:, 0]))
     shown = {
-        "scans": ("vision", _normalized(world.paper(ink)), np.array([_NUMBER["image", int(d), ""] for d in labels])),
+        "scans": ("vision", _normalized(world.paper(ink)), np.array([NUMBER["image", int(d), ""] for d in labels])),
         "movies": ("vision", _normalized(frames), np.array(movies)),
         "tones": ("audio", tones, keys),
     }
@@ -133,7 +133,7 @@ def imagebind(output: pathlib.Path, *, steps: int = 3000) -> None:
         found = np.asarray(embed(nnx.state(model), branch, jnp.asarray(x, jnp.float32)) @ text.T).argmax(-1)
         print(f"held-out {name} nearest to their caption: {(found == numbers).sum()} of {len(numbers)}", flush=True)
         if name == "movies":
-            same = [_THINGS[a].direction == _THINGS[b].direction for a, b in zip(found, numbers)]
+            same = [THINGS[a].direction == THINGS[b].direction for a, b in zip(found, numbers)]
             print(f"  {sum(same)} of the directions are right", flush=True)
 
 
