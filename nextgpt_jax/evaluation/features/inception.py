@@ -58,11 +58,11 @@ class InceptionFeatures:
       ValueError: there is no such way to resize.
     """
 
-    def __init__(self, path: str | os.PathLike, *, resize: str = "pytorch-fid", batch: int = 32):
+    def __init__(self, path: str | os.PathLike, *, resize: str = "pytorch-fid", batch: int | None = None):
         if resize not in RESIZES:
             raise ValueError(f"resize: {resize!r} is not one of {', '.join(RESIZES)}")
         self._model = _loaded(os.fspath(path))
-        self._resize, self._batch = RESIZES[resize], batch
+        self._resize, self._batch = RESIZES[resize], batch or (8 if jax.default_backend() == "cpu" else 32)
 
     @property
     def width(self) -> int:

@@ -24,7 +24,7 @@ class FID(Frechet):
       resize: "pytorch-fid": bilinear without antialiasing, values 2 x / 255 - 1; "clean-fid": Pillow's bicubic filter,
         values (x - 128) / 128.
       frames: of each video, evenly spaced; each of them counts as an image.
-      batch: images that are computed together.
+      batch: images that are computed together; None: 8 on a CPU, whose caches larger batches leave, 32 elsewhere.
 
     Raises:
       UserError: weights or references are missing or do not fit.
@@ -39,7 +39,7 @@ class FID(Frechet):
         references: str | os.PathLike = "",
         resize: str = "pytorch-fid",
         frames: int = 16,
-        batch: int = 32,
+        batch: int | None = None,
     ):
         network = InceptionFeatures(inception, resize=resize, batch=batch)
         of = f"{frames} frames of each video" if modality == "video" else "images"
@@ -68,7 +68,12 @@ class InceptionScore:
     higher_is_better = True
 
     def __init__(
-        self, inception: str | os.PathLike, *, resize: str = "pytorch-fid", splits: int = SPLITS, batch: int = 32
+        self,
+        inception: str | os.PathLike,
+        *,
+        resize: str = "pytorch-fid",
+        splits: int = SPLITS,
+        batch: int | None = None,
     ):
         self._network, self._splits = InceptionFeatures(inception, resize=resize, batch=batch), splits
         self.protocol = f"{splits} splits in the order of seed {SEED}, {resize}'s resize, logits without bias"
