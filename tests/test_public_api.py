@@ -35,6 +35,6 @@ def test_subcommands_are_listed_and_unknown_ones_refused():
     assert "infer" in nextgpt().stdout and nextgpt("--version").stdout.strip() == ng.__version__
     done = nextgpt("infr")
     assert done.returncode == 2 and done.stderr == (
-        "error: unknown subcommand 'infr' (there are infer, serve, train, convert, prepare, warmup, plan); "
+        "error: unknown subcommand 'infr' (there are infer, serve, evaluate, train, convert, prepare, warmup, plan); "
         "did you mean infer?\n"
     )
