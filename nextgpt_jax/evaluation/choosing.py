@@ -1,18 +1,18 @@
 """Which samples a run answers, with which seeds, and which of them a process of several does."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.selection import number, subset
 from nextgpt_jax.evaluation.types import Sample
 
 
 def sample_seed(seed: int, sample_id: str) -> int:
     """The seed of a sample's answer, in [0, 2^31): it follows from the run's seed and the sample alone, so that
     neither batches, nor shards, nor a subset change it."""
-    return _number(f"answer {seed} {sample_id}") >> 33
+    return number(f"answer {seed} {sample_id}") >> 33
 
 
 def choose(samples: Iterable[Sample], limit: int | None, seed: int) -> tuple[list[Sample], int]:
@@ -35,12 +35,7 @@ def choose(samples: Iterable[Sample], limit: int | None, seed: int) -> tuple[lis
         seen.add(sample.id)
     if limit is None or limit >= len(samples):
         return samples, len(samples)
-    order = sorted(range(len(samples)), key=lambda i: (_number(f"choose {seed} {samples[i].id}"), i))
-    return [samples[i] for i in sorted(order[:limit])], len(samples)
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
+    return subset(samples, limit, lambda sample: f"choose {seed} {sample.id}"), len(samples)
 
 
 class Shard(NamedTuple):

@@ -4,8 +4,7 @@ import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from flax import nnx
 
@@ -18,28 +17,10 @@ from nextgpt_jax.evaluation.types import Metric, Outcome
 from nextgpt_jax.files import is_remote, local_folder
 from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.types import MediaOutput, Response
+from nextgpt_jax.training.evaluating import Evaluator, Found
 from nextgpt_jax.weights.load import LoadedModel
 
 _SHOWN = 8  # answers that are shown, the first ones
-
-
-class Found(NamedTuple):
-    """What an evaluation found.
-
-    Attributes:
-      figures: by name, of those that could be computed.
-      lower_is_better: by the same names.
-      problems: why others could not be computed, in lines.
-      answers: prompts, texts and media of a few samples.
-    """
-
-    figures: Mapping[str, float]
-    lower_is_better: Mapping[str, bool]
-    problems: Sequence[str]
-    answers: Sequence[tuple[str, str, list[MediaOutput]]]
-
-
-Evaluator = Callable[[int, nnx.GraphDef, nnx.State, nnx.State], Found]  # of (step, graphdef, trainable, frozen)
 
 
 class TrainingEvaluation:

@@ -3,15 +3,12 @@
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import math
 import pathlib
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nextgpt_jax
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.evaluation.answers import Answers
 from nextgpt_jax.evaluation.fingerprints import HASHED
@@ -19,6 +16,7 @@ from nextgpt_jax.evaluation.measuring import NUMBERS, Measured
 from nextgpt_jax.evaluation.run import Run
 from nextgpt_jax.files import atomic_write
 from nextgpt_jax.json_files import read_json
+from nextgpt_jax.training.provenance import versions
 
 RESULT = "result.json"
 _FORMAT = 1
@@ -54,7 +52,7 @@ def make_result(run: Run, measured: Sequence[Measured], answers: Answers) -> dic
         "weights_hashed": HASHED,
         "samples_hash": record["samples"],
         "data": str(run.data),
-        "versions": versions(),
+        "versions": versions(_PACKAGES),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return json.loads(json.dumps(result, default=str))  # as it is read back
@@ -84,17 +82,6 @@ def config_hash(settings: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of SHA-256 over settings as JSON."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Versions by package."""
-    found = {"python": platform.python_version(), "nextgpt_jax": nextgpt_jax.__version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # installed in another way
-            continue
-    return found
 
 
 def write_result(run: Run, result: Mapping[str, Any]) -> pathlib.Path:

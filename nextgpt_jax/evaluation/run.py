@@ -101,9 +101,8 @@ def prepare(
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed={seed}: give 0 or more, below 2147483648")
     samples, available = choose(task.load(data), limit, seed)
-    run = Run(task, samples, available, data, config, folder, seed, weights or {}, source or task.name)
-    run.batches  # noqa: B018  raises for a size that is out of range
-    return run
+    batches(len(samples), config.eval.batch)  # raises for a size that is out of range
+    return Run(task, samples, available, data, config, folder, seed, weights or {}, source or task.name)
 
 
 def answer(

@@ -186,3 +186,11 @@ def gelu(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def check_transformer(hidden_act: str, width: int, heads: int) -> None:
+    """Raises ValueError unless the activation is one of ACTIVATIONS and the width divides into the heads."""
+    if hidden_act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act={hidden_act!r} is not supported (only {', '.join(ACTIVATIONS)})")
+    if width % heads:
+        raise ValueError(f"width {width} does not divide into {heads} heads")

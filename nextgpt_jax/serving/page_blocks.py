@@ -11,6 +11,7 @@ import gradio as gr
 
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.inference.engine import Engine
+from nextgpt_jax.inference.types import Edit
 from nextgpt_jax.serving.answers import Cancelled
 from nextgpt_jax.serving.batcher import Batcher
 from nextgpt_jax.serving.conversation import Conversation, chosen_modality, number
@@ -36,7 +37,7 @@ def make_blocks(batcher: Batcher, folder: pathlib.Path, examples: Sequence[str] 
             media = gr.CheckboxGroup(_labelled(made), label="Media", visible=False, elem_id="media")
             edit = gr.Dropdown([("Nothing", ""), *_labelled(made)], value="", label="Edit", elem_id="edit")
             strength = gr.Slider(
-                0.05, 1, 0.6, step=0.05, label="How much may change", visible=False, elem_id="strength"
+                0.05, 1, Edit.strength, step=0.05, label="How much may change", visible=False, elem_id="strength"
             )
             seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
             # Not gr.Number, which cannot be empty at first.

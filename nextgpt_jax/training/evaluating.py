@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 from flax import nnx
@@ -13,24 +13,20 @@ from nextgpt_jax.inference.types import MediaOutput
 from nextgpt_jax.weights.load import LoadedModel
 
 
-class Found(Protocol):
-    """What an evaluation found."""
+class Found(NamedTuple):
+    """What an evaluation found.
 
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """By name, of those that could be computed."""
+    Attributes:
+      figures: by name, of those that could be computed.
+      lower_is_better: by the same names.
+      problems: why others could not be computed, in lines.
+      answers: prompts, texts and media of a few samples.
+    """
 
-    @property
-    def lower_is_better(self) -> Mapping[str, bool]:
-        """By the same names."""
-
-    @property
-    def problems(self) -> Sequence[str]:
-        """Why others could not be computed, in lines."""
-
-    @property
-    def answers(self) -> Sequence[tuple[str, str, list[MediaOutput]]]:
-        """Prompts, texts and media of a few samples."""
+    figures: Mapping[str, float]
+    lower_is_better: Mapping[str, bool]
+    problems: Sequence[str]
+    answers: Sequence[tuple[str, str, list[MediaOutput]]]
 
 
 Evaluator = Callable[[int, nnx.GraphDef, nnx.State, nnx.State], Found]  # of (step, graphdef, trainable, frozen)

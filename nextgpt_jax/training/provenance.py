@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,10 +30,10 @@ def provenance(step: int) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions by package."""
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions by package, of those that are installed, with Python's and this one's."""
     found = {"python": platform.python_version(), "nextgpt_jax": nextgpt_jax.__version__}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # installed in another way

@@ -1,5 +1,6 @@
 """Similarities by CLIP: CLIP score, CLIPSIM, CLIP-T and CLIP-I."""
 
+import abc
 import os
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from nextgpt_jax.evaluation.types import Outcome
 FRAMES = 16
 
 
-class _Similarity:
+class _Similarity(abc.ABC):
     """The mean of a cosine similarity of each answer, which is its only number."""
 
     higher_is_better = True
@@ -35,8 +36,9 @@ class _Similarity:
         """The similarities."""
         return np.asarray(numbers[:, 0])
 
+    @abc.abstractmethod
     def _similarities(self, outcomes: list[Outcome], files: list[os.PathLike]) -> Float[np.ndarray, " n"]:
-        raise NotImplementedError
+        """Of outcomes with a medium."""
 
     def _captions(self, outcomes: list[Outcome]) -> Float[np.ndarray, "n d"]:
         return self._clip.texts([reference(outcome.sample, "caption") for outcome in outcomes])

@@ -4,6 +4,7 @@ A judge's replies are kept in a file of the run, so that a run that goes on asks
 used is asked for again, up to three times in all; answers without a judgment are left out of the means and counted.
 """
 
+import abc
 import ast
 import concurrent.futures
 import contextlib
@@ -54,7 +55,7 @@ def judge_of(settings: EvalConfig) -> Endpoint | None:
     )  # fmt: skip
 
 
-class _Judged:
+class _Judged(abc.ABC):
     """A metric of judgments: a number or more of each outcome, NaN where there is none, and its category.
 
     Attributes:
@@ -83,13 +84,13 @@ class _Judged:
         """Has replies kept in a folder, which is that of a run."""
         self._folder = folder
 
+    @abc.abstractmethod
     def messages(self, outcome: Outcome) -> Messages:
         """What the judge is asked."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def parse(self, reply: str) -> tuple[float, ...]:
         """The numbers in a reply. Raises Rejected."""
-        raise NotImplementedError
 
     def measure(self, outcomes: Sequence[Outcome]) -> Float[np.ndarray, "n s"]:
         """Judgments, and indices of categories (-1: none).
@@ -143,9 +144,9 @@ class _Judged:
             return found
         return (math.nan,) * self.width
 
+    @abc.abstractmethod
     def figures(self, judgments: Float[np.ndarray, "n w"]) -> dict[str, float]:
         """Figures of judgments, of which there is at least one."""
-        raise NotImplementedError
 
     def aggregate(self, numbers: Float[np.ndarray, "n s"]) -> dict[str, float]:
         """The figures of all, of each category, and the number of answers that have no judgment.

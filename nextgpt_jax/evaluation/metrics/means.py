@@ -1,5 +1,6 @@
 """Metrics that are the mean of a score of each answer."""
 
+import abc
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from nextgpt_jax.evaluation.types import Outcome, Sample
 _BLOCK = 1 << 20  # rows that are read at once
 
 
-class MeanScore:
+class MeanScore(abc.ABC):
     """The mean of scores, and that of each category of the samples.
 
     The numbers of an outcome are its score and the index of its category.
@@ -35,9 +36,9 @@ class MeanScore:
         self._categories = tuple(sorted({sample.category for sample in samples} - {""}))
         self._index = {category: index for index, category in enumerate(self._categories)}
 
+    @abc.abstractmethod
     def score(self, outcome: Outcome) -> float:
         """The score of an outcome, before it is scaled."""
-        raise NotImplementedError
 
     def measure(self, outcomes: Sequence[Outcome]) -> Float[np.ndarray, "n 2"]:
         """Scores, and indices of categories (-1: none)."""

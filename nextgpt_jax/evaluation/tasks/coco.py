@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.selection import pick, subset
 from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.files import Media, annotations, read_lists
-from nextgpt_jax.evaluation.tasks.selection import pick, subset
 from nextgpt_jax.evaluation.tasks.wording import CAPTION, TUNED
 from nextgpt_jax.evaluation.types import Sample, Task
 

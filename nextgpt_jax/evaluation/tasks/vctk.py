@@ -4,10 +4,10 @@ import pathlib
 from collections.abc import Iterator
 
 from nextgpt_jax.errors import UserError
+from nextgpt_jax.evaluation.selection import subset
 from nextgpt_jax.evaluation.tasks import measures
 from nextgpt_jax.evaluation.tasks.derived import with_gap
 from nextgpt_jax.evaluation.tasks.files import Media
-from nextgpt_jax.evaluation.tasks.selection import subset
 from nextgpt_jax.evaluation.types import Sample, Task
 from nextgpt_jax.json_files import read_text
 

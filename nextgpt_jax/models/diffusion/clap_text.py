@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, check_transformer
 from nextgpt_jax.models.stacking import scan_layers, stack
 
 _SUPPORTED = {
@@ -47,10 +47,7 @@ class ClapTextConfig:
     pad_token_id: int = 1
 
     def __post_init__(self):
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not supported (only {', '.join(ACTIVATIONS)})")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"width {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        check_transformer(self.hidden_act, self.hidden_size, self.num_attention_heads)
         if self.max_tokens < 1:
             raise ValueError(f"{self.max_position_embeddings} positions leave none after the padding's")
 

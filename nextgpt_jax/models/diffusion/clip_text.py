@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.attention import attention
-from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from nextgpt_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, check_transformer
 from nextgpt_jax.models.stacking import scan_layers, stack
 
 _SUPPORTED = {**hf_fields.TRANSFORMERS_SUPPORTED, "model_type": ("clip_text_model",), "is_causal": (True,)}
@@ -36,10 +36,7 @@ class CLIPTextConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self):
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not supported (only {', '.join(ACTIVATIONS)})")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"width {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        check_transformer(self.hidden_act, self.hidden_size, self.num_attention_heads)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.models import hf_config, hf_fields
 from nextgpt_jax.models.diffusion.clip_text import CLIPTextConfig, CLIPTextModel, EncoderLayer
-from nextgpt_jax.models.layers import ACTIVATIONS, Conv, LayerNorm, Linear
+from nextgpt_jax.models.layers import Conv, LayerNorm, Linear, check_transformer
 from nextgpt_jax.models.rngs import draw
 from nextgpt_jax.models.stacking import scan_layers, stack
 
@@ -44,10 +44,7 @@ class CLIPVisionConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self):
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not supported (only {', '.join(ACTIVATIONS)})")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"width {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        check_transformer(self.hidden_act, self.hidden_size, self.num_attention_heads)
         if self.patch_size < 1 or self.image_size < self.patch_size:
             raise ValueError(f"images of {self.image_size} pixels have no patch of {self.patch_size}")
 

@@ -1,4 +1,7 @@
-"""Choices of a protocol that a benchmark leaves open: always the same, whatever the version of Python or numpy."""
+"""Choices that follow from texts such as ids: of samples, and of what the protocol of a benchmark leaves open.
+
+They are always the same, whatever the version of Python or numpy.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
