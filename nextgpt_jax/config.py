@@ -278,6 +278,7 @@ class ServingConfig(Section):
     decode_steps: int = 4  # decoded between two looks at the queue
     joins: int = 4  # prompts that are read together, and at most so many between two looks while others are decoded
     media_seconds: float = 0.05  # of sampling media between two looks
+    media_batches: int = 0  # that are sampled at the same time; 0: one, or two on a CPU, which one batch does not fill
 
 
 @_section()

@@ -2,9 +2,9 @@
 
     python -m examples.keypad.prepare [--output examples/keypad/data]
 
-images/*.png       the 1437 training scans
-audios/*.wav       120 recordings of each key's tone
-videos/*.mp4       moving training scans, 72 per digit and direction
+images/*.png       the 1437 training scans, and 720 of them again, varied as people bring them (variations.py)
+audios/*.wav       120 recordings of each key's tone, and 60 varied ones
+videos/*.mp4       moving training scans, 72 per digit and direction, and 36 varied ones
 captions.json      [{"caption", "image_name" | "audio_name" | "video_name"}], for stages 1 and 2
 instructions.json  conversations for stage 3; "input_images" lists the files for the <image> placeholders in the human's
                    turns, "image_captions" the captions for those in the assistant's; likewise for other modalities
@@ -23,6 +23,7 @@ import numpy as np
 
 from examples.keypad import language, world
 from examples.keypad.things import Thing, everything
+from examples.keypad.variations import varied
 from nextgpt_jax import media
 from nextgpt_jax.cli.flags import run_command
 from nextgpt_jax.errors import UserError
@@ -32,6 +33,7 @@ from nextgpt_jax.modalities import MODALITIES
 CONVERSATIONS = 12000
 TONES = 120  # per key
 VIDEOS = 72  # per digit and direction
+VARIED = 720, 60, 36  # scans, tones per key, and videos per digit and direction, as people bring them
 _FOLDER = pathlib.Path(__file__).parent / "data"
 
 Files = dict[Thing, list[str]]  # the files of each thing, relative to the folder
@@ -58,6 +60,14 @@ def write_media(folder: pathlib.Path, seed: int) -> Files:
     for index, thing in enumerate(everything("video") * VIDEOS):
         ink = inks[rng.choice(np.flatnonzero(labels == thing.digit))]
         add(thing, index, media.Video(world.movie(ink, thing.direction, rng), world.FPS))
+    scans, tones, videos = VARIED
+    for index, chosen in enumerate(rng.permutation(len(inks))[:scans], len(inks)):
+        add(Thing("image", int(labels[chosen])), index, varied("image", inks[chosen], rng))
+    for index, thing in enumerate(everything("audio") * tones, 10 * TONES):
+        add(thing, index, varied("audio", thing.digit, rng))
+    for index, thing in enumerate(everything("video") * videos, 40 * VIDEOS):
+        ink = inks[rng.choice(np.flatnonzero(labels == thing.digit))]
+        add(thing, index, varied("video", world.moving(ink[None], [thing.direction], rng)[0], rng))
     return files
 
 

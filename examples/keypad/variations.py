@@ -331,3 +331,9 @@ def recorded(
 
 
 VARIATIONS: dict[str, dict[str, Callable]] = {"image": PICTURES, "video": FILMS, "audio": RECORDINGS}
+
+
+def varied(modality: str, given: np.ndarray | int, rng: Rng) -> np.ndarray | media.Video | media.Audio:
+    """Ink, a movie or a key in one of its modality's variations, chosen at random."""
+    ways = list(VARIATIONS[modality].values())
+    return ways[rng.integers(len(ways))](given, rng)

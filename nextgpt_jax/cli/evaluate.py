@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from nextgpt_jax.cli.flags import configure_jax, parse_flags
+from nextgpt_jax.cli.flags import configure_jax, parse_flags, parse_shard
 from nextgpt_jax.config import EvalConfig, field_names
 from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import check_folder
@@ -43,7 +43,7 @@ def _define(values: flags.FlagValues) -> None:
     define("boolean", "ema", None, "with --workdir: use the moving average of the weights; default: if there is one")
     define("integer", "limit", None, "evaluate a subset of so many samples; the result says that it is one")
     define("integer", "seed", 0, "of the answers and of the subset")
-    define("string", "shard", "0/1", "I/N: this is process I (from 0) of N that share the folder of the run")
+    define("string", "shard", "0/1", "i/n: this is process number i (from 0) of n that share the folder of the run")
     define("boolean", "merge", False, "answer nothing: compute the figures of what all shards have answered")
 
 
@@ -70,9 +70,9 @@ def main(argv: Sequence[str]) -> None:
     step = parse_step(values.step, "--step")
     if not values.workdir and (values.ema is not None or values["step"].present):
         raise UserError("--step, --ema and --noema choose weights of --workdir")
-    from nextgpt_jax.evaluation.choosing import parse_shard
+    from nextgpt_jax.evaluation.choosing import Shard
 
-    shard = parse_shard(values.shard)
+    shard = Shard(*parse_shard(values.shard))
     if values.limit is not None and values.limit < 1:
         raise UserError(f"--limit={values.limit}: give at least 1 sample")
     from nextgpt_jax.evaluation.tasks import find_task

@@ -135,3 +135,15 @@ def configure_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The number of a process and of those that share its work, from "i/n".
+
+    Raises:
+      UserError: it is something else.
+    """
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--shard={text}: give i/n with i from 0 to n - 1, such as 0/8")
+    return int(found[1]), int(found[2])

@@ -1,11 +1,10 @@
 """The command line of preparing data: embeddings of media and captions, computed once."""
 
-import re
 from collections.abc import Sequence
 
 from absl import flags
 
-from nextgpt_jax.cli.flags import configure_jax, parse_flags
+from nextgpt_jax.cli.flags import configure_jax, parse_flags, parse_shard
 from nextgpt_jax.errors import UserError
 
 USAGE = """{program} --config=NAME_OR_FILE:STAGE --output=DIR [--config.a.b=value ...]
@@ -23,7 +22,7 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("check", False, "only read all media, and list those that cannot be read", flag_values=values)
     flags.DEFINE_string(
-        "shard", "", "i/n: this process is number i (from 0) of n that share the work", flag_values=values
+        "shard", "0/1", "i/n: this process is number i (from 0) of n that share the work", flag_values=values
     )
     flags.DEFINE_integer("records_per_shard", 2048, "records of the data files per shard", flag_values=values)
     flags.DEFINE_integer("batch_size", 64, "images that are encoded together, over all devices", flag_values=values)
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> int | None:
         return check_media(values.config, values.output)
     if not values.output:
         raise UserError("--output=DIR is missing: the folder for the prepared data")
-    index, count = _parse_shard(values.shard)
+    index, count = parse_shard(values.shard)
     configure_jax()
     from nextgpt_jax.prepare.run import Options, Preparer  # after parsing, so that a typo is reported at once
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int | None:
     if values.ray_workers and not values.merge:
         from nextgpt_jax.prepare.on_ray import write_on_ray
 
-        if values.shard:
+        if count > 1:
             raise UserError("--ray_workers shares the work by itself: leave out --shard")
         write_on_ray(preparer, values.config, values.output, options, values.ray_workers, values.ray_gpus)
     elif not values.merge:
@@ -70,12 +69,3 @@ def main(argv: Sequence[str]) -> int | None:
         print(
             f"finished shards {values.shard} of {preparer.folder.path}: the last of the processes writes the manifest"
         )
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 1
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise UserError(f"--shard={text}: give i/n with i from 0 to n - 1, such as 0/8")
-    return int(found[1]), int(found[2])

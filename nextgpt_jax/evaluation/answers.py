@@ -165,7 +165,7 @@ def _lock(file: IO[bytes], path: pathlib.Path) -> None:
     except BlockingIOError:
         file.close()
         raise UserError(
-            f"{path} is written by another process: give each one its --shard=I/N, or wait for it"
+            f"{path} is written by another process: give each one its --shard=i/n, or wait for it"
         ) from None
     except OSError:  # a file system without locks
         pass

@@ -1,6 +1,5 @@
 """Which samples a run answers, with which seeds, and which of them a process of several does."""
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -55,18 +54,6 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard()
-
-
-def parse_shard(text: str) -> Shard:
-    """A shard from "I/N", I from 0 to N - 1.
-
-    Raises:
-      UserError: it is something else.
-    """
-    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
-    if not found or not int(found[1]) < int(found[2]):
-        raise UserError(f"--shard={text}: give I/N with I from 0 to N - 1, such as 0/4")
-    return Shard(int(found[1]), int(found[2]))
 
 
 def batches(count: int, size: int) -> list[range]:

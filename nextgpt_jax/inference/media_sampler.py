@@ -147,6 +147,11 @@ class MediaSampler:
         size = min(round_up_to_power_of_two(rows), getattr(self._defaults, modality).batch)
         return round_up_to_shards(size, self._mesh)
 
+    @property
+    def concurrent_batches(self) -> int:
+        """How many batches are worth sampling at the same time: two on a CPU, most of which one leaves idle, else one."""
+        return 2 if jax.default_backend() == "cpu" and self._mesh is None else 1
+
     def start(self, groups: Sequence[SignalGroup]) -> MediaBatch:
         """Begins to sample the media of groups with the same key, at most `batch_size` of them."""
         key, width = self.key(groups[0]), len(self._config.vocabulary.signal_ids(groups[0].modality))

@@ -104,7 +104,8 @@ class Batcher:
         self._free = list(reversed(range(self.device_rows.rows)))
         self._active: dict[int, _Job] = {}
         self._joining: list[_Job] = []  # neither in the queue nor, yet, in a row
-        self._media = MediaJobs(engine.media_sampler, self.config.media_seconds)
+        batches = self.config.media_batches or engine.media_sampler.concurrent_batches
+        self._media = MediaJobs(engine.media_sampler, self.config.media_seconds, batches)
         self._unfinished: dict[int, _Job] = {}  # answers whose media are missing, by id
         self._in_flight: collections.deque[tuple[Progress, dict[int, _Job]]] = collections.deque()
         self._wakeup = threading.Condition()  # guards what follows
@@ -435,6 +436,8 @@ def sizes(config: ServingConfig, engine: Engine) -> tuple[int, int]:
             raise UserError(f"serving.{name} is {getattr(config, name)}: give more than 0")
     if config.max_new_tokens < 0:
         raise UserError(f"serving.max_new_tokens is {config.max_new_tokens}: give 0 (the context) or more")
+    if config.media_batches < 0:
+        raise UserError(f"serving.media_batches is {config.media_batches}: give 0 (by the device) or more")
     kv_cache.check(config.kv_cache)
     context = config.context or model
     return context, min(config.max_new_tokens or context, context)

@@ -1,5 +1,6 @@
 """Media that wait for their decoder or are being sampled, a slice of time at a time."""
 
+import concurrent.futures
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,19 +18,35 @@ class _Job:
         self.owner, self.group, self.deliver, self.alone = owner, group, deliver, False
 
 
+class _Batch:
+    """Jobs of one key that are being sampled together."""
+
+    def __init__(self, jobs: list[_Job], sampled: MediaBatch, size: tuple[BatchKey, int]):
+        self.jobs, self.sampled, self.size = jobs, sampled, size
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for its media."""
+        return all(job.owner is None for job in self.jobs)
+
+
 class MediaJobs:
     """The media of many answers, in batches of one modality, first come first served."""
 
-    def __init__(self, sampler: MediaSampler, seconds: float):
-        """`seconds`: of a slice."""
-        self._sampler, self._seconds = sampler, seconds
+    def __init__(self, sampler: MediaSampler, seconds: float, batches: int = 1):
+        """
+        Args:
+          seconds: of a slice.
+          batches: that are sampled at the same time, by a thread each.
+        """
+        self._sampler, self._seconds, self._batches = sampler, seconds, batches
+        self._threads = concurrent.futures.ThreadPoolExecutor(batches, "media") if batches > 1 else None
         self._waiting: deque[_Job] = deque()
-        self._running: list[_Job] = []
-        self._batch: MediaBatch | None = None
+        self._running: list[_Batch] = []
         self._evaluation_seconds: dict[tuple[BatchKey, int], float] = {}  # the fewest, by size of the batch
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._running)
+        return len(self._waiting) + sum(len(batch.jobs) for batch in self._running)
 
     def add(self, owner: Any, group: SignalGroup, deliver: Deliver) -> None:
         """Puts a medium into the queue. `deliver` is called once, unless its owner is dropped before."""
@@ -38,55 +55,64 @@ class MediaJobs:
     def drop(self, owner: Any) -> None:
         """Forgets all media of an owner."""
         self._waiting = deque(job for job in self._waiting if job.owner is not owner)
-        for job in self._running:
-            if job.owner is owner:
-                job.deliver = lambda content: None
-                job.owner = None
-        if self._running and all(job.owner is None for job in self._running):
-            self._running, self._batch = [], None
+        for batch in self._running:
+            for job in batch.jobs:
+                if job.owner is owner:
+                    job.deliver = lambda content: None
+                    job.owner = None
+        self._running = [batch for batch in self._running if not batch.abandoned]
 
     def advance(self) -> None:
         """Samples for about the seconds of a slice, and delivers what is finished."""
-        if not self._batch and not self._start():
-            return
-        assert self._batch
-        of = self._sampler.key(self._running[0].group)
-        key = (of, self._sampler.padded_size(of.modality, len(self._running)))
+        while self._waiting and len(self._running) < self._batches:
+            self._start()
+        sliced = self._threads.map if self._threads and len(self._running) > 1 else map
+        batches = list(self._running)
+        for batch, contents in zip(batches, list(sliced(self._slice, batches)), strict=True):
+            if contents is None:
+                continue
+            if batch in self._running:  # else an earlier delivery ended the last request that waits for it
+                self._running.remove(batch)
+            if isinstance(contents, Exception):
+                self._failed(batch.jobs, contents)
+                continue
+            for job, content in zip(batch.jobs, contents, strict=True):
+                job.deliver(content)
+
+    def _slice(self, batch: _Batch) -> list[Any] | Exception | None:
+        """Samples a batch for a slice. Its contents once they are finished, or the exception that it raised."""
+        sampled = batch.sampled
         try:
-            each = self._evaluation_seconds.get(key)
+            each = self._evaluation_seconds.get(batch.size)
             evaluations = max(1, int(self._seconds / each)) if each else 1
-            begin, before = time.perf_counter(), self._batch.done
-            self._batch.advance(evaluations)
-            self._batch.wait()
-            done = self._batch.done - before
+            begin, before = time.perf_counter(), sampled.done
+            sampled.advance(evaluations)
+            sampled.wait()
+            done = sampled.done - before
             if each or before:  # the very first may compile
                 seconds = (time.perf_counter() - begin) / max(1, done)
-                self._evaluation_seconds[key] = min(each or seconds, seconds)
-            if self._batch.done == self._batch.evaluations:
-                contents = self._batch.finish()
-                finished, self._running, self._batch = self._running, [], None
-                for job, content in zip(finished, contents, strict=True):
-                    job.deliver(content)
+                self._evaluation_seconds[batch.size] = min(each or seconds, seconds)
+            return sampled.finish() if sampled.done == sampled.evaluations else None
         except Exception as error:
-            self._failed(error)
+            return error
 
-    def _start(self) -> bool:
-        """Forms the next batch. Whether there is one."""
-        if not self._waiting:
-            return False
+    def _start(self) -> None:
+        """Forms the next batch."""
         first = self._waiting[0]
         key = self._sampler.key(first.group)
         size = 1 if first.alone else self._size(key)
+        jobs: list[_Job] = []
         for job in self._waiting:
-            if len(self._running) < size and job.alone == first.alone and self._sampler.key(job.group) == key:
-                self._running.append(job)
-        chosen = set(map(id, self._running))
+            if len(jobs) < size and job.alone == first.alone and self._sampler.key(job.group) == key:
+                jobs.append(job)
+        chosen = set(map(id, jobs))
         self._waiting = deque(job for job in self._waiting if id(job) not in chosen)
         try:
-            self._batch = self._sampler.start([job.group for job in self._running])
+            sampled = self._sampler.start([job.group for job in jobs])
         except Exception as error:
-            self._failed(error)
-        return self._batch is not None
+            self._failed(jobs, error)
+            return
+        self._running.append(_Batch(jobs, sampled, (key, self._sampler.padded_size(key.modality, len(jobs)))))
 
     def _size(self, key: BatchKey) -> int:
         """The size of a batch: it is doubled as long as an evaluation fits into a slice, or media get cheaper by it.
@@ -101,12 +127,11 @@ class MediaJobs:
             size = larger
         return size
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, jobs: list[_Job], error: Exception) -> None:
         """Samples the media of a batch that failed one by one: only those that fail alone are lost."""
-        failed, self._running, self._batch = self._running, [], None
-        if len(failed) == 1:
-            failed[0].deliver(error)
+        if len(jobs) == 1:
+            jobs[0].deliver(error)
             return
-        for job in reversed([job for job in failed if job.owner is not None]):
+        for job in reversed([job for job in jobs if job.owner is not None]):
             job.alone = True
             self._waiting.appendleft(job)

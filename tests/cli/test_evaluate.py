@@ -64,7 +64,7 @@ def test_a_task_of_a_file(capsys, config, tiny_engine, tiny_root, tmp_path, monk
         ([f"{TASKS}", "--config=keypad"], "--data=DIR is missing: the folder with images/ (made by tests)"),
         ([f"{TASKS}", "--config=keypad", "--step=3"], "choose weights of --workdir"),
         ([f"{TASKS}", "--config=keypad", "--limit=0"], "give at least 1"),
-        ([f"{TASKS}", "--config=keypad", "--shard=4"], "give I/N"),
+        ([f"{TASKS}", "--config=keypad", "--shard=4"], "give i/n"),
         ([f"{TASKS}", "--config=keypad", "--data=x", f"--output={__file__}"], "is a file"),
         (["--list", "--limit=2"], "--list stands alone"),
         (["--compare", "x"], "--compare RUN RUN: give two folders"),

@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from nextgpt_jax.cli.flags import parse_flags, run_command
+from nextgpt_jax.cli.flags import parse_flags, parse_shard, run_command
 from nextgpt_jax.errors import UserError
 from tests import KEYPAD
 
@@ -115,3 +115,10 @@ def test_errors_are_one_line_and_status_2(capsys):
     assert capsys.readouterr().err == "error: this is wrong\n"
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_command(lambda argv: 1 / 0, [])
+
+
+@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "a/b", "0/0"])
+def test_shards(text):
+    assert parse_shard("3/4") == (3, 4)
+    with pytest.raises(UserError, match=f"--shard={text}: give i/n with i from 0 to n - 1"):
+        parse_shard(text)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nextgpt_jax.config import EvalConfig
 from nextgpt_jax.errors import UserError
-from nextgpt_jax.evaluation.choosing import WHOLE, Shard, batches, choose, parse_shard, sample_seed
+from nextgpt_jax.evaluation.choosing import WHOLE, Shard, batches, choose, sample_seed
 from nextgpt_jax.evaluation.evaluate import evaluate
 from nextgpt_jax.evaluation.run import prepare
 from nextgpt_jax.evaluation.types import Sample
@@ -179,9 +179,3 @@ def test_shards_share_the_batches(count, size, shards):
 def test_seeds_differ():
     assert len({sample_seed(seed, f"s{i}") for seed in range(4) for i in range(50)}) == 200
     assert sample_seed(0, "s0") == 1387289893
-
-
-@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "a/b", "0/0"])
-def test_shards_that_are_none(text):
-    with pytest.raises(UserError, match="--shard=.*give I/N"):
-        parse_shard(text)

@@ -11,8 +11,9 @@ import types
 
 import numpy as np
 
+from nextgpt_jax.cli.flags import parse_shard
 from nextgpt_jax.config import EvalConfig
-from nextgpt_jax.evaluation.choosing import parse_shard
+from nextgpt_jax.evaluation.choosing import Shard
 from nextgpt_jax.evaluation.evaluate import evaluate
 from nextgpt_jax.evaluation.run import prepare
 from nextgpt_jax.inference.types import MediaOutput, Response
@@ -41,7 +42,9 @@ def run(root: pathlib.Path, folder: pathlib.Path, seconds: float, shard: str = "
         config=model, defaults=config.generation, validate=lambda request: None, generate=generate
     )
     task = dataclasses.replace(TASK, options={**TASK.options, "modality": "image"})
-    return evaluate(prepare(task, root / "data", config, folder), model, lambda: engine, shard=parse_shard(shard))
+    return evaluate(
+        prepare(task, root / "data", config, folder), model, lambda: engine, shard=Shard(*parse_shard(shard))
+    )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ class Chat:
         if not url.startswith((address, "data:", "blob:")):
             self.problems.append(f"asked another server: {url}")
 
+    def choose(self, label: str, value: str) -> None:
+        """Chooses a value of a dropdown."""
+        self.page.get_by_label(label, exact=True).click()
+        self.page.get_by_role("option", name=value, exact=True).click()
+
     def begin(self, text: str, *files) -> None:
         if files:
             self.page.set_input_files("#box input[type=file]", [str(file) for file in files])

@@ -1,5 +1,6 @@
 """The size of the batches in which media are sampled, by what their evaluations take."""
 
+import threading
 import types
 
 import pytest
@@ -67,3 +68,64 @@ def test_batches_grow_while_that_costs_text_little_or_saves_much(monkeypatch, na
     assert len(delivered) == 400
     assert device.sizes[-2] == settled, (name, device.sizes)
     assert all(device.sizes.count(size) <= 1 for size in set(device.sizes) if size > settled)  # tried, once
+
+
+class Meeting:
+    """A sampler of single media. Each evaluation of a batch waits for one of another batch."""
+
+    def __init__(self):
+        self._barrier = threading.Barrier(2, timeout=30.0)
+
+    def key(self, group):
+        return BatchKey(group, STEPS, "")
+
+    def padded_size(self, modality, rows):
+        return 1
+
+    def start(self, groups):
+        return MeetingBatch(groups[0], self._barrier)
+
+
+class MeetingBatch:
+    evaluations = STEPS
+
+    def __init__(self, modality, barrier):
+        self.done, self._modality, self._barrier = 0, modality, barrier
+
+    def advance(self, evaluations):
+        self.done = min(self.done + 1, STEPS)
+
+    def wait(self):
+        self._barrier.wait()
+        if self._modality == "broken":
+            raise ValueError("it fails")
+
+    def finish(self):
+        return [self._modality]
+
+
+def test_batches_are_sampled_at_the_same_time_and_one_that_fails_fails_alone():
+    jobs, delivered, owners = media_jobs.MediaJobs(Meeting(), seconds=0.05, batches=2), [], [object() for _ in range(4)]
+    for owner, modality in zip(owners, ("video", "broken", "image", "audio")):
+        jobs.add(owner, modality, delivered.append)
+    jobs.advance()
+    assert [str(content) for content in delivered] == ["it fails"]
+    for _ in range(STEPS - 1):  # the image takes the place of the one that failed
+        jobs.advance()
+    assert delivered[1:] == ["video"]
+    jobs.drop(owners[2])
+    assert len(jobs) == 1  # the audio that waits
+
+
+def test_an_owner_that_a_delivery_ends_loses_its_other_media():
+    jobs, delivered, owner = media_jobs.MediaJobs(Meeting(), seconds=0.05, batches=2), [], object()
+
+    def end(content):
+        delivered.append(content)
+        jobs.drop(owner)
+
+    jobs.add(owner, "image", end)
+    jobs.add(owner, "audio", end)
+    for _ in range(STEPS):
+        jobs.advance()
+    assert delivered == ["image"] and not len(jobs)

@@ -93,6 +93,21 @@ def test_options(chat):
     assert len(chat.ask("hello, who are you?").inner_text().split()) <= 2
 
 
+def test_media_are_edited_with_words(chat, exhibits, tmp_path):
+    """A file of the message, then what was shown last; the strength is asked for once there is something to edit."""
+    assert chat.page.locator("#strength").count() == 0
+    chat.choose("Edit", "Image")
+    chat.page.locator("#strength input[type=number]").fill("0.8")
+    edited = chat.ask("now a nine", exhibits.show(Thing("image", 7)))
+    assert chat.thing("image", edited.locator("img"), tmp_path) == Thing("image", 9)
+    again = chat.ask("now a two")
+    assert chat.thing("image", again.locator("img"), tmp_path) == Thing("image", 2)
+    chat.choose("Edit", "Nothing")
+    assert "seven" in chat.ask("draw a seven").inner_text() and chat.notice() == ""
+    chat.choose("Edit", "Video")
+    chat.refused("edit 'video' needs the video that is edited among the inputs", "now a nine")
+
+
 def test_wrong_input_is_a_line_and_the_message_stays(chat, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     line = "notes.png is no image, video or sound in a supported format"

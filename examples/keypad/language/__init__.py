@@ -63,7 +63,7 @@ def conversation(rng: random.Random) -> list[Turn]:
 
 def _conversation(rng: random.Random) -> list[Turn]:
     kind = rng.random()
-    if kind < 0.05:
+    if kind < 0.07:
         return [edited(rng, _any(rng))]
     if kind < 0.24:
         return [talking(rng)]

@@ -4,6 +4,7 @@ It goes on from the encoder of imagebind.py. The towers learn to give every medi
 that what was trained with the encoder (the delta) stays as it is.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer
 from examples.keypad import things, world
 from examples.keypad.pretrain.common import all_captions, fit, load, save
 from examples.keypad.pretrain.imagebind import CONFIG, IMAGEBIND, KINDS, NUMBER, THINGS
-from examples.keypad.variations import FILMS, PICTURES, RECORDINGS, any_film, any_picture, any_recording
+from examples.keypad.variations import FILMS, PICTURES, RECORDINGS, any_film, any_picture, any_recording, varied
 from nextgpt_jax import media
 from nextgpt_jax.models.encoders.imagebind import ImageBind, Tower
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
@@ -147,14 +148,6 @@ def _movies(count: int, rng: np.random.Generator) -> Media:
     return _films(*_inks(count, rng), _plain_film, rng)
 
 
-def _each(ink: Float[np.ndarray, "32 32"], rng: np.random.Generator) -> np.ndarray:
-    return list(PICTURES.values())[rng.integers(len(PICTURES))](ink, rng)
-
-
-def _each_film(inks: Float[np.ndarray, "f 32 32"], rng: np.random.Generator) -> media.Video:
-    return list(FILMS.values())[rng.integers(len(FILMS))](inks, rng)
-
-
 def _plain_tone(key: int, rng: np.random.Generator) -> media.Audio:
     return media.Audio(world.tone(key, rng), world.RATE)
 
@@ -205,10 +198,10 @@ def embedded(model: ImageBind, branch: str, x: np.ndarray) -> Float[np.ndarray, 
 _KINDS: dict[str, Callable[[int, np.random.Generator], Media]] = {
     "scans": _scans,
     "pictures": lambda count, rng: _pictures(*_inks(count, rng), any_picture, rng),
-    "each": lambda count, rng: _pictures(*_inks(count, rng), _each, rng),
+    "each": lambda count, rng: _pictures(*_inks(count, rng), functools.partial(varied, "image"), rng),
     "movies": _movies,
     "films": lambda count, rng: _films(*_inks(count, rng), any_film, rng),
-    "each film": lambda count, rng: _films(*_inks(count, rng), _each_film, rng),
+    "each film": lambda count, rng: _films(*_inks(count, rng), functools.partial(varied, "video"), rng),
     "tones": lambda count, rng: _tones(rng.integers(10, size=count), _plain_tone, rng),
     "recordings": lambda count, rng: _tones(rng.integers(10, size=count), any_recording, rng),
 }
