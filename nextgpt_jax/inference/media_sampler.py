@@ -149,7 +149,7 @@ class MediaSampler:
 
     @property
     def concurrent_batches(self) -> int:
-        """How many batches are worth sampling at the same time: two on a CPU, most of which one leaves idle, else one."""
+        """How many batches are worth sampling at the same time: two on a CPU, which one does not fill; else one."""
         return 2 if jax.default_backend() == "cpu" and self._mesh is None else 1
 
     def start(self, groups: Sequence[SignalGroup]) -> MediaBatch:
