@@ -1,20 +1,22 @@
-"""Measures edits of held-out media of the keypad world: "now a nine" makes a nine of a seven, in the input's place.
+"""Measures edits of held-out media of the keypad world: "make it a nine" makes a nine of a seven, in the input's place.
 
-    python -m examples.keypad.editing [--workdir RUN] [--cases N] [--modality NAME] [--wordings]
+    python -m examples.keypad.editing [--workdir RUN] [--cases N] [--digits 7:9] [--modality NAME] [--wordings]
 
-Every digit is edited, into several others. The results are read from files by the judge of judge.py; a video is right
-if it also moves in the input's direction. At a small strength, the input's digit has to stay.
+Every digit is edited, into several others, unless --digits names two. The results are read from files by the judge of
+judge.py; a video is right if it also moves in the input's direction. At a small strength, the input's digit stays.
 """
 
 import argparse
 import pathlib
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.keypad import get_config
 from examples.keypad.exhibits import Exhibits, judged
+from examples.keypad.language import EDITS
 from examples.keypad.talk import WORDS, a
 from examples.keypad.things import DIRECTIONS, Thing
 from nextgpt_jax import media
@@ -24,14 +26,13 @@ from nextgpt_jax.inference.engine import Engine
 from nextgpt_jax.inference.requests import make_request
 from nextgpt_jax.modalities import MODALITIES
 
-WORDING = {"image": "now {}", "video": "turn it into {}", "audio": "now {}"}  # that the shipped model follows best
-OTHER_WORDINGS = ("make it {}", "turn it into {}", "change it to {}", "now {}")
+WORDING = "make it {}"
 SMALL = 0.2  # strength that keeps the digit
-# The tones' decoder follows its prompt alone where guidance is strong, whatever it begins from.
+# The tones' decoder follows its prompt alone where guidance is strong, whatever it begins from; below 1, less than it.
 SETTINGS: dict[str, dict[str, Any]] = {
     "image": {"strength": 0.8},
     "video": {"strength": 0.8},
-    "audio": {"strength": 0.8, "guidance_scale": 1.0, "sampler": "euler"},
+    "audio": {"strength": 0.8, "guidance_scale": 0.8, "sampler": "euler"},
 }
 
 
@@ -57,11 +58,13 @@ class Counts(NamedTuple):
     named: int
 
 
-def cases(modality: str, count: int) -> list[Case]:
-    """Cases of all digits and directions in turn; the new digits are one further, then two, ..."""
+def cases(modality: str, count: int, digits: tuple[int, int] | None = None) -> list[Case]:
+    """Cases of all directions in turn, and of all digits, whose new ones are one further, then two, ...; or of
+    `digits`, an old and a new one."""
     return [
-        Case(Thing(modality, i % 10, DIRECTIONS[i % 4] if modality == "video" else ""), (i + 1 + i // 10 % 9) % 10)
+        Case(Thing(modality, old, DIRECTIONS[i % 4] if modality == "video" else ""), new)
         for i in range(count)
+        for old, new in [digits or (i % 10, (i + 1 + i // 10 % 9) % 10)]
     ]
 
 
@@ -100,18 +103,32 @@ def _read(made: Sequence[Any], stem: pathlib.Path) -> Thing | None:
     return judged(made[0].modality, path)
 
 
-def lines(engine: Engine, folder: pathlib.Path, count: int, names: Sequence[str], all_wordings: bool) -> Iterator[str]:
-    """A line for each modality and wording."""
+def lines(
+    engine: Engine, folder: pathlib.Path, chosen: Mapping[str, Sequence[Case]], wordings: Sequence[str]
+) -> Iterator[str]:
+    """A line for each modality and wording.
+
+    Args:
+      folder: for the files.
+      chosen: cases by modality.
+      wordings: of the prompts; the first one is also measured at a small strength.
+    """
     exhibits = Exhibits(folder / "shown")
-    for name in names:
-        settings, chosen, made = SETTINGS[name], cases(name, count), folder / "made" / name
-        others = [wording for wording in OTHER_WORDINGS if all_wordings and wording != WORDING[name]]
-        for wording in (WORDING[name], *others):
-            found = measure(engine, chosen, exhibits, made, wording, **settings)
+    for name, those in chosen.items():
+        settings, made = SETTINGS[name], folder / "made" / name
+        for wording in wordings:
+            found = measure(engine, those, exhibits, made, wording, **settings)
             right = f"{found.changed} of {found.cases} become the new digit, {found.kept} stay"
             yield f"{name}, {wording.format('a nine')!r}, {settings}: {right}; {found.named} answers name it"
-        found = measure(engine, chosen, exhibits, made, WORDING[name], **settings | {"strength": SMALL})
+        found = measure(engine, those, exhibits, made, wordings[0], **settings | {"strength": SMALL})
         yield f"{name} at strength {SMALL}: {found.kept} of {found.cases} keep their digit"
+
+
+def _two_digits(text: str) -> tuple[int, int]:
+    """Of "old:new"."""
+    if not (found := re.fullmatch("([0-9]):([0-9])", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not OLD:NEW, such as 7:9")
+    return int(found[1]), int(found[2])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -119,13 +136,16 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="", help="edit with this training run, not the shipped weights")
     parser.add_argument("--cases", type=int, default=40, help="edits of each modality")
+    parser.add_argument("--digits", type=_two_digits, metavar="OLD:NEW", help="edit this digit into that one alone")
     parser.add_argument("--modality", choices=SETTINGS, action="append", help="edit these alone")
     parser.add_argument("--wordings", action="store_true", help="measure other wordings, too")
     args = parser.parse_args(argv[1:])
     configure_jax()
     engine = load_engine(get_config(), args.workdir)
     with tempfile.TemporaryDirectory() as folder:
-        for line in lines(engine, pathlib.Path(folder), args.cases, args.modality or tuple(SETTINGS), args.wordings):
+        chosen = {name: cases(name, args.cases, args.digits) for name in args.modality or SETTINGS}
+        others = [wording for wording in EDITS if args.wordings and wording != WORDING]
+        for line in lines(engine, pathlib.Path(folder), chosen, (WORDING, *others)):
             print(line, flush=True)
 
 

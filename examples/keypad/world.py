@@ -79,6 +79,16 @@ def augmented(ink: Float[np.ndarray, "b h w"], rng: np.random.Generator, strengt
     return np.clip(warped * (1.0 + 0.2 * uniform((n, 1, 1))), 0.0, 1.0).astype(np.float32)
 
 
+def bent(ink: Float[np.ndarray, "b h w"], rng: np.random.Generator, pixels: float) -> Float[np.ndarray, "b h w"]:
+    """Each image with its points moved smoothly, by a deviation of `pixels` at 5 x 5 points."""
+    from scipy.ndimage import zoom
+
+    n, height, width = ink.shape
+    moved = zoom(rng.normal(0.0, pixels, (n, 2, 5, 5)), (1, 1, height / 5, width / 5), order=1)
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
+    return _sampled(ink, grid + moved.transpose(0, 2, 3, 1)).astype(np.float32)
+
+
 def movie(ink: Float[np.ndarray, "32 32"], direction: str, rng: np.random.Generator) -> UInt8[np.ndarray, "8 32 32 3"]:
     """A digit that moves steadily across the paper, at FPS frames per second. `direction` is one of STEPS."""
     return paper(moving(ink[None], [direction], rng)[0])

@@ -54,11 +54,10 @@ def test_a_conversation_goes_on(examination):
 @pytest.mark.parametrize("modality", ["image", pytest.param("audio", marks=pytest.mark.slow)])
 def test_words_edit_a_digit(engine, tmp_path, modality):
     chosen, exhibits = editing.cases(modality, 8), Exhibits(tmp_path / "shown")
-    wording = editing.WORDING[modality]
-    found = editing.measure(engine, chosen, exhibits, tmp_path, wording, **editing.SETTINGS[modality])
+    found = editing.measure(engine, chosen, exhibits, tmp_path, editing.WORDING, **editing.SETTINGS[modality])
     assert found.changed >= 6 and found.cases == 8
     little = editing.SETTINGS[modality] | {"strength": editing.SMALL}
-    assert editing.measure(engine, chosen, exhibits, tmp_path, wording, **little).kept >= 7
+    assert editing.measure(engine, chosen, exhibits, tmp_path, editing.WORDING, **little).kept >= 7
 
 
 @pytest.mark.parametrize(

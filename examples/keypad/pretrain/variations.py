@@ -4,7 +4,9 @@ It goes on from the encoder of imagebind.py. The towers learn to give every medi
 that what was trained with the encoder (the delta) stays as it is.
 """
 
+import concurrent.futures
 import functools
+import multiprocessing
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -24,39 +26,33 @@ from nextgpt_jax import media
 from nextgpt_jax.models.encoders.imagebind import ImageBind, Tower
 from nextgpt_jax.weights.tables import imagebind as imagebind_table
 
-_ROUNDS: dict[str, tuple[dict[str, float], ...]] = {  # what is learned from in each round of a tower, in shares
-    "vision": (
-        {"scans": 0.1, "pictures": 0.55, "movies": 0.2, "films": 0.15},
-        {"scans": 0.2, "pictures": 0.25, "each": 0.2, "movies": 0.2, "films": 0.1, "each film": 0.05},
-        {"scans": 0.25, "pictures": 0.1, "each": 0.2, "movies": 0.35, "films": 0.05, "each film": 0.05},
-    ),
-    "audio": ({"tones": 0.11, "recordings": 0.22},),
+_MEDIA = {  # what a tower learns from
+    "vision": {"scans": 7200, "pictures": 5600, "each": 10_400, "movies": 10_400, "films": 2400, "each film": 4000},
+    "audio": {"tones": 1320, "recordings": 2640},
 }
 _KNOWN = 1000  # media that the mean embeddings are taken over
 _CHUNK = 500
+_BENT, _BEND = 0.7, 0.9  # the share of drawings that are bent, and by how much: deviation in pixels
 
 Media = tuple[Float[np.ndarray, "n ..."], Int[np.ndarray, " n"]]  # preprocessed, with the numbers of their things
 
 
-def variations(output: pathlib.Path, *, steps: int = 1000, pool: int = 12_000) -> None:
+def variations(output: pathlib.Path, *, steps: int = 5000) -> None:
     """The encoder again, on media as people bring them: other colors, sizes, strokes, codecs, rates and levels."""
     folder = output / "imagebind"
     table = imagebind_table.table(CONFIG.modalities)
     model = load(lambda: ImageBind(CONFIG, rngs=nnx.Rngs(0)), folder, table)
     captions = _captions(model, folder)
-    for branch, rounds in _ROUNDS.items():
+    for branch, counts in _MEDIA.items():
+        known, numbers = _pool(counts)
+        print(f"{branch}: a pool of {len(numbers)} media", flush=True)
         means = _means(model, branch, np.random.default_rng(10))
-        for number, shares in enumerate(rounds):
-            rng = np.random.default_rng(10 + number)
-            known, numbers = _pool({name: int(share * pool) for name, share in shares.items()}, rng)
-            print(f"{branch}: a pool of {len(numbers)} media", flush=True)
-            batches = _batches(known, numbers, rng)
-            model.towers[branch] = fit(
-                branch, model.towers[branch], _loss(captions, means), batches,
-                steps=steps if branch == "vision" else steps // 2, lr=1e-3, ema=0.99, weight_decay=0.1,
-            )  # fmt: skip
-            save(model, table, IMAGEBIND, folder, "model.safetensors")
-            report(model, branch, captions)
+        model.towers[branch] = fit(
+            branch, model.towers[branch], _loss(captions, means), _batches(known, numbers, np.random.default_rng(1)),
+            steps=steps if branch == "vision" else steps // 10, lr=1e-3, ema=0.998, weight_decay=0.1,
+        )  # fmt: skip
+        save(model, table, IMAGEBIND, folder, "model.safetensors")
+        report(model, branch, captions)
 
 
 def report(model: ImageBind, branch: str, captions: Float[Array, "things e"]) -> None:
@@ -127,17 +123,25 @@ def _batches(known, numbers, rng: np.random.Generator, size: int = 64) -> Iterat
         yield {"media": x, "things": numbers[rows]}
 
 
-def _pool(counts: dict[str, int], rng: np.random.Generator) -> Media:
-    """Media of training scans, and tones: so many of each kind."""
-    parts = [_KINDS[kind](count, rng) for kind, count in counts.items()]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([n for _, n in parts])
+def _pool(counts: dict[str, int]) -> Media:
+    """Media of training scans, and tones: so many of each kind, made by a process for each core."""
+    parts = [(kind, min(_CHUNK, count - at)) for kind, count in counts.items() for at in range(0, count, _CHUNK)]
+    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        made = list(processes.map(_part, *zip(*parts), range(1000, 1000 + len(parts))))
+    return np.concatenate([x for x, _ in made]), np.concatenate([n for _, n in made])
+
+
+def _part(kind: str, count: int, seed: int) -> Media:
+    return _KINDS[kind](count, np.random.default_rng(seed))
 
 
 def _inks(count: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 32 32"], Int[np.ndarray, " n"]]:
-    """Slightly transformed training scans and their digits."""
+    """Transformed training scans, most of them bent, and their digits."""
     rows = rng.integers(len(world.ink()[world.TRAIN]), size=count)
-    inks = [world.augmented(world.ink()[rows[at : at + _CHUNK]], rng) for at in range(0, count, _CHUNK)]
-    return np.concatenate(inks), world.scans()[1][rows]
+    parts = [world.augmented(world.ink()[rows[at : at + _CHUNK]], rng) for at in range(0, count, _CHUNK)]
+    inks, bent = np.concatenate(parts), rng.random(count) < _BENT
+    inks[bent] = world.bent(inks[bent], rng, _BEND)
+    return inks, world.scans()[1][rows]
 
 
 def _scans(count: int, rng: np.random.Generator) -> Media:
