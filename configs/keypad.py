@@ -49,5 +49,5 @@ def get_config(variant: str = "infer") -> ExperimentConfig:
         config.data.max_length, config.data.bucket_boundaries = 224, (48, 80, 128)
     if variant != "infer":
         config.train.stage = variant
-        config.train.steps = {"stage1": 500, "stage2": 500, "stage3": 1500}[variant]
+        config.train.steps = {"stage1": 500, "stage2": 500, "stage3": 2000}[variant]
     return config

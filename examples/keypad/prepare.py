@@ -30,7 +30,7 @@ from nextgpt_jax.errors import UserError
 from nextgpt_jax.files import check_folder
 from nextgpt_jax.modalities import MODALITIES
 
-CONVERSATIONS = 12000
+CONVERSATIONS = 16000
 TONES = 120  # per key
 VIDEOS = 72  # per digit and direction
 VARIED = 720, 60, 36  # scans, tones per key, and videos per digit and direction, as people bring them

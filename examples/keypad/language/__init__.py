@@ -73,7 +73,7 @@ def _conversation(rng: random.Random) -> list[Turn]:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
     if kind < 0.69:  # from video to video is harder: the digit, and the direction
         seen = _any(rng, image=0.25, audio=0.25)
-        weights = {"image": 1, "audio": 1, "video": 2 if seen.modality == "video" else 1}
+        weights = {"image": 1, "audio": 1, "video": 3 if seen.modality == "video" else 1}
         return [made_from(rng, seen, rng.choices(tuple(weights), tuple(weights.values()))[0])]
     if kind < 0.72:
         return [reading_two(rng)]

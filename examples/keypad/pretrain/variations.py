@@ -46,11 +46,19 @@ def variations(output: pathlib.Path, *, steps: int = 5000) -> None:
     for branch, counts in _MEDIA.items():
         known, numbers = _pool(counts)
         print(f"{branch}: a pool of {len(numbers)} media", flush=True)
-        means = _means(model, branch, np.random.default_rng(10))
+        loss = _loss(captions, _means(model, branch, np.random.default_rng(10)))
+        batches = _batches(known, numbers, np.random.default_rng(1))
+        count = steps if branch == "vision" else max(1, steps // 10)
         model.towers[branch] = fit(
-            branch, model.towers[branch], _loss(captions, means), _batches(known, numbers, np.random.default_rng(1)),
-            steps=steps if branch == "vision" else steps // 10, lr=1e-3, ema=0.998, weight_decay=0.1,
-        )  # fmt: skip
+            branch,
+            model.towers[branch],
+            loss,
+            batches,
+            steps=count,
+            lr=1e-3,
+            ema=max(0.0, 1 - 10 / count),
+            weight_decay=0.1,
+        )
         save(model, table, IMAGEBIND, folder, "model.safetensors")
         report(model, branch, captions)
 
