@@ -7,7 +7,7 @@ directory), and by transformers and diffusers with the weights in the layout tha
 of as many tokens as our answer has, media by the pipelines from prompt embeddings, so without the output projections).
 Then `nextgpt serve` runs in a process of its own, and clients ask it over HTTP with streaming, each at its own pace.
 Every answer is checked to be that of its own request: its text names the digits of its prompt, and the judge of
-examples/keypad reads media.
+examples/keypad reads media. The time between tokens is that of streams of long answers, one of them and 16 at once.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import httpx2
@@ -35,7 +36,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "examples" / "keypad" / "weights" / "base"
 WORDS = "zero one two three four five six seven eight nine".split()
 MIXES = {"text": {"text": 1.0}, "mixed": {"text": 0.55, "image": 0.25, "audio": 0.12, "video": 0.08}}
-THINK = 0.2  # mean seconds between a client's requests
+THINK = 0.05  # mean seconds between a client's requests
+COUNTING = "count from zero to nine"  # a long answer, to measure the time between tokens
 
 
 class Ask(NamedTuple):
@@ -70,6 +72,10 @@ def make_ask(rng: random.Random, mix: dict[str, float], seed: int) -> Ask:
         return Ask(kind, f"what is {WORDS[a]} plus {WORDS[b]}?", words, a + b, seed)
     prompts = {"image": "please draw a {}", "audio": "play the tone of key {}", "video": "show me a {} moving left"}
     return Ask(kind, prompts[kind].format(WORDS[a]), (WORDS[a],), a, seed)
+
+
+def counting(rng: random.Random, mix: dict[str, float], seed: int) -> Ask:
+    return Ask("text", COUNTING, tuple(WORDS), 0, seed)
 
 
 def names(text: str, ask: Ask) -> bool:
@@ -196,12 +202,14 @@ class Load:
         self.media: list[tuple[int, str, str]] = []  # digits that were asked for, kinds, data: URLs; judged at the end
         self.memory: list[float] = []
 
-    async def run(self, clients: int, mix: dict[str, float], seconds: float, think: float = THINK) -> None:
+    async def run(
+        self, clients: int, mix: dict[str, float], seconds: float, think: float = THINK, make: Callable = make_ask
+    ) -> None:
         end = time.perf_counter() + seconds
         limits = httpx2.Limits(max_connections=clients)
         async with httpx2.AsyncClient(base_url=self.url, timeout=120, limits=limits) as http:
             watching = asyncio.create_task(self._watch())
-            await asyncio.gather(*(self._client(http, i, mix, end, think) for i in range(clients)))
+            await asyncio.gather(*(self._client(http, i, mix, end, think, make) for i in range(clients)))
             watching.cancel()
 
     async def _watch(self) -> None:
@@ -212,13 +220,13 @@ class Load:
             await asyncio.sleep(1.0)
 
     async def _client(
-        self, http: httpx2.AsyncClient, number: int, mix: dict[str, float], end: float, think: float
+        self, http: httpx2.AsyncClient, number: int, mix: dict[str, float], end: float, think: float, make: Callable
     ) -> None:
         rng = random.Random(number)
         await asyncio.sleep(rng.random() * think)
         count = 0
         while time.perf_counter() < end:
-            ask = make_ask(rng, mix, 1000 * number + count % 1000)
+            ask = make(rng, mix, 1000 * number + count % 1000)
             count += 1
             begin = time.perf_counter()
             try:
@@ -332,7 +340,7 @@ def main() -> None:
         if not args.no_torch:
             one[name]["transformers and diffusers one by one"] = with_torch(asks, tokens) / len(asks)
     begin = time.perf_counter()
-    server, url = start("--warmup")
+    server, url = start("--warmup", "--noaccess_log")
     try:
         print(f"the server was ready after {time.perf_counter() - begin:.0f} s, everything compiled")
         whole = True
@@ -343,7 +351,8 @@ def main() -> None:
         gaps = {}
         for clients in (1, 16):
             load = Load(url, server.pid)
-            asyncio.run(load.run(clients, MIXES["text"], min(20.0, args.seconds), think=0.0))
+            asyncio.run(load.run(clients, {}, min(20.0, args.seconds), think=0.0, make=counting))
+            whole &= all(reply.own for reply in load.replies)
             gaps[clients] = [sum(r.gaps) / r.tokens for r in load.replies if r.tokens and r.gaps]
         print(f"seconds a token: {', '.join(f'{np.median(g):.4f} ({n} streams)' for n, g in gaps.items())}")
     finally:

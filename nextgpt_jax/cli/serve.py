@@ -42,6 +42,7 @@ def _define(values: flags.FlagValues) -> None:
     define(
         "float", "drain_seconds", None, "after SIGTERM, for answers that have begun; default: until all are finished"
     )
+    define("boolean", "access_log", True, "write a line for each request")
     define("boolean", "page", False, "a chat page at /chat, too (docs/page.md)")
     define("string", "workdir", "", "use the weights of this training run")
     define("string", "step", "latest", "with --workdir: the checkpoint to use: latest, best (lowest loss) or a step")
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     if values.page:
         page.add_page(app, batcher, keys=keys, max_upload=settings.max_upload)
         print("the chat page is at /chat", file=sys.stderr)
-    serve(app, listening, drain_seconds=values.drain_seconds)
+    serve(app, listening, drain_seconds=values.drain_seconds, access_log=values.access_log)
 
 
 def api_keys(given: Sequence[str], file: str) -> tuple[str, ...]:

@@ -22,13 +22,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI, listening: socket.socket, *, drain_seconds: float | None = None) -> None:
-    """Serves on a socket until SIGTERM or SIGINT; answers that have begun are finished, within `drain_seconds` if
-    given."""
+def serve(
+    app: FastAPI, listening: socket.socket, *, drain_seconds: float | None = None, access_log: bool = True
+) -> None:
+    """Serves on a socket until SIGTERM or SIGINT.
+
+    Args:
+      drain_seconds: within which answers that have begun are finished; None: however long they take.
+      access_log: write a line for each request.
+    """
     config = uvicorn.Config(
         app,
         timeout_graceful_shutdown=None if drain_seconds is None else max(1, round(drain_seconds)),
         server_header=False,
+        access_log=access_log,
     )
     host, port = listening.getsockname()[:2]
     print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -1,8 +1,8 @@
 """Server-sent events."""
 
 import asyncio
-import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -30,57 +30,60 @@ class EventStream(Response):
         self._events, self._send_seconds, self._ping_seconds = events, send_seconds, ping_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
-        gone = asyncio.create_task(_gone(receive))
+        connection = _Connection(send, self._send_seconds)
+        sending = asyncio.create_task(self._send(connection))
+        tasks = [sending, asyncio.create_task(_gone(receive)), asyncio.create_task(connection.ping(self._ping_seconds))]
         try:
-            await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, gone):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()  # type: ignore[attr-defined]  # a generator
         if not sending.cancelled() and (error := sending.exception()) and not isinstance(error, TimeoutError):
             raise error
 
-    async def _send(self, send: Send) -> None:
-        async def put(body: bytes, more: bool = True) -> None:
-            async with asyncio.timeout(self._send_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    async def _send(self, connection: "_Connection") -> None:
+        await connection.begin(self.status_code, self.raw_headers)
         try:
-            async for event in _with_pings(self._events, self._ping_seconds):
-                await put(_PING if event is None else _line(event))
+            async for event in self._events:
+                await connection.put(_line(event))
             last = _DONE
         except (TimeoutError, OSError):  # of `put`
             raise
         except Exception as error:
             last = _line(api_error(error).body())
-        await put(last)
-        await put(b"", False)
+        await connection.put(last)
+        await connection.put(b"", False)
 
 
-async def _with_pings(events: AsyncIterator[dict[str, Any]], seconds: float) -> AsyncIterator[dict[str, Any] | None]:
-    """The events, and None after each `seconds` without any."""
-    upcoming = None
-    try:
+class _Connection:
+    """Where the body of a response goes, a part at a time."""
+
+    def __init__(self, send: Send, seconds: float):
+        """`seconds`: that a part may take."""
+        self._send, self._seconds = send, seconds
+        self._clock = asyncio.get_running_loop().time
+        self._turn, self._last = asyncio.Lock(), math.inf
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._last = self._clock()
+
+    async def put(self, body: bytes, more: bool = True) -> None:
+        """Raises TimeoutError if the client takes nothing."""
+        async with self._turn, asyncio.timeout(self._seconds):
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._last = self._clock()
+
+    async def ping(self, seconds: float) -> None:
+        """Sends a comment after each `seconds` in which nothing was sent. Ends when that fails."""
         while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait([upcoming], timeout=seconds)
-            if not done:
-                yield None
-                continue
-            task, upcoming = upcoming, None
-            try:
-                event = task.result()
-            except StopAsyncIteration:
-                return
-            yield event
-    finally:
-        if upcoming:
-            upcoming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await upcoming
+            idle = self._clock() - self._last
+            if idle >= seconds:
+                await self.put(_PING)
+            else:
+                await asyncio.sleep(min(seconds, seconds - idle))
 
 
 def _line(event: dict[str, Any]) -> bytes:
