@@ -326,13 +326,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--old", help="directory of another checkout")
     parser.add_argument("--no_torch", action="store_true")
-    parser.add_argument("--sample", type=int, default=48, help="requests that are answered one by one")
+    parser.add_argument("--sample", type=int, default=50, help="requests that are answered one by one")
     args = parser.parse_args()
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     one: dict[str, dict[str, float]] = {}
     for name, mix in MIXES.items():
         rng = random.Random(0)
-        asks = [make_ask(rng, mix, seed) for seed in range(args.sample)]
+        kinds = [kind for kind, share in mix.items() for _ in range(round(share * args.sample))]  # as in the load
+        asks = [make_ask(rng, {kind: 1.0}, seed) for seed, kind in enumerate(kinds)]
         seconds, tokens = one_by_one(ROOT, asks)
         one[name] = {"one by one": seconds / len(asks)}
         if args.old:

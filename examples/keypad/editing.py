@@ -28,7 +28,7 @@ from nextgpt_jax.modalities import MODALITIES
 
 WORDING = "make it {}"
 SMALL = 0.2  # strength that keeps the digit
-# The tones' decoder follows its prompt alone where guidance is strong, whatever it begins from; below 1, less than it.
+# Where guidance is strong, the tones' decoder follows its prompt alone, whatever it begins from; below 1, it does less.
 SETTINGS: dict[str, dict[str, Any]] = {
     "image": {"strength": 0.8},
     "video": {"strength": 0.8},
@@ -61,11 +61,9 @@ class Counts(NamedTuple):
 def cases(modality: str, count: int, digits: tuple[int, int] | None = None) -> list[Case]:
     """Cases of all directions in turn, and of all digits, whose new ones are one further, then two, ...; or of
     `digits`, an old and a new one."""
-    return [
-        Case(Thing(modality, old, DIRECTIONS[i % 4] if modality == "video" else ""), new)
-        for i in range(count)
-        for old, new in [digits or (i % 10, (i + 1 + i // 10 % 9) % 10)]
-    ]
+    pairs = [digits or (i % 10, (i + 1 + i // 10 % 9) % 10) for i in range(count)]
+    ways = DIRECTIONS if modality == "video" else ("",)
+    return [Case(Thing(modality, old, ways[i % len(ways)]), new) for i, (old, new) in enumerate(pairs)]
 
 
 def measure(
@@ -114,13 +112,13 @@ def lines(
       wordings: of the prompts; the first one is also measured at a small strength.
     """
     exhibits = Exhibits(folder / "shown")
-    for name, those in chosen.items():
+    for name, of_modality in chosen.items():
         settings, made = SETTINGS[name], folder / "made" / name
         for wording in wordings:
-            found = measure(engine, those, exhibits, made, wording, **settings)
+            found = measure(engine, of_modality, exhibits, made, wording, **settings)
             right = f"{found.changed} of {found.cases} become the new digit, {found.kept} stay"
             yield f"{name}, {wording.format('a nine')!r}, {settings}: {right}; {found.named} answers name it"
-        found = measure(engine, those, exhibits, made, wordings[0], **settings | {"strength": SMALL})
+        found = measure(engine, of_modality, exhibits, made, wordings[0], **settings | {"strength": SMALL})
         yield f"{name} at strength {SMALL}: {found.kept} of {found.cases} keep their digit"
 
 

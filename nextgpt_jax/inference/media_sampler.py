@@ -148,6 +148,11 @@ class MediaSampler:
         return round_up_to_shards(size, self._mesh)
 
     @property
+    def mesh(self) -> Mesh | None:
+        """On which media are sampled."""
+        return self._mesh
+
+    @property
     def concurrent_batches(self) -> int:
         """How many batches are worth sampling at the same time: two on a CPU, which one does not fill; else one."""
         return 2 if jax.default_backend() == "cpu" and self._mesh is None else 1

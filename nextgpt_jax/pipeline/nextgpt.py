@@ -135,7 +135,7 @@ class NExTGPT:
         >>> import nextgpt_jax as ng
         >>> model = ng.NExTGPT.from_pretrained("keypad")
         >>> seven = model("draw a seven").images[0]
-        >>> nine = model.edit("now a nine", image=seven, strength=0.8)
+        >>> nine = model.edit("make it a nine", image=seven, strength=0.8)
         >>> nine.text, nine.images[0].size
         ('Here is a handwritten nine.', (32, 32))
 

@@ -1,7 +1,8 @@
 """Continuous batching: requests join and leave the rows of one batch while the others are decoded.
 
-One thread uses the device. In turn, it lets waiting requests join free rows, decodes a few steps of all rows, and
-samples media for a slice of time; so text goes on while media are made, and a new request waits for no other's end.
+One thread, in turn, lets waiting requests join free rows, decodes a few steps of all rows, and samples media for a
+slice of time (on CPUs, other threads sample them meanwhile); so text goes on while media are made, and a new request
+waits for no other's end.
 """
 
 import collections
@@ -215,6 +216,7 @@ class Batcher:
         for job in [*self._active.values(), *self._unfinished.values(), *self._take_waiting(None)]:
             self._end(job, Cancelled("the server is shutting down"), "cancelled")
         self._run_calls()
+        self._media.close()
 
     def _wait(self) -> bool:
         """Waits for something to do. False once the batcher is closed."""
@@ -386,7 +388,7 @@ class Batcher:
 
     def _sample(self) -> None:
         if self._media:
-            self._media.advance()
+            self._media.advance(wait=not self._active)
 
     def _free_row(self, job: _Job) -> None:
         if job.row is not None:
@@ -438,6 +440,8 @@ def sizes(config: ServingConfig, engine: Engine) -> tuple[int, int]:
         raise UserError(f"serving.max_new_tokens is {config.max_new_tokens}: give 0 (the context) or more")
     if config.media_batches < 0:
         raise UserError(f"serving.media_batches is {config.media_batches}: give 0 (by the device) or more")
+    if config.media_batches > 1 and engine.media_sampler.mesh:
+        raise UserError(f"serving.media_batches is {config.media_batches}: on a mesh, batches are sampled one by one")
     kv_cache.check(config.kv_cache)
     context = config.context or model
     return context, min(config.max_new_tokens or context, context)

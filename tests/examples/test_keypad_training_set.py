@@ -19,6 +19,7 @@ def fewer_files():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "TONES", 16)
         patch.setattr(prepare, "VIDEOS", 9)
+        patch.setattr(prepare, "VARIED", (30, 2, 1))
         yield
 
 
@@ -40,21 +41,25 @@ def _files(folder, modality):
 def test_it_has_all_scans_of_the_training_half_and_none_of_the_other(training_set):
     images, labels = world.scans()
     files = _files(training_set, "image")
-    assert len(files) == 1437
-    written = {media.read_image(f).tobytes() for f in files}
-    assert not written & {image.tobytes() for image in images[world.HELD_OUT]}
-    assert all(f.stem.endswith(str(d)) for f, d in zip(files, labels))
+    assert len(files) == 1437 + 30
+    written = [media.read_image(f) for f in files]
+    assert all((image == scan).all() for image, scan in zip(written, images[world.TRAIN]))
+    assert not {image.tobytes() for image in written} & {image.tobytes() for image in images[world.HELD_OUT]}
+    assert all(f.stem.endswith(str(d)) for f, d in zip(files[:1437], labels))
+    assert {image.shape for image in written[1437:]} > {(300, 400, 3), (64, 64, 3)}  # varied
 
 
 def test_tones_and_videos_are_what_their_names_say(training_set):
     tones, videos = _files(training_set, "audio"), _files(training_set, "video")
-    assert len(tones) == 10 * prepare.TONES and len(videos) == 40 * prepare.VIDEOS
+    assert len(tones) == 10 * (prepare.TONES + 2) and len(videos) == 40 * (prepare.VIDEOS + 1)
     heard = [judge.key(media.read_audio(f, sample_rate=world.RATE), world.RATE) == int(f.stem[-1]) for f in tones]
     assert np.mean(heard) > 0.95
-    for f in videos[::9]:
+    for f in videos[: 40 * prepare.VIDEOS : 9]:
         video = media.read_video(f)
         assert video.frames.shape == (world.FRAMES, world.SIZE, world.SIZE, 3) and video.fps == pytest.approx(world.FPS)
         assert judge.motion(video.frames) == f.stem.split("_")[-1]
+    varied = [media.read_video(f) for f in videos[40 * prepare.VIDEOS :]]
+    assert len({video.frames.shape for video in varied}) > 20  # as people bring them
 
 
 def test_every_file_has_a_caption_of_its_own_kind(training_set):

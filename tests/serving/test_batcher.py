@@ -179,7 +179,9 @@ def test_requests_that_cannot_be_answered_are_refused_at_once(batcher, asked, me
         batcher.submit(asked)
 
 
-@pytest.mark.parametrize("field, value", [("rows", 0), ("context", 10**9), ("queue", -1), ("timeout", 0.0)])
+@pytest.mark.parametrize(
+    "field, value", [("rows", 0), ("context", 10**9), ("queue", -1), ("timeout", 0.0), ("media_batches", -1)]
+)
 def test_settings_out_of_range(engine, field, value):
     with pytest.raises(UserError, match=f"serving.{field} is {value}"):
         Batcher(engine, ServingConfig(**{field: value}))

@@ -98,14 +98,14 @@ def test_media_are_edited_with_words(chat, exhibits, tmp_path):
     assert chat.page.locator("#strength").count() == 0
     chat.choose("Edit", "Image")
     chat.page.locator("#strength input[type=number]").fill("0.8")
-    edited = chat.ask("now a nine", exhibits.show(Thing("image", 7)))
+    edited = chat.ask("make it a nine", exhibits.show(Thing("image", 7)))
     assert chat.thing("image", edited.locator("img"), tmp_path) == Thing("image", 9)
     again = chat.ask("now a two")
     assert chat.thing("image", again.locator("img"), tmp_path) == Thing("image", 2)
     chat.choose("Edit", "Nothing")
     assert "seven" in chat.ask("draw a seven").inner_text() and chat.notice() == ""
     chat.choose("Edit", "Video")
-    chat.refused("edit 'video' needs the video that is edited among the inputs", "now a nine")
+    chat.refused("edit 'video' needs the video that is edited among the inputs", "make it a nine")
 
 
 def test_wrong_input_is_a_line_and_the_message_stays(chat, tmp_path):

@@ -48,7 +48,7 @@ def variations(output: pathlib.Path, *, steps: int = 5000) -> None:
         print(f"{branch}: a pool of {len(numbers)} media", flush=True)
         loss = _loss(captions, _means(model, branch, np.random.default_rng(10)))
         batches = _batches(known, numbers, np.random.default_rng(1))
-        count = steps if branch == "vision" else max(1, steps // 10)
+        count = steps if branch == "vision" else max(1, steps // 10)  # tones are learned soon
         model.towers[branch] = fit(
             branch,
             model.towers[branch],
@@ -56,7 +56,7 @@ def variations(output: pathlib.Path, *, steps: int = 5000) -> None:
             batches,
             steps=count,
             lr=1e-3,
-            ema=max(0.0, 1 - 10 / count),
+            ema=max(0.0, 1 - 10 / count),  # over about the last tenth
             weight_decay=0.1,
         )
         save(model, table, IMAGEBIND, folder, "model.safetensors")
@@ -94,7 +94,8 @@ def _captions(model: ImageBind, folder: pathlib.Path) -> Float[Array, "things e"
 
 
 def _means(model: ImageBind, branch: str, rng: np.random.Generator) -> Float[Array, "things e"]:
-    """The mean embedding of each thing that the tower knows, of unit length; 0 for the others."""
+    """The mean embedding of each thing that the tower knows, of unit length; 0 for the others. Drawings are as bent as
+    those that are learned from."""
     if branch == "audio":
         keys = rng.integers(10, size=_KNOWN)
         x, numbers = _tones(keys, _plain_tone, rng)

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 
 from nextgpt_jax.errors import UserError, first_line
 
+_KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, or a request may meet the end of its connection
+
 
 class Server(uvicorn.Server):
     """A server that is not ready from the moment of the signal on, and whose process ends well after it."""
@@ -35,6 +37,8 @@ def serve(
         app,
         timeout_graceful_shutdown=None if drain_seconds is None else max(1, round(drain_seconds)),
         server_header=False,
+        http="h11",  # which limits the headers of a request; httptools does not
+        timeout_keep_alive=_KEEP_ALIVE,
         access_log=access_log,
     )
     host, port = listening.getsockname()[:2]

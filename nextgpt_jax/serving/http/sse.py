@@ -31,8 +31,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = _Connection(send, self._send_seconds)
-        sending = asyncio.create_task(self._send(connection))
-        tasks = [sending, asyncio.create_task(_gone(receive)), asyncio.create_task(connection.ping(self._ping_seconds))]
+        work = self._send(connection), connection.ping(self._ping_seconds), _gone(receive)
+        tasks = [asyncio.create_task(one) for one in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -40,8 +40,9 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()  # type: ignore[attr-defined]  # a generator
-        if not sending.cancelled() and (error := sending.exception()) and not isinstance(error, TimeoutError):
-            raise error
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) and not isinstance(error, TimeoutError):
+                raise error
 
     async def _send(self, connection: "_Connection") -> None:
         await connection.begin(self.status_code, self.raw_headers)
@@ -64,7 +65,7 @@ class _Connection:
         """`seconds`: that a part may take."""
         self._send, self._seconds = send, seconds
         self._clock = asyncio.get_running_loop().time
-        self._turn, self._last = asyncio.Lock(), math.inf
+        self._turn, self._last = asyncio.Lock(), math.inf  # when a part was last sent; not before or after the body
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -72,18 +73,21 @@ class _Connection:
 
     async def put(self, body: bytes, more: bool = True) -> None:
         """Raises TimeoutError if the client takes nothing."""
-        async with self._turn, asyncio.timeout(self._seconds):
+        async with self._turn:
+            await self._put(body, more)
+
+    async def _put(self, body: bytes, more: bool = True) -> None:
+        async with asyncio.timeout(self._seconds):
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        self._last = self._clock()
+        self._last = self._clock() if more else math.inf
 
     async def ping(self, seconds: float) -> None:
-        """Sends a comment after each `seconds` in which nothing was sent. Ends when that fails."""
+        """Sends a comment after each `seconds` in which nothing was sent. Raises as `put`."""
         while True:
-            idle = self._clock() - self._last
-            if idle >= seconds:
-                await self.put(_PING)
-            else:
-                await asyncio.sleep(min(seconds, seconds - idle))
+            async with self._turn:
+                if self._clock() - self._last >= seconds:
+                    await self._put(_PING)
+            await asyncio.sleep(min(seconds, self._last + seconds - self._clock()))
 
 
 def _line(event: dict[str, Any]) -> bytes:

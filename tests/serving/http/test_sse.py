@@ -54,3 +54,38 @@ def test_a_client_that_takes_nothing_or_goes_ends_the_generator():
 
         run(events(), send, gone if receive else None, send_seconds=0.05)
         assert ended == [True]
+
+
+def test_no_pings_while_events_come_and_none_after_the_end():
+    sent = []
+
+    async def events():
+        for number in range(10):
+            yield {"number": number}
+            await asyncio.sleep(0.01)
+
+    async def send(message):
+        sent.append(message)
+        if not message.get("more_body", True):  # a client that takes its time
+            await asyncio.sleep(0.1)
+
+    run(events(), send, ping_seconds=0.05)
+    assert len(sent) == 13 and not sent[-1]["more_body"]  # start, events, [DONE], end
+
+
+def test_a_silent_generator_is_closed_when_a_ping_is_not_taken():
+    ended = []
+
+    async def events():
+        try:
+            yield {}
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async def send(message):
+        if message.get("body", b"").startswith(b":"):
+            await asyncio.Event().wait()
+
+    run(events(), send, ping_seconds=0.02, send_seconds=0.05)
+    assert ended == [True]
