@@ -86,7 +86,7 @@ def test_options(chat):
     chat.page.get_by_label("Denoising steps").fill("2")
     answer = chat.ask("show me a nine")
     assert chat.notice() == "" and answer.locator("img").count() == 1
-    assert answer.locator("[data-testid^=waveform]").count() == 1
+    playwright.expect(answer.locator("[data-testid^=waveform]")).to_have_count(1)
     chat.page.get_by_label("Text", exact=True).check()
     assert chat.ask("draw a seven").locator("img, video").count() == 0
     chat.page.get_by_label("Tokens at most").fill("1")
