@@ -65,15 +65,15 @@ def _conversation(rng: random.Random) -> list[Turn]:
     kind = rng.random()
     if kind < 0.07:
         return [edited(rng, _any(rng))]
-    if kind < 0.20:
+    if kind < 0.24:
         return [talking(rng)]
-    if kind < 0.32:
+    if kind < 0.37:
         return [asked_by_name(rng, _any(rng, image=0.3, audio=0.3))]
-    if kind < 0.43:
+    if kind < 0.49:
         return [reading(rng, _any(rng, image=0.35, audio=0.25))]
     if kind < 0.69:  # from video to video is harder: the digit, and the direction
         seen = _any(rng, image=0.25, audio=0.25)
-        weights = {"image": 1, "audio": 1, "video": 4 if seen.modality == "video" else 1}
+        weights = {"image": 1, "audio": 1, "video": 3 if seen.modality == "video" else 1}
         return [made_from(rng, seen, rng.choices(tuple(weights), tuple(weights.values()))[0])]
     if kind < 0.72:
         return [reading_two(rng)]
