@@ -26,7 +26,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import httpx2
@@ -65,6 +64,8 @@ class Reply(NamedTuple):
 
 def make_ask(rng: random.Random, mix: dict[str, float], seed: int) -> Ask:
     kind = rng.choices([*mix], [*mix.values()])[0]
+    if kind == "counting":
+        return Ask("text", COUNTING, tuple(WORDS), 0, seed)
     a = rng.randrange(10)
     if kind == "text":
         b = rng.randrange(10 - a)
@@ -72,10 +73,6 @@ def make_ask(rng: random.Random, mix: dict[str, float], seed: int) -> Ask:
         return Ask(kind, f"what is {WORDS[a]} plus {WORDS[b]}?", words, a + b, seed)
     prompts = {"image": "please draw a {}", "audio": "play the tone of key {}", "video": "show me a {} moving left"}
     return Ask(kind, prompts[kind].format(WORDS[a]), (WORDS[a],), a, seed)
-
-
-def counting(rng: random.Random, mix: dict[str, float], seed: int) -> Ask:
-    return Ask("text", COUNTING, tuple(WORDS), 0, seed)
 
 
 def names(text: str, ask: Ask) -> bool:
@@ -202,14 +199,12 @@ class Load:
         self.media: list[tuple[int, str, str]] = []  # digits that were asked for, kinds, data: URLs; judged at the end
         self.memory: list[float] = []
 
-    async def run(
-        self, clients: int, mix: dict[str, float], seconds: float, think: float = THINK, make: Callable = make_ask
-    ) -> None:
+    async def run(self, clients: int, mix: dict[str, float], seconds: float, think: float = THINK) -> None:
         end = time.perf_counter() + seconds
         limits = httpx2.Limits(max_connections=clients)
         async with httpx2.AsyncClient(base_url=self.url, timeout=120, limits=limits) as http:
             watching = asyncio.create_task(self._watch())
-            await asyncio.gather(*(self._client(http, i, mix, end, think, make) for i in range(clients)))
+            await asyncio.gather(*(self._client(http, i, mix, end, think) for i in range(clients)))
             watching.cancel()
 
     async def _watch(self) -> None:
@@ -220,13 +215,13 @@ class Load:
             await asyncio.sleep(1.0)
 
     async def _client(
-        self, http: httpx2.AsyncClient, number: int, mix: dict[str, float], end: float, think: float, make: Callable
+        self, http: httpx2.AsyncClient, number: int, mix: dict[str, float], end: float, think: float
     ) -> None:
         rng = random.Random(number)
         await asyncio.sleep(rng.random() * think)
         count = 0
         while time.perf_counter() < end:
-            ask = make(rng, mix, 1000 * number + count % 1000)
+            ask = make_ask(rng, mix, 1000 * number + count % 1000)
             count += 1
             begin = time.perf_counter()
             try:
@@ -352,7 +347,7 @@ def main() -> None:
         gaps = {}
         for clients in (1, 16):
             load = Load(url, server.pid)
-            asyncio.run(load.run(clients, {}, min(20.0, args.seconds), think=0.0, make=counting))
+            asyncio.run(load.run(clients, {"counting": 1.0}, min(20.0, args.seconds), think=0.0))
             whole &= all(reply.own for reply in load.replies)
             gaps[clients] = [sum(r.gaps) / r.tokens for r in load.replies if r.tokens and r.gaps]
         print(f"seconds a token: {', '.join(f'{np.median(g):.4f} ({n} streams)' for n, g in gaps.items())}")

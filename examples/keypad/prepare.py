@@ -53,21 +53,23 @@ def write_media(folder: pathlib.Path, seed: int) -> Files:
         media.write(thing.modality, folder / name, content)
         files[thing].append(name)
 
+    def any_ink(digit: int) -> np.ndarray:
+        return inks[rng.choice(np.flatnonzero(labels == digit))]
+
     for index, digit in enumerate(labels.tolist()):
         add(Thing("image", digit), index, images[index])
     for index, thing in enumerate(everything("audio") * TONES):
         add(thing, index, media.Audio(world.tone(thing.digit, rng), world.RATE))
     for index, thing in enumerate(everything("video") * VIDEOS):
-        ink = inks[rng.choice(np.flatnonzero(labels == thing.digit))]
-        add(thing, index, media.Video(world.movie(ink, thing.direction, rng), world.FPS))
+        add(thing, index, media.Video(world.movie(any_ink(thing.digit), thing.direction, rng), world.FPS))
     scans, tones, videos = VARIED
     for index, chosen in enumerate(rng.permutation(len(inks))[:scans], len(inks)):
         add(Thing("image", int(labels[chosen])), index, varied("image", inks[chosen], rng))
     for index, thing in enumerate(everything("audio") * tones, 10 * TONES):
         add(thing, index, varied("audio", thing.digit, rng))
     for index, thing in enumerate(everything("video") * videos, 40 * VIDEOS):
-        ink = inks[rng.choice(np.flatnonzero(labels == thing.digit))]
-        add(thing, index, varied("video", world.moving(ink[None], [thing.direction], rng)[0], rng))
+        inked = world.moving(any_ink(thing.digit)[None], [thing.direction], rng)[0]
+        add(thing, index, varied("video", inked, rng))
     return files
 
 

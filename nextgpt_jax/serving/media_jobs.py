@@ -73,16 +73,16 @@ class MediaJobs:
         long, or with `wait` false not at all."""
         while self._waiting and len(self._running) < self._batches:
             self._start()
-        batches = self._running
-        outcomes = self._looked_at(wait) if self._threads else [self._slice(batch) for batch in batches]
-        self._running = [batch for batch, contents in zip(batches, outcomes, strict=True) if contents is None]
-        for batch, contents in zip(batches, outcomes, strict=True):
+        outcomes = self._looked_at(wait) if self._threads else [self._slice(batch) for batch in self._running]
+        running = []
+        for batch, contents in zip(self._running, outcomes, strict=True):
             if contents is None:
-                continue
-            if isinstance(contents, Exception):
+                running.append(batch)
+            elif isinstance(contents, Exception):
                 self._failed(batch.jobs, contents)
             else:
                 self._finished.extend(zip(batch.jobs, contents, strict=True))
+        self._running = running
         while self._finished:  # in any case, but not twice: a delivery may raise, or drop others
             job, content = self._finished.popleft()
             job.deliver(content)

@@ -1,4 +1,4 @@
-"""The size of the batches in which media are sampled, by what their evaluations take."""
+"""The size of the batches in which media are sampled, by what their evaluations take; and batches in threads."""
 
 import contextlib
 import threading
